@@ -1,0 +1,2 @@
+//! eBPF entry points.
+fn main() {}

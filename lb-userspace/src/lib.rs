@@ -1,0 +1,13 @@
+//! viplb's daemon and command line, as a library so that tests reach every part.
+//!
+//! Control is read in this order: `config → control → {vrrp, health} → datapath → api → cli`.
+
+pub mod api;
+pub mod cli;
+pub mod config;
+pub mod control;
+pub mod datapath;
+pub mod health;
+pub mod log;
+pub mod netlink;
+pub mod vrrp;

@@ -1,0 +1,2 @@
+//! The `viplb` binary.
+fn main() {}

@@ -1,0 +1,2 @@
+//! viplb-lab
+fn main() {}
