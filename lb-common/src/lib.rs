@@ -1,2 +1,20 @@
-//! Types and pure functions shared by the packet programs and the daemon.
-#![no_std]
+//! Types and pure functions that the packet programs and the daemon must agree on.
+//!
+//! Everything here is `no_std` and free of I/O. Map keys and values are plain `repr(C)` bytes without hidden
+//! padding (`layout!` asserts it); addresses and ports are kept in network order behind typed constructors, so that
+//! byte order cannot be mixed up. A change to any map type is a change of [`maps::SCHEMA`].
+
+#![cfg_attr(not(any(test, feature = "user")), no_std)]
+
+#[macro_use]
+mod layout;
+
+pub mod addr;
+pub mod checksum;
+pub mod flow;
+pub mod hash;
+pub mod maps;
+pub mod reason;
+pub mod service;
+pub mod settings;
+pub mod stats;

@@ -1,2 +1,102 @@
-//! eBPF entry points.
+//! eBPF entry points: they call the library, turn its verdict into the kernel's, and log slow paths when asked to.
+//!
+//! One object holds every program, so that all share the maps of `maps.rs`.
+
+#![cfg_attr(target_arch = "bpf", no_std, no_main)]
+
+#[cfg(target_arch = "bpf")]
+mod access;
+#[cfg(target_arch = "bpf")]
+mod maps;
+
+#[cfg(not(target_arch = "bpf"))]
 fn main() {}
+
+#[cfg(target_arch = "bpf")]
+mod programs {
+    use aya_ebpf::{
+        helpers::{bpf_ktime_get_boot_ns, bpf_redirect, bpf_redirect_neigh},
+        macros::classifier,
+        programs::TcContext,
+    };
+    use aya_log_ebpf::info;
+    use lb_common::reason::{Kind, Reason};
+    use lb_ebpf::{Action, Arrival, Packet, Tables, Verdict, parse::L3};
+
+    use crate::{access::Frame, maps::Kernel};
+
+    /// TC: let the next program and then the stack have the packet (TCX_NEXT; TC_ACT_UNSPEC under clsact). Other users
+    /// of the hook keep working.
+    const NEXT: i32 = -1;
+    /// TC_ACT_SHOT.
+    const SHOT: i32 = 2;
+
+    /// Packets that arrive.
+    #[classifier]
+    pub fn viplb_ingress(ctx: TcContext) -> i32 {
+        // SAFETY: the helper has no precondition.
+        let now = unsafe { bpf_ktime_get_boot_ns() };
+        let mut frame = Frame::new(&ctx);
+        let at = Arrival { now, ifindex: frame.ifindex() };
+        let verdict = lb_ebpf::handle(&mut frame, &Kernel, &at);
+        log(&ctx, &frame, &verdict);
+        finish(verdict.action)
+    }
+
+    /// Packets that this node's own stack sends.
+    #[classifier]
+    pub fn viplb_egress(ctx: TcContext) -> i32 {
+        let frame = Frame::new(&ctx);
+        if frame.ingress_ifindex() != 0 {
+            return NEXT;
+        }
+        // SAFETY: the helper has no precondition.
+        let now = unsafe { bpf_ktime_get_boot_ns() };
+        let verdict = lb_ebpf::egress::handle(&frame, &Kernel, now);
+        log(&ctx, &frame, &verdict);
+        finish(verdict.action)
+    }
+
+    #[inline(always)]
+    fn finish(action: Action) -> i32 {
+        match action {
+            Action::Pass => NEXT,
+            Action::Drop => SHOT,
+            // SAFETY: a null nexthop makes the helper look up the route of the rewritten packet.
+            Action::Route(ifindex) => unsafe {
+                bpf_redirect_neigh(ifindex, core::ptr::null_mut(), 0, 0) as i32
+            },
+            // SAFETY: the helper has no precondition.
+            Action::Send(ifindex) => unsafe { bpf_redirect(ifindex, 0) as i32 },
+        }
+    }
+
+    /// Never for a packet of a known flow: a log on the hot path costs more than the rest of it. Addresses are those that
+    /// the packet has by now. The daemon puts a word to the number.
+    #[inline(never)]
+    fn log(ctx: &TcContext, frame: &Frame<'_>, verdict: &Verdict) {
+        let slow = matches!(verdict.reason.kind(), Kind::Answered | Kind::Refused | Kind::Dropped);
+        if !(slow || verdict.reason == Reason::NewFlow) || Kernel.settings().is_none_or(|s| s.log == 0) {
+            return;
+        }
+        // ARP has its sender's and target's addresses elsewhere, and not side by side.
+        let [source, destination] = match frame.read::<[u8; 1]>(L3) {
+            Some([b]) if b >> 4 == 4 => frame.read::<[[u8; 4]; 2]>(L3 + 12).unwrap_or_default(),
+            _ => [frame.read(L3 + 14).unwrap_or_default(), frame.read(L3 + 24).unwrap_or_default()],
+        };
+        let (source, destination) = (u32::from_be_bytes(source), u32::from_be_bytes(destination));
+        info!(ctx, "{} if={} {:i} > {:i}", verdict.reason as u8, frame.ifindex(), source, destination);
+    }
+}
+
+#[cfg(target_arch = "bpf")]
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}
+
+/// Declares what the helpers used here require: a GPL-compatible licence.
+#[cfg(target_arch = "bpf")]
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

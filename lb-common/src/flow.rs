@@ -1,0 +1,194 @@
+//! Flows: one record per connection, reached by the keys of both directions.
+//!
+//! The key map gives `FlowRef {slot, generation, direction}`; the record sits in an array. Eviction cannot split a pair
+//! because nothing evicts: the collector removes both keys and then frees the slot; a key that outlived its record is
+//! found out by the generation.
+
+use crate::addr::{Addr, Port};
+
+/// Addresses and ports of a packet as it arrives.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct FlowKey {
+    /// Source address.
+    pub src: Addr,
+    /// Destination address.
+    pub dst: Addr,
+    /// Source port.
+    pub sport: Port,
+    /// Destination port.
+    pub dport: Port,
+    /// IP protocol.
+    pub proto: u8,
+    /// Zero.
+    pub pad: [u8; 3],
+}
+layout!(FlowKey = 40: src, dst, sport, dport, proto, pad);
+
+/// Where a key leads.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct FlowRef {
+    /// Index into the flow array.
+    pub slot: u32,
+    /// Must equal the record's generation.
+    pub generation: u16,
+    /// [`FORWARD`] or [`REVERSE`].
+    pub direction: u8,
+    /// Zero.
+    pub pad: u8,
+}
+layout!(FlowRef = 8: slot, generation, direction, pad);
+
+/// Client to backend.
+pub const FORWARD: u8 = 0;
+/// Backend to client.
+pub const REVERSE: u8 = 1;
+
+/// A connection.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Flow {
+    /// The client.
+    pub client: Addr,
+    /// The virtual address it spoke to.
+    pub vip: Addr,
+    /// The backend it was given.
+    pub backend: Addr,
+    /// The source that the backend sees.
+    pub snat: Addr,
+    /// The client's port.
+    pub client_port: Port,
+    /// The service's port.
+    pub vip_port: Port,
+    /// The backend's port.
+    pub backend_port: Port,
+    /// The source port that the backend sees.
+    pub snat_port: Port,
+    /// Boottime of the last packet of either direction, ns.
+    pub seen: u64,
+    /// Boottime of the first packet, ns.
+    pub born: u64,
+    /// Service index (counters).
+    pub service: u32,
+    /// Backend index (counters).
+    pub backend_id: u32,
+    /// Virtual router whose lease covers the virtual address.
+    pub router: u32,
+    /// Interface towards the client.
+    pub client_if: u32,
+    /// Interface towards the backend.
+    pub backend_if: u32,
+    /// Next sequence number expected from the client (highest sent + 1).
+    pub client_next: u32,
+    /// Next sequence number expected from the backend.
+    pub backend_next: u32,
+    /// Checksum delta of the forward address change (part of the pseudo-header); the reverse one is its complement.
+    pub addr_delta: u16,
+    /// Checksum delta of the forward port change; the reverse one is its complement.
+    pub port_delta: u16,
+    /// Counts reuses of the slot.
+    pub generation: u16,
+    /// IP protocol.
+    pub proto: u8,
+    /// A [`Stage`].
+    pub stage: u8,
+    /// [`FIN_CLIENT`], [`FIN_BACKEND`].
+    pub flags: u8,
+    /// Zero.
+    pub pad: [u8; 3],
+}
+layout!(Flow = 128: client, vip, backend, snat, client_port, vip_port, backend_port, snat_port, seen, born, service,
+    backend_id, router, client_if, backend_if, client_next, backend_next, addr_delta, port_delta, generation, proto,
+    stage, flags, pad);
+
+/// The client has sent FIN.
+pub const FIN_CLIENT: u8 = 1;
+/// The backend has sent FIN.
+pub const FIN_BACKEND: u8 = 2;
+
+/// Where a TCP connection stands, as the flags seen tell.
+#[repr(u8)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Stage {
+    /// The slot holds no flow.
+    #[default]
+    Free = 0,
+    /// The client's SYN was forwarded.
+    SynSent = 1,
+    /// The backend's SYN-ACK was returned.
+    SynReceived = 2,
+    /// The client has acknowledged it.
+    Established = 3,
+    /// Both sides have sent FIN.
+    Closing = 4,
+    /// RST was seen.
+    Closed = 5,
+}
+
+impl Stage {
+    /// From a record; unknown numbers count as free.
+    #[inline(always)]
+    pub const fn from_u8(v: u8) -> Self {
+        match v {
+            1 => Self::SynSent,
+            2 => Self::SynReceived,
+            3 => Self::Established,
+            4 => Self::Closing,
+            5 => Self::Closed,
+            _ => Self::Free,
+        }
+    }
+
+    /// How long a flow may be silent in this stage, ns. Established flows are given five days (what Linux's conntrack
+    /// gives): pools of database connections idle for hours, and a shorter time-out silently breaks them.
+    pub const fn timeout_ns(self) -> u64 {
+        const S: u64 = 1_000_000_000;
+        match self {
+            Self::Free => 0,
+            Self::SynSent | Self::SynReceived => 60 * S,
+            Self::Established => 5 * 24 * 3600 * S,
+            Self::Closing => 60 * S,
+            Self::Closed => 10 * S,
+        }
+    }
+}
+
+impl Flow {
+    /// The stage.
+    #[inline(always)]
+    pub const fn stage(&self) -> Stage {
+        Stage::from_u8(self.stage)
+    }
+
+    /// Key of the packets that come from the client.
+    #[inline(always)]
+    pub const fn forward_key(&self) -> FlowKey {
+        FlowKey {
+            src: self.client,
+            dst: self.vip,
+            sport: self.client_port,
+            dport: self.vip_port,
+            proto: self.proto,
+            pad: [0; 3],
+        }
+    }
+
+    /// Key of the packets that come from the backend.
+    #[inline(always)]
+    pub const fn reverse_key(&self) -> FlowKey {
+        FlowKey {
+            src: self.backend,
+            dst: self.snat,
+            sport: self.backend_port,
+            dport: self.snat_port,
+            proto: self.proto,
+            pad: [0; 3],
+        }
+    }
+
+    /// Whether the flow has been silent for longer than its stage allows.
+    pub const fn is_expired(&self, now: u64) -> bool {
+        now.saturating_sub(self.seen) > self.stage().timeout_ns()
+    }
+}

@@ -1,0 +1,70 @@
+//! Names and capacities of the maps: the schema that programs, daemon and a status command after a crash share.
+
+/// Number of the map layout. A daemon refuses pins of another number.
+pub const SCHEMA: u32 = 1;
+
+/// `Addr → Vip`: virtual addresses.
+pub const VIPS: &str = "VIPS";
+/// `u32 → u64`: lease deadline of each virtual router, boottime ns; 0 = not owner.
+pub const LEASES: &str = "LEASES";
+/// `ServiceKey → Service`.
+pub const SERVICES: &str = "SERVICES";
+/// `u32 → u32`: slots of all services' rings, each a backend index.
+pub const RINGS: &str = "RINGS";
+/// `u32 → u32`: next ring position of each service.
+pub const CURSORS: &str = "CURSORS";
+/// `u32 → Backend`.
+pub const BACKENDS: &str = "BACKENDS";
+/// `FlowKey → FlowRef`.
+pub const FLOW_KEYS: &str = "FLOW_KEYS";
+/// `u32 → Flow`.
+pub const FLOWS: &str = "FLOWS";
+/// Queue of free slots of `FLOWS`.
+pub const FREE_SLOTS: &str = "FREE_SLOTS";
+/// `u32 ifindex → Interface`.
+pub const INTERFACES: &str = "INTERFACES";
+/// `0 → Settings`.
+pub const SETTINGS: &str = "SETTINGS";
+/// `u32 service → ServiceStats`, per CPU.
+pub const SERVICE_STATS: &str = "SERVICE_STATS";
+/// `u32 backend → BackendStats`, per CPU.
+pub const BACKEND_STATS: &str = "BACKEND_STATS";
+/// `u32 Reason → u64`, per CPU.
+pub const REASONS: &str = "REASONS";
+
+/// All pinned maps.
+pub const ALL: [&str; 14] = [
+    VIPS,
+    LEASES,
+    SERVICES,
+    RINGS,
+    CURSORS,
+    BACKENDS,
+    FLOW_KEYS,
+    FLOWS,
+    FREE_SLOTS,
+    INTERFACES,
+    SETTINGS,
+    SERVICE_STATS,
+    BACKEND_STATS,
+    REASONS,
+];
+
+/// Virtual addresses.
+pub const MAX_VIPS: usize = 1024;
+/// Virtual routers.
+pub const MAX_ROUTERS: usize = 256;
+/// Services.
+pub const MAX_SERVICES: usize = 256;
+/// Backends of all services together.
+pub const MAX_BACKENDS: usize = 1024;
+/// Slots of one ring.
+pub const RING_SLOTS: usize = 256;
+/// Rings of all services: two each, so that the new one is whole before the service turns to it.
+pub const MAX_RING_SLOTS: usize = MAX_SERVICES * 2 * RING_SLOTS;
+/// Interfaces.
+pub const MAX_INTERFACES: usize = 64;
+/// Flows unless configured otherwise.
+pub const DEFAULT_FLOWS: usize = 262_144;
+/// `BPF_F_MMAPABLE`: the daemon reads and writes single words of the array without a system call per element.
+pub const MMAPABLE: usize = 1 << 10;

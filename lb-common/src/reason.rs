@@ -1,0 +1,117 @@
+//! What became of a packet: one numbered list for programs, status and metrics.
+//!
+//! Every packet that a program sees ends in exactly one reason, so the counters add up to the packets in.
+
+macro_rules! reasons {
+    ($($(#[$doc:meta])* $name:ident = $n:literal, $kind:ident, $word:literal;)+) => {
+        /// Why a packet was passed up, forwarded, answered or dropped.
+        #[repr(u8)]
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub enum Reason {
+            $($(#[$doc])* $name = $n,)+
+        }
+
+        impl Reason {
+            /// All reasons in the order of their numbers.
+            pub const ALL: &'static [Self] = &[$(Self::$name,)+];
+
+            /// What the reason amounts to.
+            pub const fn kind(self) -> Kind {
+                match self { $(Self::$name => Kind::$kind,)+ }
+            }
+
+            /// The fixed word for output.
+            pub const fn word(self) -> &'static str {
+                match self { $(Self::$name => $word,)+ }
+            }
+        }
+    };
+}
+
+/// What a reason amounts to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Left to the node's own network stack.
+    Passed,
+    /// Sent on to a backend or back to a client.
+    Forwarded,
+    /// Answered by the program itself.
+    Answered,
+    /// A connection refused with RST.
+    Refused,
+    /// Dropped.
+    Dropped,
+}
+
+reasons! {
+    /// Not IPv4 and no ARP for a virtual address.
+    OtherProtocol = 0, Passed, "other-protocol";
+    /// Not addressed to a virtual address.
+    NotVirtual = 1, Passed, "not-virtual";
+    /// Addressed to an owned virtual address, but to no service: the node's own stack decides.
+    NoService = 2, Passed, "no-service";
+    /// Addressed to another host's MAC (a flooding bridge, promiscuous mode).
+    OtherHost = 3, Passed, "other-host";
+    /// IPv4 options: the node's own stack decides.
+    IpOptions = 4, Passed, "ip-options";
+    /// Packet of a known flow, client to backend.
+    Forwarded = 5, Forwarded, "forwarded";
+    /// Packet of a known flow, backend to client.
+    Returned = 6, Forwarded, "returned";
+    /// First packet of a new flow.
+    NewFlow = 7, Forwarded, "new-flow";
+    /// ARP request for an owned virtual address.
+    ArpAnswered = 8, Answered, "arp-answered";
+    /// ICMP echo request to an owned virtual address.
+    EchoAnswered = 9, Answered, "echo-answered";
+    /// No backend takes new connections.
+    NoBackend = 10, Refused, "no-backend";
+    /// Segment of a connection that this node does not know.
+    UnknownFlow = 11, Refused, "unknown-flow";
+    /// The flow table is full.
+    FlowTableFull = 12, Refused, "flow-table-full";
+    /// No source port is free towards the chosen backend.
+    SnatPortsExhausted = 13, Refused, "snat-ports-exhausted";
+    /// For a virtual address that this node does not own, or whose lease has run out.
+    NotOwner = 14, Dropped, "not-owner";
+    /// Too short for its headers or lengths that contradict each other.
+    Malformed = 15, Dropped, "malformed";
+    /// A fragment for a virtual address.
+    Fragment = 16, Dropped, "fragment";
+    /// TTL used up.
+    TtlExpired = 17, Dropped, "ttl-expired";
+    /// RST of a connection that this node does not know; a RST is never answered.
+    StrayReset = 18, Dropped, "stray-reset";
+    /// The ring named a backend that is not in the table.
+    BackendMissing = 19, Dropped, "backend-missing";
+    /// A kernel helper failed while the packet was rewritten.
+    RewriteFailed = 20, Dropped, "rewrite-failed";
+    /// Sent by this node in the name of a virtual address that it does not own.
+    EgressFenced = 21, Dropped, "egress-fenced";
+    /// Left this node by its own stack; nothing to object to.
+    EgressPassed = 22, Passed, "egress-passed";
+    /// The same SYN is being opened on another processor; the client retransmits into that flow.
+    ConcurrentOpen = 23, Dropped, "concurrent-open";
+}
+
+/// Elements of the `REASONS` map.
+pub const REASON_SLOTS: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reasons_are_numbered_without_gaps_and_fit_the_map() {
+        for (i, r) in Reason::ALL.iter().enumerate() {
+            assert_eq!(*r as usize, i);
+        }
+        assert!(Reason::ALL.len() <= REASON_SLOTS);
+    }
+
+    #[test]
+    fn each_reason_has_a_word_of_its_own() {
+        let words: std::collections::HashSet<_> = Reason::ALL.iter().map(|r| r.word()).collect();
+        assert_eq!(words.len(), Reason::ALL.len());
+    }
+}

@@ -1,0 +1,70 @@
+//! Virtual addresses, services, backends and interfaces as the packet path sees them.
+
+use crate::addr::{Addr, Mac, Port};
+
+/// A virtual address.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Vip {
+    /// Index of the virtual router whose lease covers it.
+    pub router: u32,
+}
+layout!(Vip = 4: router);
+
+/// Key of a service.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct ServiceKey {
+    /// Virtual address.
+    pub addr: Addr,
+    /// Port.
+    pub port: Port,
+    /// IP protocol.
+    pub proto: u8,
+    /// Zero.
+    pub pad: [u8; 5],
+}
+layout!(ServiceKey = 24: addr, port, proto, pad);
+
+/// A service. Written last when anything of it changes: its ring and backends are complete by then.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Service {
+    /// Index, for counters and the cursor.
+    pub id: u32,
+    /// Virtual router whose lease covers it.
+    pub router: u32,
+    /// First slot of its ring.
+    pub ring_base: u32,
+    /// Slots in its ring; 0 when no backend takes new connections.
+    pub ring_len: u32,
+    /// Source address that backends see.
+    pub snat: Addr,
+}
+layout!(Service = 32: id, router, ring_base, ring_len, snat);
+
+/// A backend.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Backend {
+    /// Address.
+    pub addr: Addr,
+    /// Interface it is reached by.
+    pub ifindex: u32,
+    /// Port.
+    pub port: Port,
+    /// Zero.
+    pub pad: [u8; 2],
+}
+layout!(Backend = 24: addr, ifindex, port, pad);
+
+/// An interface that programs are attached to.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Interface {
+    /// Its address, answered to ARP requests for a virtual address.
+    pub mac: Mac,
+    /// Zero.
+    pub pad: [u8; 2],
+}
+layout!(Interface = 8: mac, pad);

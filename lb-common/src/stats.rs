@@ -1,0 +1,73 @@
+//! Counters, one copy per CPU; the daemon adds them up.
+
+/// Packets and bytes (IP length) of one direction.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Traffic {
+    /// Packets; a GSO super-packet counts as one.
+    pub packets: u64,
+    /// Bytes of the IP packets.
+    pub bytes: u64,
+}
+layout!(Traffic = 16: packets, bytes);
+
+/// Of a service.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ServiceStats {
+    /// New flows.
+    pub flows: u64,
+    /// Answered with RST: no backend, no flow, table full, ports exhausted.
+    pub refused: u64,
+    /// Client to backend.
+    pub forward: Traffic,
+    /// Backend to client.
+    pub reverse: Traffic,
+}
+layout!(ServiceStats = 48: flows, refused, forward, reverse);
+
+/// Of a backend.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct BackendStats {
+    /// New flows.
+    pub flows: u64,
+    /// Client to backend.
+    pub forward: Traffic,
+    /// Backend to client.
+    pub reverse: Traffic,
+}
+layout!(BackendStats = 40: flows, forward, reverse);
+
+impl Traffic {
+    /// Counts one packet.
+    #[inline(always)]
+    pub fn count(&mut self, bytes: u64) {
+        self.packets += 1;
+        self.bytes += bytes;
+    }
+
+    fn add(&mut self, o: &Self) {
+        self.packets += o.packets;
+        self.bytes += o.bytes;
+    }
+}
+
+impl ServiceStats {
+    /// Adds another CPU's copy.
+    pub fn add(&mut self, o: &Self) {
+        self.flows += o.flows;
+        self.refused += o.refused;
+        self.forward.add(&o.forward);
+        self.reverse.add(&o.reverse);
+    }
+}
+
+impl BackendStats {
+    /// Adds another CPU's copy.
+    pub fn add(&mut self, o: &Self) {
+        self.flows += o.flows;
+        self.forward.add(&o.forward);
+        self.reverse.add(&o.reverse);
+    }
+}

@@ -1,0 +1,27 @@
+//! ARP for virtual addresses: answered here while the lease is valid, swallowed otherwise, so that a frozen owner whose
+//! kernel still has the address on an interface does not go on answering.
+
+use lb_common::{addr::Addr, reason::Reason};
+use network_types::arp::ArpHdr;
+
+use crate::{packet::Arrival, plan::Plan, tables::Tables};
+
+const REQUEST: [u8; 2] = [0, 1];
+
+/// Decides about an ARP message.
+#[inline(always)]
+pub fn decide<T: Tables>(arp: &ArpHdr, t: &T, at: &Arrival) -> Plan {
+    let Some(vip) = t.vip(&Addr::v4(arp.tpa)) else { return Plan::pass(Reason::NotVirtual) };
+    // An announcement (sender = target) is news for the node's own neighbour table; should the kernel want to defend an
+    // address that it holds without a lease, the egress fence stops it.
+    if arp.oper != REQUEST || arp.spa == arp.tpa {
+        return Plan::pass(Reason::NoService);
+    }
+    if !t.owns(vip.router, at.now) {
+        return Plan::drop(Reason::NotOwner);
+    }
+    match t.interface(at.ifindex) {
+        Some(i) => Plan::arp_reply(i.mac),
+        None => Plan::pass(Reason::NoService),
+    }
+}

@@ -1,0 +1,168 @@
+//! Every map, and the kernel's side of [`Tables`]: the only file that touches map memory.
+//!
+//! Names and capacities are those of `lb_common::maps`. Maps are pinned by name, so that flows outlive the daemon.
+
+use aya_ebpf::{
+    bindings::BPF_NOEXIST,
+    btf_maps::{Array, HashMap, PerCpuArray, Queue},
+    macros::btf_map,
+};
+use lb_common::{
+    addr::Addr,
+    flow::{Flow, FlowKey, FlowRef},
+    maps::{
+        DEFAULT_FLOWS, MAX_BACKENDS, MAX_INTERFACES, MAX_RING_SLOTS, MAX_ROUTERS, MAX_SERVICES, MAX_VIPS,
+        MMAPABLE,
+    },
+    reason::{REASON_SLOTS, Reason},
+    service::{Backend, Interface, Service, ServiceKey, Vip},
+    settings::Settings,
+    stats::{BackendStats, ServiceStats},
+};
+use lb_ebpf::tables::{InsertError, Tables};
+
+#[btf_map]
+static VIPS: HashMap<Addr, Vip, MAX_VIPS> = HashMap::new();
+#[btf_map]
+static LEASES: Array<u64, MAX_ROUTERS> = Array::new();
+#[btf_map]
+static SERVICES: HashMap<ServiceKey, Service, MAX_SERVICES> = HashMap::new();
+#[btf_map]
+static RINGS: Array<u32, MAX_RING_SLOTS> = Array::new();
+#[btf_map]
+static CURSORS: Array<u32, MAX_SERVICES> = Array::new();
+#[btf_map]
+static BACKENDS: Array<Backend, MAX_BACKENDS> = Array::new();
+#[btf_map]
+static FLOW_KEYS: HashMap<FlowKey, FlowRef, { 2 * DEFAULT_FLOWS }> = HashMap::new();
+#[btf_map]
+static FLOWS: Array<Flow, DEFAULT_FLOWS, MMAPABLE> = Array::new();
+#[btf_map]
+static FREE_SLOTS: Queue<u32, DEFAULT_FLOWS> = Queue::new();
+#[btf_map]
+static INTERFACES: HashMap<u32, Interface, MAX_INTERFACES> = HashMap::new();
+#[btf_map]
+static SETTINGS: Array<Settings, 1> = Array::new();
+#[btf_map]
+static SERVICE_STATS: PerCpuArray<ServiceStats, MAX_SERVICES> = PerCpuArray::new();
+#[btf_map]
+static BACKEND_STATS: PerCpuArray<BackendStats, MAX_BACKENDS> = PerCpuArray::new();
+#[btf_map]
+static REASONS: PerCpuArray<u64, REASON_SLOTS> = PerCpuArray::new();
+
+const EEXIST: i32 = 17;
+
+/// The kernel's maps.
+pub struct Kernel;
+
+impl Tables for Kernel {
+    #[inline(always)]
+    fn settings(&self) -> Option<&Settings> {
+        SETTINGS.get(0)
+    }
+
+    #[inline(always)]
+    fn vip(&self, addr: &Addr) -> Option<&Vip> {
+        // SAFETY: valid until the program ends; an element deleted meanwhile may show another address' router.
+        unsafe { VIPS.get(addr) }
+    }
+
+    #[inline(always)]
+    fn lease(&self, router: u32) -> u64 {
+        // SAFETY: a live array element; volatile because the daemon writes it.
+        LEASES.get_ptr(router).map_or(0, |p| unsafe { p.read_volatile() })
+    }
+
+    #[inline(always)]
+    fn service(&self, key: &ServiceKey) -> Option<&Service> {
+        // SAFETY: valid until the program ends; an update replaces the element as a whole.
+        unsafe { SERVICES.get(key) }
+    }
+
+    #[inline(always)]
+    fn ring(&self, slot: u32) -> Option<u32> {
+        RINGS.get(slot).copied()
+    }
+
+    #[inline(always)]
+    fn next(&self, service: u32) -> u32 {
+        // Not atomic: two processors may draw the same position, which round robin does not mind.
+        match CURSORS.get_ptr_mut(service) {
+            // SAFETY: a live array element.
+            Some(p) => unsafe {
+                let n = p.read_volatile();
+                p.write_volatile(n.wrapping_add(1));
+                n
+            },
+            None => 0,
+        }
+    }
+
+    #[inline(always)]
+    fn backend(&self, id: u32) -> Option<&Backend> {
+        BACKENDS.get(id)
+    }
+
+    #[inline(always)]
+    fn interface(&self, ifindex: u32) -> Option<&Interface> {
+        // SAFETY: valid until the program ends.
+        unsafe { INTERFACES.get(ifindex) }
+    }
+
+    #[inline(always)]
+    fn flow_ref(&self, key: &FlowKey) -> Option<&FlowRef> {
+        // SAFETY: valid until the program ends; a key deleted meanwhile is found out by the record's generation.
+        unsafe { FLOW_KEYS.get(key) }
+    }
+
+    #[inline(always)]
+    fn flow(&self, slot: u32) -> Option<&mut Flow> {
+        // SAFETY: a live array element; the core holds one at a time.
+        FLOWS.get_ptr_mut(slot).map(|p| unsafe { &mut *p })
+    }
+
+    #[inline(always)]
+    fn take_slot(&self) -> Option<u32> {
+        FREE_SLOTS.pop().ok().flatten()
+    }
+
+    #[inline(always)]
+    fn free_slot(&self, slot: u32) {
+        // Cannot be full: there are as many places as slots.
+        let _ = FREE_SLOTS.push(slot, 0);
+    }
+
+    #[inline(always)]
+    fn insert_key(&self, key: &FlowKey, to: &FlowRef) -> Result<(), InsertError> {
+        match FLOW_KEYS.insert(key, to, u64::from(BPF_NOEXIST)) {
+            Ok(()) => Ok(()),
+            Err(e) if e == -EEXIST => Err(InsertError::Exists),
+            Err(_) => Err(InsertError::Full),
+        }
+    }
+
+    #[inline(always)]
+    fn remove_key(&self, key: &FlowKey) {
+        let _ = FLOW_KEYS.remove(key);
+    }
+
+    #[inline(always)]
+    fn service_stats(&self, service: u32) -> Option<&mut ServiceStats> {
+        // SAFETY: this processor's copy of a live element.
+        SERVICE_STATS.get_ptr_mut(service).map(|p| unsafe { &mut *p })
+    }
+
+    #[inline(always)]
+    fn backend_stats(&self, backend: u32) -> Option<&mut BackendStats> {
+        // SAFETY: this processor's copy of a live element.
+        BACKEND_STATS.get_ptr_mut(backend).map(|p| unsafe { &mut *p })
+    }
+
+    #[inline(always)]
+    fn count(&self, reason: Reason) {
+        if let Some(p) = REASONS.get_ptr_mut(reason as u32) {
+            // SAFETY: this processor's copy of a live element.
+            unsafe { *p += 1 }
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! Access to one frame, as each front end can give it.
+//!
+//! A front end differs in more than memory: XDP edits a checksum in place, TC has to go through the kernel's helper or
+//! frames whose checksum is still to be completed (CHECKSUM_PARTIAL) break. So the checksum is an operation here.
+
+use network_types::{arp::ArpHdr, eth::EthHdr, icmp::Icmpv4Hdr, ip::Ipv4Hdr, tcp::TcpHdr};
+
+/// A frame starting at its Ethernet header.
+pub trait Packet {
+    /// Length of the frame in bytes.
+    fn length(&self) -> u32;
+
+    /// To whom the frame was addressed on its link.
+    fn delivery(&self) -> Delivery;
+
+    /// Copies a header out; `None` beyond the end.
+    fn read<T: Plain>(&self, offset: usize) -> Option<T>;
+
+    /// Copies a header in; `None` beyond the end. The caller keeps checksums right.
+    fn write<T: Plain>(&mut self, offset: usize, value: &T) -> Option<()>;
+
+    /// Updates the layer-4 checksum field at `offset` after words changed: `pseudo` is the delta of addresses (part of
+    /// the pseudo-header), `body` the delta of everything else. Call it before writing the changed words.
+    fn update_l4_checksum(&mut self, offset: usize, pseudo: u16, body: u16) -> Option<()>;
+
+    /// Sets the layer-4 checksum field at `offset` of a header written from scratch: `pseudo` is the folded sum of the
+    /// pseudo-header, `body` that of header and data with the field zero.
+    fn set_l4_checksum(&mut self, offset: usize, pseudo: u16, body: u16) -> Option<()>;
+
+    /// Cuts the frame to `length` bytes.
+    fn truncate(&mut self, length: u32) -> Option<()>;
+}
+
+/// When and where a frame came in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Arrival {
+    /// Boottime, ns.
+    pub now: u64,
+    /// Index of the interface.
+    pub ifindex: u32,
+}
+
+/// Link-layer destination of a frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Delivery {
+    /// This host.
+    Host,
+    /// All hosts, or a group of them.
+    Group,
+    /// Another host.
+    Other,
+}
+
+/// Headers that may be read from and written to any bytes.
+///
+/// # Safety
+///
+/// No padding, every bit pattern valid. (Alignment does not matter: accesses are unaligned.)
+pub unsafe trait Plain: Copy {}
+
+// SAFETY: arrays of bytes.
+unsafe impl<const N: usize> Plain for [u8; N] {}
+// SAFETY: arrays of bytes.
+unsafe impl<const N: usize, const M: usize> Plain for [[u8; N]; M] {}
+// SAFETY: repr(C) of byte arrays.
+unsafe impl Plain for Ipv4Hdr {}
+// SAFETY: repr(C) of byte arrays.
+unsafe impl Plain for TcpHdr {}
+// SAFETY: repr(C) of byte arrays.
+unsafe impl Plain for ArpHdr {}
+// SAFETY: repr(C) of byte arrays.
+unsafe impl Plain for Icmpv4Hdr {}
+// SAFETY: repr(C) of byte arrays and a u16 at an even offset.
+unsafe impl Plain for EthHdr {}
+
+const _: () = assert!(size_of::<EthHdr>() == 14 && size_of::<Ipv4Hdr>() == 20 && size_of::<TcpHdr>() == 20);
+const _: () = assert!(size_of::<ArpHdr>() == 28 && size_of::<Icmpv4Hdr>() == 8);

@@ -1,0 +1,70 @@
+//! Access to state, as the kernel's maps or a test's memory give it.
+
+use lb_common::{
+    addr::Addr,
+    flow::{Flow, FlowKey, FlowRef},
+    reason::Reason,
+    service::{Backend, Interface, Service, ServiceKey, Vip},
+    settings::Settings,
+    stats::{BackendStats, ServiceStats},
+};
+
+/// Why a key could not be inserted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum InsertError {
+    /// It is there already.
+    Exists,
+    /// No room.
+    Full,
+}
+
+/// State of the packet path. References are to live entries that other processors may write as well; the core holds
+/// one at a time and tolerates torn statistics.
+#[allow(
+    clippy::mut_from_ref,
+    reason = "map values are shared memory: exclusive only as far as the kernel makes them"
+)]
+pub trait Tables {
+    /// Run-time settings.
+    fn settings(&self) -> Option<&Settings>;
+    /// A virtual address.
+    fn vip(&self, addr: &Addr) -> Option<&Vip>;
+    /// Lease deadline of a virtual router, boottime ns; 0 when unknown.
+    fn lease(&self, router: u32) -> u64;
+    /// A service.
+    fn service(&self, key: &ServiceKey) -> Option<&Service>;
+    /// Backend index in a ring slot.
+    fn ring(&self, slot: u32) -> Option<u32>;
+    /// Counts up the cursor of a service and gives its former value.
+    fn next(&self, service: u32) -> u32;
+    /// A backend.
+    fn backend(&self, id: u32) -> Option<&Backend>;
+    /// An interface.
+    fn interface(&self, ifindex: u32) -> Option<&Interface>;
+
+    /// Where a key leads.
+    fn flow_ref(&self, key: &FlowKey) -> Option<&FlowRef>;
+    /// The record in a slot.
+    fn flow(&self, slot: u32) -> Option<&mut Flow>;
+    /// Takes a free slot.
+    fn take_slot(&self) -> Option<u32>;
+    /// Gives a slot back.
+    fn free_slot(&self, slot: u32);
+    /// Adds a key that is not there yet.
+    fn insert_key(&self, key: &FlowKey, to: &FlowRef) -> Result<(), InsertError>;
+    /// Removes a key.
+    fn remove_key(&self, key: &FlowKey);
+
+    /// Counters of a service.
+    fn service_stats(&self, service: u32) -> Option<&mut ServiceStats>;
+    /// Counters of a backend.
+    fn backend_stats(&self, backend: u32) -> Option<&mut BackendStats>;
+    /// Counts what became of a packet.
+    fn count(&self, reason: Reason);
+
+    /// Whether this node may act for addresses of `router` at `now`: the daemon has renewed the lease recently enough.
+    #[inline(always)]
+    fn owns(&self, router: u32, now: u64) -> bool {
+        now < self.lease(router)
+    }
+}

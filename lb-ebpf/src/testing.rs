@@ -1,0 +1,241 @@
+//! The host's front end: a frame in a `Vec` and tables in memory, for tests of this and other crates.
+//!
+//! `Buffer` does to a checksum what the kernel does to a frame without offload, so that a packet rewritten here equals
+//! byte for byte what `BPF_PROG_TEST_RUN` returns.
+
+use std::cell::{RefCell, UnsafeCell};
+use std::collections::{HashMap, VecDeque};
+
+use lb_common::{
+    addr::Addr,
+    checksum::{fold, update},
+    flow::{Flow, FlowKey, FlowRef},
+    reason::{REASON_SLOTS, Reason},
+    service::{Backend, Interface, Service, ServiceKey, Vip},
+    settings::Settings,
+    stats::{BackendStats, ServiceStats},
+};
+
+use crate::packet::{Delivery, Packet, Plain};
+use crate::tables::{InsertError, Tables};
+
+/// A frame in memory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Buffer {
+    /// The frame from its Ethernet header on.
+    pub bytes: Vec<u8>,
+    /// To whom it was addressed.
+    pub delivery: Delivery,
+}
+
+impl Buffer {
+    /// A frame addressed to this host.
+    pub fn new(bytes: impl Into<Vec<u8>>) -> Self {
+        Self { bytes: bytes.into(), delivery: Delivery::Host }
+    }
+
+    fn checksum(&mut self, offset: usize, f: impl FnOnce(u16) -> u16) -> Option<()> {
+        let field = self.bytes.get_mut(offset..offset + 2)?;
+        let new = f(u16::from_be_bytes([field[0], field[1]]));
+        field.copy_from_slice(&new.to_be_bytes());
+        Some(())
+    }
+}
+
+impl Packet for Buffer {
+    fn length(&self) -> u32 {
+        self.bytes.len() as u32
+    }
+
+    fn delivery(&self) -> Delivery {
+        self.delivery
+    }
+
+    fn read<T: Plain>(&self, offset: usize) -> Option<T> {
+        let b = self.bytes.get(offset..offset.checked_add(size_of::<T>())?)?;
+        // SAFETY: the slice has the size of T; `Plain` allows any alignment and bit pattern.
+        Some(unsafe { b.as_ptr().cast::<T>().read_unaligned() })
+    }
+
+    fn write<T: Plain>(&mut self, offset: usize, value: &T) -> Option<()> {
+        let b = self.bytes.get_mut(offset..offset.checked_add(size_of::<T>())?)?;
+        // SAFETY: the slice has the size of T; `Plain` allows any alignment.
+        unsafe { b.as_mut_ptr().cast::<T>().write_unaligned(*value) };
+        Some(())
+    }
+
+    fn update_l4_checksum(&mut self, offset: usize, pseudo: u16, body: u16) -> Option<()> {
+        self.checksum(offset, |c| update(update(c, pseudo), body))
+    }
+
+    fn set_l4_checksum(&mut self, offset: usize, pseudo: u16, body: u16) -> Option<()> {
+        self.checksum(offset, |_| !fold(u32::from(pseudo) + u32::from(body)))
+    }
+
+    fn truncate(&mut self, length: u32) -> Option<()> {
+        self.bytes.resize(length as usize, 0);
+        Some(())
+    }
+}
+
+/// Tables in memory. Fields are public so that a test can set up and look at anything.
+pub struct Memory {
+    /// Settings.
+    pub settings: Settings,
+    /// Virtual addresses.
+    pub vips: HashMap<Addr, Vip>,
+    /// Lease deadlines by router.
+    pub leases: HashMap<u32, u64>,
+    /// Services.
+    pub services: HashMap<ServiceKey, Service>,
+    /// Ring slots.
+    pub rings: HashMap<u32, u32>,
+    /// Cursors by service.
+    pub cursors: RefCell<HashMap<u32, u32>>,
+    /// Backends.
+    pub backends: HashMap<u32, Backend>,
+    /// Interfaces.
+    pub interfaces: HashMap<u32, Interface>,
+    /// Keys of both directions.
+    pub keys: RefCell<HashMap<FlowKey, FlowRef>>,
+    /// Most keys there may be.
+    pub key_capacity: usize,
+    /// Free slots.
+    pub free: RefCell<VecDeque<u32>>,
+    /// What became of packets, by number of the reason.
+    pub reasons: RefCell<[u64; REASON_SLOTS]>,
+    flows: Vec<UnsafeCell<Flow>>,
+    service_stats: UnsafeCell<Box<[ServiceStats; 8]>>,
+    backend_stats: UnsafeCell<Box<[BackendStats; 32]>>,
+}
+
+impl Memory {
+    /// Empty tables with room for `flows` flows.
+    pub fn new(flows: u32) -> Self {
+        Self {
+            settings: Settings::default(),
+            vips: HashMap::new(),
+            leases: HashMap::new(),
+            services: HashMap::new(),
+            rings: HashMap::new(),
+            cursors: RefCell::default(),
+            backends: HashMap::new(),
+            interfaces: HashMap::new(),
+            keys: RefCell::default(),
+            key_capacity: 2 * flows as usize,
+            free: RefCell::new((0..flows).collect()),
+            reasons: RefCell::new([0; REASON_SLOTS]),
+            flows: (0..flows).map(|_| UnsafeCell::default()).collect(),
+            service_stats: UnsafeCell::default(),
+            backend_stats: UnsafeCell::default(),
+        }
+    }
+
+    /// Times a packet ended in `reason`.
+    pub fn counted(&self, reason: Reason) -> u64 {
+        self.reasons.borrow()[reason as usize]
+    }
+
+    /// A copy of the record in a slot.
+    pub fn record(&self, slot: u32) -> Flow {
+        // SAFETY: single thread, and no reference is held across calls.
+        unsafe { *self.flows[slot as usize].get() }
+    }
+
+    /// A copy of a service's counters.
+    pub fn service_counters(&self, service: u32) -> ServiceStats {
+        // SAFETY: as above.
+        unsafe { (&*self.service_stats.get())[service as usize] }
+    }
+
+    /// A copy of a backend's counters.
+    pub fn backend_counters(&self, backend: u32) -> BackendStats {
+        // SAFETY: as above.
+        unsafe { (&*self.backend_stats.get())[backend as usize] }
+    }
+}
+
+impl Tables for Memory {
+    fn settings(&self) -> Option<&Settings> {
+        Some(&self.settings)
+    }
+
+    fn vip(&self, addr: &Addr) -> Option<&Vip> {
+        self.vips.get(addr)
+    }
+
+    fn lease(&self, router: u32) -> u64 {
+        self.leases.get(&router).copied().unwrap_or(0)
+    }
+
+    fn service(&self, key: &ServiceKey) -> Option<&Service> {
+        self.services.get(key)
+    }
+
+    fn ring(&self, slot: u32) -> Option<u32> {
+        self.rings.get(&slot).copied()
+    }
+
+    fn next(&self, service: u32) -> u32 {
+        let mut cursors = self.cursors.borrow_mut();
+        let c = cursors.entry(service).or_default();
+        *c = c.wrapping_add(1);
+        c.wrapping_sub(1)
+    }
+
+    fn backend(&self, id: u32) -> Option<&Backend> {
+        self.backends.get(&id)
+    }
+
+    fn interface(&self, ifindex: u32) -> Option<&Interface> {
+        self.interfaces.get(&ifindex)
+    }
+
+    fn flow_ref(&self, key: &FlowKey) -> Option<&FlowRef> {
+        // A leaked copy: the core holds it for one packet, and tests are short.
+        self.keys.borrow().get(key).map(|r| &*Box::leak(Box::new(*r)))
+    }
+
+    fn flow(&self, slot: u32) -> Option<&mut Flow> {
+        // SAFETY: single thread; the core holds one record at a time.
+        self.flows.get(slot as usize).map(|f| unsafe { &mut *f.get() })
+    }
+
+    fn take_slot(&self) -> Option<u32> {
+        self.free.borrow_mut().pop_front()
+    }
+
+    fn free_slot(&self, slot: u32) {
+        self.free.borrow_mut().push_back(slot);
+    }
+
+    fn insert_key(&self, key: &FlowKey, to: &FlowRef) -> Result<(), InsertError> {
+        let mut keys = self.keys.borrow_mut();
+        if keys.contains_key(key) {
+            return Err(InsertError::Exists);
+        }
+        if keys.len() >= self.key_capacity {
+            return Err(InsertError::Full);
+        }
+        keys.insert(*key, *to);
+        Ok(())
+    }
+
+    fn remove_key(&self, key: &FlowKey) {
+        self.keys.borrow_mut().remove(key);
+    }
+
+    fn service_stats(&self, service: u32) -> Option<&mut ServiceStats> {
+        // SAFETY: single thread; the core holds one at a time.
+        unsafe { (&mut *self.service_stats.get()).get_mut(service as usize) }
+    }
+
+    fn backend_stats(&self, backend: u32) -> Option<&mut BackendStats> {
+        // SAFETY: single thread; the core holds one at a time.
+        unsafe { (&mut *self.backend_stats.get()).get_mut(backend as usize) }
+    }
+
+    fn count(&self, reason: Reason) {
+        self.reasons.borrow_mut()[reason as usize] += 1;
+    }
+}
