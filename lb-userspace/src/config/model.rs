@@ -31,6 +31,22 @@ pub struct Node {
     pub flows: u32,
     /// Diagnostic events of the packet programs go into the log (slow paths only). Default `false`.
     pub datapath_log: bool,
+    /// Where the packet programs are attached. Default [`Hook::Auto`].
+    pub hook: Hook,
+    /// The VRRP thread asks for real-time priority, and for the memory to be locked. Default `true`.
+    pub realtime: bool,
+}
+
+/// `hook = "auto" | "tcx" | "clsact"`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Hook {
+    /// tcx where the kernel has it, else clsact.
+    #[default]
+    Auto,
+    /// Link-based TC hook, kernel 6.6 and later.
+    Tcx,
+    /// Classic TC filter of the clsact qdisc.
+    Clsact,
 }
 
 /// `[vrrp.NAME]`: one virtual router (RFC 3768, RFC 9568).
@@ -44,8 +60,12 @@ pub struct VirtualRouter {
     pub vrid: u8,
     /// 1–254 (255, the address owner, is not offered: the addresses are never this node's own).
     pub priority: u8,
-    /// Advertisement interval; whole seconds in version 2.
+    /// Protocol version. Default [`Version::V2`], as keepalived's.
+    pub version: Version,
+    /// Advertisement interval; whole seconds in version 2, 10 ms steps in version 3.
     pub advert_int: Duration,
+    /// What the checksum of sent version 3 adverts covers; received ones may have either.
+    pub v3_checksum: V3Checksum,
     /// Simple text password of RFC 2338, cut and zero padded to 8 bytes.
     pub auth_pass: Option<AuthPass>,
     /// The virtual addresses, in the order of the advert; at least one.
@@ -57,6 +77,26 @@ pub struct VirtualRouter {
     pub lease: Duration,
     /// Gratuitous ARP bursts.
     pub garp: Garp,
+}
+
+/// `version = 2 | 3`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Version {
+    /// RFC 3768 (and RFC 2338 for its authentication): whole seconds, IPv4.
+    #[default]
+    V2,
+    /// RFC 9568: intervals of 10 ms to 40.95 s that backups learn from the master, no authentication.
+    V3,
+}
+
+/// `v3_checksum = "pseudo-header" | "plain"`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum V3Checksum {
+    /// With IPv4's pseudo-header, as keepalived and FRR send and wireshark expects.
+    #[default]
+    PseudoHeader,
+    /// The message alone, as RFC 9568 §5.2.8 has it for IPv4.
+    Plain,
 }
 
 /// One virtual address and the prefix it gets on the interface (32/128 unless given).

@@ -1,0 +1,180 @@
+//! The part of `resolve` that is about services: the router an address belongs to, backends, checks.
+
+use std::{net::SocketAddr, ops::Range, time::Duration};
+
+use toml::Spanned;
+
+use super::{Resolver, or, virtual_addrs};
+use crate::config::{
+    file::{self, CheckType},
+    model::{Backend, Check, CheckKind, Mode, MysqlLogin, Protocol, Scheduler, Service},
+    reader::{Field, show_duration},
+};
+
+impl Resolver<'_, '_> {
+    pub(super) fn service(&mut self, s: &file::Service) -> Option<Service> {
+        let router = self.router_of(s);
+        let backends = self.backends(s);
+        let check = s.check.value().and_then(|check| self.check(s, check));
+        Some(Service {
+            name: s.name.get_ref().clone(),
+            listen: *s.listen.value()?,
+            router: router?,
+            protocol: or(&s.protocol, Protocol::Tcp),
+            mode: or(&s.mode, Mode::Nat),
+            scheduler: or(&s.scheduler, Scheduler::Rr),
+            backends: backends?,
+            check: check?,
+        })
+    }
+
+    fn router_of(&mut self, s: &file::Service) -> Option<usize> {
+        let listen = s.listen.given()?;
+        let addr = listen.get_ref().ip();
+        if let Some(router) = self.file.vrrp.iter().position(|v| virtual_addrs(v).any(|a| a == addr)) {
+            return Some(router);
+        }
+        // A list with a mistake in it may well have meant this address.
+        if self.file.vrrp.iter().any(|v| matches!(v.addresses, Field::Bad)) {
+            return None;
+        }
+        let mut known: Vec<_> =
+            self.file.vrrp.iter().flat_map(virtual_addrs).map(|a| a.to_string()).collect();
+        known.dedup();
+        let help = if known.is_empty() {
+            format!("add {addr} to the `virtual_ipaddress` of a `[vrrp.NAME]`")
+        } else {
+            format!("virtual addresses are: {}", known.join(", "))
+        };
+        self.error(listen.span(), format!("{addr} belongs to no virtual router"), help);
+        None
+    }
+
+    fn backends(&mut self, s: &file::Service) -> Option<Vec<Backend>> {
+        let place = s.backends.given().map_or(s.name.span(), Spanned::span);
+        let written = match &s.backends {
+            Field::Bad => return None,
+            Field::Given(list) if !list.get_ref().is_empty() => list.get_ref(),
+            Field::Given(_) | Field::Absent => {
+                let name = s.name.get_ref();
+                let help = format!("add `[[service.{name}.backend]]` with an `address`");
+                self.error(place, format!("[service.{name}] has no backend"), help);
+                return None;
+            }
+        };
+        let mut seen: Vec<Backend> = Vec::new();
+        for backend in written {
+            let Some(address) = backend.address.given() else { continue };
+            // Without a good `listen` there is no default port; any will do to find further mistakes.
+            let port = s.listen.value().map_or(0, SocketAddr::port);
+            let addr = address.get_ref().with_port(port);
+            let name = or_else(&backend.name, || address.get_ref().addr.to_string());
+            self.compare_backend(address.span(), addr, &backend.name, &name, &seen);
+            seen.push(Backend { name, addr, weight: or(&backend.weight, 1) });
+        }
+        if !seen.is_empty() && seen.iter().all(|b| b.weight == 0) {
+            let message = format!(
+                "every backend of [service.{}] has weight 0: new connections are refused",
+                s.name.get_ref()
+            );
+            self.warning(place, message, "give one a weight of 1 or more");
+        }
+        Some(seen)
+    }
+
+    fn compare_backend(
+        &mut self,
+        span: Range<usize>,
+        addr: SocketAddr,
+        written_name: &Field<String>,
+        name: &str,
+        seen: &[Backend],
+    ) {
+        if self.file.vrrp.iter().flat_map(virtual_addrs).any(|a| a == addr.ip()) {
+            let message = format!("{} is a virtual address: connections would come back for ever", addr.ip());
+            self.error(span, message, "write the address of the server itself");
+        } else if let Some(other) = seen.iter().find(|b| b.addr == addr) {
+            self.error(span, format!("{addr} is already the backend `{}`", other.name), "remove one");
+        } else if seen.iter().any(|b| b.name == name) {
+            let span = written_name.given().map_or(span, Spanned::span);
+            self.error(span, format!("there is already a backend `{name}`"), "give each its own `name`");
+        }
+    }
+
+    fn check(&mut self, s: &file::Service, c: &file::Check) -> Option<Check> {
+        let kind = self.check_kind(s, c);
+        let interval = or(&c.interval, DEFAULT_INTERVAL);
+        let timeout = or(&c.timeout, interval.min(DEFAULT_TIMEOUT));
+        if let (Some(given), false) = (c.timeout.given(), matches!(c.interval, Field::Bad))
+            && timeout > interval
+        {
+            let message = format!(
+                "`timeout` is {}, longer than the `interval` of {}",
+                show_duration(timeout),
+                show_duration(interval)
+            );
+            self.error(
+                given.span(),
+                message,
+                "checks of one backend follow each other; lengthen the interval",
+            );
+        }
+        Some(Check { kind: kind?, interval, timeout, rise: or(&c.rise, 2), fall: or(&c.fall, 3) })
+    }
+
+    fn check_kind(&mut self, s: &file::Service, c: &file::Check) -> Option<CheckKind> {
+        let kind = c.kind.given()?;
+        match kind.get_ref() {
+            CheckType::Mysql => self.mysql_login(kind.span(), c).map(CheckKind::Mysql),
+            CheckType::Tcp => {
+                for (key, field) in
+                    [("user", &c.user), ("password", &c.password), ("password_file", &c.password_file)]
+                {
+                    if let Some(given) = field.given() {
+                        let message = format!("`{key}` has no use in a check of type \"tcp\"");
+                        self.error(given.span(), message, "remove it, or write `type = \"mysql\"`");
+                    }
+                }
+                if s.listen.value().is_some_and(|l| l.port() == 3306) {
+                    let message = "a \"tcp\" check passes while the database is frozen or refuses logins";
+                    self.warning(kind.span(), message, "write `type = \"mysql\"` for a MySQL server");
+                }
+                Some(CheckKind::Tcp)
+            }
+        }
+    }
+
+    fn mysql_login(&mut self, kind: Range<usize>, c: &file::Check) -> Option<MysqlLogin> {
+        if c.user.is_absent() {
+            self.error(
+                kind,
+                "a check of type \"mysql\" logs in and needs `user`",
+                "add `user = \"monitor\"`",
+            );
+        }
+        let (password, password_file) = match (c.password.given(), c.password_file.given()) {
+            (Some(_), Some(path)) => {
+                self.error(path.span(), "`password` and `password_file` are both given", "remove one");
+                return None;
+            }
+            (Some(given), None) => {
+                if self.around.world_readable {
+                    let message = "this file holds a password and can be read by every user of this host";
+                    self.warning(given.span(), message, "run `chmod 600` on it, or use `password_file`");
+                }
+                (given.get_ref().clone(), None)
+            }
+            (None, Some(path)) => self.secret_file(path).map(|(path, password)| (password, Some(path)))?,
+            (None, None) if c.password.is_absent() && c.password_file.is_absent() => (String::new(), None),
+            (None, None) => return None,
+        };
+        Some(MysqlLogin { user: c.user.value()?.clone(), password, password_file })
+    }
+}
+
+fn or_else<T: Clone>(field: &Field<T>, default: impl FnOnce() -> T) -> T {
+    field.value().cloned().unwrap_or_else(default)
+}
+
+const DEFAULT_INTERVAL: Duration = Duration::from_secs(2);
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(1);
