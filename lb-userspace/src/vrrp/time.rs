@@ -8,11 +8,23 @@ use std::{
     time::Duration,
 };
 
+use nix::time::{ClockId, clock_gettime};
+
 /// An instant of `CLOCK_BOOTTIME`, in nanoseconds since boot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct BootTime(pub u64);
 
 impl BootTime {
+    /// The clock. Only drivers read it; cores are given instants.
+    ///
+    /// # Panics
+    ///
+    /// Never: the clock exists since Linux 2.6.39.
+    pub fn now() -> Self {
+        let time = clock_gettime(ClockId::CLOCK_BOOTTIME).expect("CLOCK_BOOTTIME exists since Linux 2.6.39");
+        Self(u64::try_from(time.tv_sec() * 1_000_000_000 + time.tv_nsec()).unwrap_or(0))
+    }
+
     /// Time from `earlier` to `self`, zero if `earlier` is later.
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))

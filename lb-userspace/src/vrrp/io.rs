@@ -1,0 +1,213 @@
+//! The driver: one thread of the operating system runs all virtual routers of a node.
+//!
+//! The control loop starts it, keeps the [`Driver`] and reads [`Event`]s; the thread itself (`thread`) waits in
+//! `ppoll` for adverts, ARP, link changes and its next deadline. It is no task of the async runtime, because
+//! nothing that blocks there may delay an advert. It sends an event only when something changes, and logs nothing.
+
+use std::{
+    fmt,
+    io::{self, PipeWriter, Write},
+    net::IpAddr,
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::sync::mpsc::UnboundedSender;
+
+use self::thread::Thread;
+use super::{
+    announce::Mac,
+    counters::Counters,
+    packet::{Identity, Refusal},
+    realtime::Scheduling,
+    router::{Reason, State},
+    socket::StartError,
+    time::BootTime,
+};
+use crate::config::model::{Garp, Preempt, VirtualRouter};
+
+mod thread;
+
+/// Where leases are written: the map that the packet programs check.
+pub trait Lease: Send {
+    /// The packet programs may act for router `router` (index into the setup) until `until`; `BootTime(0)`: not at all.
+    /// Called from the driver's thread on its timing path: one map write, no waiting.
+    fn set(&mut self, router: usize, until: BootTime) -> io::Result<()>;
+}
+
+/// One virtual router to run.
+#[derive(Debug, Clone)]
+pub struct RouterSetup {
+    /// Its name, for errors.
+    pub name: String,
+    /// Interface for adverts and announcements.
+    pub interface: String,
+    /// What it shares with its peers.
+    pub identity: Identity,
+    /// 1–254.
+    pub priority: u8,
+    /// Whether a lower master is pre-empted.
+    pub preempt: Preempt,
+    /// What one advert buys.
+    pub lease: Duration,
+    /// Announcements.
+    pub garp: Garp,
+}
+
+impl From<&VirtualRouter> for RouterSetup {
+    fn from(router: &VirtualRouter) -> Self {
+        Self {
+            name: router.name.clone(),
+            interface: router.interface.clone(),
+            identity: router.into(),
+            priority: router.priority,
+            preempt: router.preempt,
+            lease: router.lease,
+            garp: router.garp,
+        }
+    }
+}
+
+/// What the control loop is told. `router` is the index into the setup.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// A router changed its state.
+    Entered {
+        /// Which.
+        router: usize,
+        /// To which state.
+        state: State,
+        /// Why.
+        reason: Reason,
+        /// When.
+        at: BootTime,
+    },
+    /// Another router advertises than the one heard before, or with another priority.
+    Heard {
+        /// Our router.
+        router: usize,
+        /// The other's address.
+        from: IpAddr,
+        /// The other's priority.
+        priority: u8,
+    },
+    /// Version 3: the master has another advertisement interval than this node; this node's time-outs follow it. Sent
+    /// when it is first heard, and when it changes; at most once in 10 s a router.
+    IntervalLearnt {
+        /// Our router.
+        router: usize,
+        /// The master's address.
+        from: IpAddr,
+        /// Its interval.
+        interval: Duration,
+    },
+    /// Adverts are refused; sent for the 1st, 2nd, 4th, 8th … of each reason.
+    Refused {
+        /// Our router.
+        router: usize,
+        /// Who sent the last one.
+        from: IpAddr,
+        /// Why.
+        reason: Refusal,
+        /// How many so far for this reason.
+        count: u64,
+    },
+    /// Alarm: this node is master and another one of lower priority advertises too. At most one in 10 s a router.
+    TwoOwners {
+        /// Our router.
+        router: usize,
+        /// The other's address.
+        from: IpAddr,
+        /// The other's priority.
+        priority: u8,
+    },
+    /// Alarm: a host that sends no adverts answers for a virtual address. At most one in 10 s a router.
+    ForeignOwner {
+        /// Our router.
+        router: usize,
+        /// The virtual address.
+        addr: IpAddr,
+        /// The host's hardware address.
+        mac: Mac,
+    },
+    /// The lease could not be written; the router gave up the addresses.
+    LeaseFailed {
+        /// Our router.
+        router: usize,
+        /// What the map said.
+        error: String,
+    },
+    /// What the thread runs with: told once at its start, and when it changes.
+    Scheduling(Scheduling),
+    /// The thread ended by itself; leases are dropped, the node takes part in no election any more.
+    ThreadFailed {
+        /// Why.
+        error: String,
+    },
+}
+
+/// The running election of this node.
+pub struct Driver {
+    stop: Option<PipeWriter>,
+    thread: Option<std::thread::JoinHandle<()>>,
+    counters: Arc<[Counters]>,
+}
+
+impl Driver {
+    /// Opens all sockets and starts the thread, in the caller's network namespace. On an error nothing runs.
+    /// With `realtime` the thread tries to get real-time priority and to lock the process's memory.
+    pub fn spawn(
+        setup: Vec<RouterSetup>,
+        realtime: bool,
+        lease: Box<dyn Lease>,
+        events: UnboundedSender<Event>,
+    ) -> Result<Self, StartError> {
+        let counters: Arc<[Counters]> = setup.iter().map(|_| Counters::default()).collect();
+        let (stopped, stop) = io::pipe().map_err(StartError::Thread)?;
+        let thread = Thread::open(setup, lease, events, Arc::clone(&counters), stopped)?;
+        let thread = std::thread::Builder::new()
+            .name("vrrp".to_owned())
+            .spawn(move || thread.run(realtime))
+            .map_err(StartError::Thread)?;
+        Ok(Self { stop: Some(stop), thread: Some(thread), counters })
+    }
+
+    /// Counters of one router, by its index in the setup.
+    pub fn counters(&self, router: usize) -> Option<&Counters> {
+        self.counters.get(router)
+    }
+
+    /// Counters of all routers, for whoever outlives the driver.
+    pub fn all_counters(&self) -> Arc<[Counters]> {
+        Arc::clone(&self.counters)
+    }
+
+    /// Leaves all elections: leases dropped, then adverts of priority 0. Blocks until that is done.
+    pub fn stop(mut self) {
+        self.ask_to_stop();
+        if let Some(thread) = self.thread.take() {
+            // A panic of the thread has dropped the leases and was reported on its way.
+            let _ = thread.join();
+        }
+    }
+
+    /// The thread reads a byte or the end of the pipe, which is the same to it.
+    fn ask_to_stop(&mut self) {
+        if let Some(mut stop) = self.stop.take() {
+            let _ = stop.write(&[1]);
+        }
+    }
+}
+
+impl Drop for Driver {
+    /// The thread stops as in [`stop`](Self::stop), but nobody waits for it.
+    fn drop(&mut self) {
+        self.ask_to_stop();
+    }
+}
+
+impl fmt::Debug for Driver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Driver").field("routers", &self.counters.len()).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,568 @@
+//! Two or three routers on one virtual clock, with a network between them that delays, loses and parts, and nodes
+//! that freeze (the process stops, its socket queue and the kernel's lease live on), are killed, stop and start.
+//!
+//! Two properties. *Safety*: never two valid leases at once among routers that can reach each other. *Liveness*:
+//! exactly one owner, the one of highest priority, within a bound after the last fault.
+//!
+//! Safety is shown within the model that time-outs can carry, and separately for its two halves, because a lost
+//! advert makes a frozen owner look dead earlier than it is: (1) loss of at most two packets in a row per
+//! direction, no freezes; (2) freezes, kills and partitions, no loss. Two windows are excused and documented in
+//! `docs/vrrp.md`: a partition's two owners until the first advert after it healed (a frozen one's until its lease
+//! ends), and an owner that freezes in the few milliseconds while a claim on it is under way.
+//!
+//! All of it in version 2 at 1 s and in version 3 at 1 s to 10 ms, every time scaled with the interval.
+
+use std::{collections::BTreeMap, net::Ipv4Addr};
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::vrrp::packet::Version;
+
+const MS: Duration = Duration::from_millis(1);
+const SECOND: Duration = Duration::from_secs(1);
+/// The network's longest delay at intervals of 80 ms and more; below that it is a fortieth of the interval.
+const DELAY: Duration = Duration::from_millis(2);
+
+/// Version and interval of a simulation; every other time in it is measured in intervals.
+#[derive(Debug, Clone, Copy)]
+struct Pace {
+    version: Version,
+    advert_int: Duration,
+    /// The last node's interval is this many times the others' (version 3 only).
+    last_factor: u32,
+}
+
+impl Pace {
+    const SEED: Self = Self { version: Version::V2, advert_int: SECOND, last_factor: 1 };
+
+    fn v3(ms: u64) -> Self {
+        Self { version: Version::V3, advert_int: Duration::from_millis(ms), last_factor: 1 }
+    }
+
+    fn slowest(self) -> Duration {
+        self.advert_int * self.last_factor
+    }
+
+    fn delay(self) -> Duration {
+        DELAY.min(self.advert_int / 40)
+    }
+
+    /// The longest lease of any node.
+    fn lease(self) -> Duration {
+        self.slowest() * 5 / 2
+    }
+
+    /// Everything from a fault's end to one owner: lease or master-down, hold-down, next advert, claim.
+    fn settled(self) -> Duration {
+        self.slowest() * 10
+    }
+
+    /// From a partition's end until both sides have heard each other.
+    fn healed(self) -> Duration {
+        self.slowest() * 6 / 5
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Op {
+    Wait(Duration),
+    Freeze(usize),
+    Thaw(usize),
+    Kill(usize),
+    Stop(usize),
+    Start(usize),
+    Part(usize),
+    Heal,
+    Carrier(usize),
+}
+
+struct Node {
+    params: Params,
+    router: Option<Router>,
+    /// What the kernel map says; it outlives freeze and kill.
+    lease: BootTime,
+    frozen: bool,
+    carrier: bool,
+    queue: Vec<(IpAddr, Advert)>,
+    bursts: u32,
+}
+
+struct Sim {
+    pace: Pace,
+    now: BootTime,
+    nodes: Vec<Node>,
+    in_flight: BTreeMap<(BootTime, u64), (usize, usize, u8)>,
+    sequence: u64,
+    /// Last arrival and losses in a row per direction.
+    last: BTreeMap<(usize, usize), (BootTime, u8)>,
+    parted: Option<usize>,
+    healed: BootTime,
+    lossy: bool,
+    checked: bool,
+    random: u64,
+}
+
+impl Sim {
+    fn new(pace: Pace, priorities: &[u8], preempt: Preempt, seed: u64) -> Self {
+        let node = |(index, &priority): (usize, &u8)| {
+            let factor = if index + 1 == priorities.len() { pace.last_factor } else { 1 };
+            let params = Params {
+                version: pace.version,
+                local: address(index),
+                priority,
+                advert_int: pace.advert_int * factor,
+                preempt,
+                lease: pace.advert_int * factor * 5 / 2,
+                garp: Garp { repeat: 5, delay: 5 * SECOND, refresh: None },
+            };
+            Node {
+                params,
+                router: None,
+                lease: BootTime(0),
+                frozen: false,
+                carrier: true,
+                queue: Vec::new(),
+                bursts: 0,
+            }
+        };
+        Self {
+            pace,
+            now: BootTime(0) + 100 * SECOND,
+            nodes: priorities.iter().enumerate().map(node).collect(),
+            in_flight: BTreeMap::new(),
+            sequence: 0,
+            last: BTreeMap::new(),
+            parted: None,
+            healed: BootTime(0),
+            lossy: false,
+            checked: true,
+            random: seed | 1,
+        }
+    }
+
+    fn random(&mut self, below: u64) -> u64 {
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        self.random % below
+    }
+
+    fn apply(&mut self, op: Op) {
+        match op {
+            Op::Wait(duration) => self.run(duration.mul_f64(self.pace.advert_int.as_secs_f64())),
+            Op::Freeze(_) | Op::Kill(_) if self.a_claimer_sleeps() => {}
+            Op::Freeze(node) => {
+                self.let_claims_settle();
+                self.nodes[node].frozen = self.nodes[node].router.is_some();
+            }
+            Op::Kill(node) => {
+                self.let_claims_settle();
+                let node = &mut self.nodes[node];
+                (node.router, node.frozen) = (None, false);
+                node.queue.clear();
+            }
+            Op::Thaw(node) => self.thaw(node),
+            Op::Stop(node) if !self.nodes[node].frozen => self.local(node, LocalEvent::Stop),
+            Op::Stop(_) => {}
+            Op::Start(node) => self.start(node),
+            Op::Part(node) => {
+                self.apply(Op::Heal);
+                self.parted = Some(node);
+                self.in_flight.clear();
+            }
+            Op::Heal => {
+                if self.parted.take().is_some() {
+                    self.healed = self.now;
+                }
+            }
+            Op::Carrier(node) if !self.nodes[node].frozen => {
+                let carrier = !self.nodes[node].carrier;
+                self.nodes[node].carrier = carrier;
+                self.local(node, if carrier { LocalEvent::LinkUp } else { LocalEvent::LinkDown });
+            }
+            Op::Carrier(_) => {}
+        }
+    }
+
+    fn start(&mut self, index: usize) {
+        let now = self.now;
+        let node = &mut self.nodes[index];
+        if node.router.as_ref().is_none_or(|router| router.state() == State::Init) {
+            node.lease = BootTime(0);
+            let mut router = Router::new(node.params, now);
+            if !node.carrier {
+                router.handle_local(now, LocalEvent::LinkDown);
+            }
+            node.router = Some(router);
+            self.flush(index);
+        }
+    }
+
+    /// As the driver does: lateness first, and then what was queued is not believed.
+    fn thaw(&mut self, index: usize) {
+        let now = self.now;
+        let node = &mut self.nodes[index];
+        if !std::mem::take(&mut node.frozen) {
+            return;
+        }
+        if now.since(self.healed) < self.pace.lease() + self.pace.healed() {
+            self.healed = now; // asleep since the partition, it is heard only now
+        }
+        let queue = std::mem::take(&mut node.queue);
+        let Some(router) = &mut node.router else { return };
+        if router.overslept(now) {
+            router.handle_local(now, LocalEvent::LateWake);
+            let before = node.bursts;
+            self.flush(index);
+            assert_eq!(self.nodes[index].bursts, before, "a late waker announced its addresses");
+            return;
+        }
+        for (from, advert) in queue {
+            router.handle_advert(now, from, &advert);
+        }
+        self.flush(index);
+    }
+
+    fn local(&mut self, index: usize, event: LocalEvent) {
+        let now = self.now;
+        if let Some(router) = &mut self.nodes[index].router {
+            router.handle_local(now, event);
+        }
+        self.flush(index);
+    }
+
+    /// Freezing an owner within a claim's few milliseconds is the excused window: wait until none is open.
+    fn let_claims_settle(&mut self) {
+        let step = (15 * MS).min(self.pace.slowest() * 3 / 16);
+        self.run(step);
+        while self.nodes.iter().any(|node| node.router.as_ref().is_some_and(Router::is_claiming)) {
+            self.run(step);
+        }
+    }
+
+    /// It will believe the advert in its queue when it wakes: the excused window, as long as its sleep.
+    fn a_claimer_sleeps(&self) -> bool {
+        self.nodes.iter().any(|node| {
+            let armed = |router: &Router| matches!(router.phase, Phase::Backup(Backup { armed: true, .. }));
+            node.frozen && node.router.as_ref().is_some_and(armed)
+        })
+    }
+
+    fn run(&mut self, duration: Duration) {
+        let end = self.now + duration;
+        loop {
+            let deadline = |node: &Node| node.router.as_ref().filter(|_| !node.frozen)?.poll_deadline();
+            let timer = self.nodes.iter().filter_map(deadline).min();
+            let arrival = self.in_flight.keys().next().map(|key| key.0);
+            let next = timer.into_iter().chain(arrival).min().filter(|next| *next <= end);
+            let Some(next) = next else { break };
+            self.now = self.now.max(next);
+            self.check();
+            if arrival.is_some_and(|at| at <= self.now) {
+                self.deliver();
+                continue;
+            }
+            for index in 0..self.nodes.len() {
+                let now = self.now;
+                let node = &mut self.nodes[index];
+                if let (false, Some(router)) = (node.frozen, &mut node.router) {
+                    router.handle_timeout(now);
+                    self.flush(index);
+                }
+            }
+        }
+        self.now = end;
+        self.check();
+    }
+
+    fn deliver(&mut self) {
+        let Some((_, (from, to, priority))) = self.in_flight.pop_first() else { return };
+        let now = self.now;
+        let advert = Advert { priority, interval: self.nodes[from].params.advert_int };
+        let node = &mut self.nodes[to];
+        if !node.carrier {
+            return;
+        }
+        match &mut node.router {
+            Some(_) if node.frozen => node.queue.push((address(from), advert)),
+            Some(router) => router.handle_advert(now, address(from), &advert),
+            None => {}
+        }
+        if !self.nodes[to].frozen {
+            self.flush(to);
+        }
+    }
+
+    fn flush(&mut self, index: usize) {
+        while let Some(action) = self.nodes[index].router.as_mut().and_then(Router::poll_action) {
+            match action {
+                Action::Send { priority } => self.send(index, priority),
+                Action::TakeLease { until } | Action::RenewLease { until } => self.nodes[index].lease = until,
+                Action::DropLease => self.nodes[index].lease = BootTime(0),
+                Action::Announce { .. } => {
+                    assert!(self.nodes[index].lease > self.now, "announced without a lease");
+                    self.nodes[index].bursts += 1;
+                }
+                Action::Rival { .. } | Action::Entered { .. } => {}
+            }
+        }
+        self.check();
+    }
+
+    fn send(&mut self, from: usize, priority: u8) {
+        for to in (0..self.nodes.len()).filter(|to| *to != from) {
+            let lose = self.lossy && self.random(3) == 0;
+            let longest = self.pace.delay().as_nanos() as u64;
+            let arrival = self.now + Duration::from_nanos(longest / 20 + self.random(longest - longest / 20));
+            let last = self.last.entry((from, to)).or_default();
+            last.1 = if lose && last.1 < 2 { last.1 + 1 } else { 0 };
+            if last.1 > 0 || !reachable(&self.nodes, self.parted, from, to) {
+                continue;
+            }
+            last.0 = arrival.max(last.0 + Duration::from_nanos(1));
+            self.sequence += 1;
+            self.in_flight.insert((last.0, self.sequence), (from, to, priority));
+        }
+    }
+
+    /// Owners by their lease alone, as the packet programs see it; a node without carrier reaches nobody.
+    fn owners(&self) -> Vec<usize> {
+        (0..self.nodes.len()).filter(|i| self.nodes[*i].lease > self.now).collect()
+    }
+
+    fn check(&self) {
+        if !self.checked {
+            return;
+        }
+        let owners = self.owners();
+        for (&a, &b) in owners.iter().flat_map(|a| owners.iter().map(move |b| (a, b))).filter(|(a, b)| a < b)
+        {
+            let asleep = [a, b].iter().any(|i| self.nodes[*i].frozen || self.nodes[*i].router.is_none());
+            let healed = self.pace.healed();
+            let excused = if asleep { self.pace.lease() + healed } else { healed };
+            assert!(
+                !reachable(&self.nodes, self.parted, a, b) || self.now.since(self.healed) < excused,
+                "nodes {a} and {b} both hold a lease at {:?}",
+                self.now.since(BootTime(0) + 100 * SECOND),
+            );
+        }
+    }
+
+    fn end_faults(&mut self) {
+        self.lossy = false;
+        self.apply(Op::Heal);
+        for index in 0..self.nodes.len() {
+            self.thaw(index);
+            if !self.nodes[index].carrier {
+                self.apply(Op::Carrier(index));
+            }
+            self.start(index);
+        }
+    }
+
+    /// Exactly one, and of priority `priority`. (Between equals whoever owns the addresses keeps them.)
+    fn assert_one_owner_from_now_on(&mut self, priority: Option<u8>) {
+        for _ in 0..100 {
+            self.run(self.pace.slowest() / 20);
+            let owners = self.owners();
+            assert_eq!(owners.len(), 1, "owners {owners:?}");
+            let of_owner = self.nodes[owners[0]].params.priority;
+            assert!(
+                priority.is_none_or(|expected| of_owner == expected),
+                "the owner's priority is {of_owner}"
+            );
+        }
+    }
+}
+
+fn address(index: usize) -> IpAddr {
+    Ipv4Addr::new(172, 18, 0, 7 + u8::try_from(index).unwrap()).into()
+}
+
+fn reachable(nodes: &[Node], parted: Option<usize>, a: usize, b: usize) -> bool {
+    nodes[a].carrier && nodes[b].carrier && parted.is_none_or(|parted| (a == parted) == (b == parted))
+}
+
+fn wait() -> impl Strategy<Value = Op> {
+    prop_oneof![0_u64..60, 0_u64..1500, 0_u64..6000, 3500_u64..3700]
+        .prop_map(|ms| Op::Wait(Duration::from_millis(ms) + Duration::from_micros(ms % 7 * 131)))
+}
+
+fn restarts() -> impl Strategy<Value = Op> {
+    prop_oneof![4 => wait(), 1 => (0_usize..2).prop_map(Op::Stop), 2 => (0_usize..3).prop_map(Op::Start)]
+}
+
+fn faults() -> impl Strategy<Value = Op> {
+    let node = 0_usize..3;
+    prop_oneof![
+        8 => wait(),
+        2 => node.clone().prop_map(Op::Freeze),
+        3 => node.clone().prop_map(Op::Thaw),
+        1 => node.clone().prop_map(Op::Kill),
+        1 => node.clone().prop_map(Op::Stop),
+        3 => node.clone().prop_map(Op::Start),
+        1 => node.clone().prop_map(Op::Part),
+        2 => Just(Op::Heal),
+        1 => node.prop_map(Op::Carrier),
+    ]
+}
+
+/// Version 2 as the users have it, and version 3 down to its shortest interval.
+fn pace() -> impl Strategy<Value = Pace> {
+    prop_oneof![
+        4 => Just(Pace::SEED),
+        1 => Just(Pace::v3(1000)),
+        1 => Just(Pace::v3(100)),
+        2 => Just(Pace::v3(30)),
+        2 => Just(Pace::v3(10)),
+    ]
+}
+
+fn priorities() -> impl Strategy<Value = Vec<u8>> {
+    prop_oneof![
+        Just(vec![101, 100]),
+        Just(vec![100, 100]),
+        Just(vec![101, 100, 99]),
+        Just(vec![100, 100, 100]),
+        proptest::collection::vec(1_u8..255, 2..=3),
+    ]
+}
+
+fn play(sim: &mut Sim, ops: &[Op]) {
+    for op in ops {
+        let (Op::Freeze(n)
+        | Op::Thaw(n)
+        | Op::Kill(n)
+        | Op::Stop(n)
+        | Op::Start(n)
+        | Op::Part(n)
+        | Op::Carrier(n)) = *op
+        else {
+            sim.apply(*op);
+            continue;
+        };
+        if n < sim.nodes.len() {
+            sim.apply(*op);
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 1500, ..ProptestConfig::default() })]
+
+    #[test]
+    fn loss_and_delay_never_make_two_owners(
+        seed: u64, pace in pace(), priorities in priorities(), ops in proptest::collection::vec(restarts(), 1..30),
+    ) {
+        let mut sim = Sim::new(pace, &priorities, Preempt::Now, seed);
+        sim.lossy = true;
+        play(&mut sim, &ops);
+        sim.end_faults();
+        sim.run(pace.settled());
+        sim.assert_one_owner_from_now_on(priorities.iter().max().copied());
+    }
+
+    #[test]
+    fn routers_of_different_intervals_never_make_two_owners_and_agree_on_one(
+        seed: u64, ms in prop_oneof![Just(10_u64), Just(30), Just(100)], last_factor in 2_u32..20,
+        priorities in priorities(), ops in proptest::collection::vec(restarts(), 1..30),
+    ) {
+        let pace = Pace { last_factor, ..Pace::v3(ms) };
+        let mut sim = Sim::new(pace, &priorities, Preempt::Now, seed);
+        play(&mut sim, &ops);
+        sim.end_faults();
+        sim.run(pace.settled());
+        sim.assert_one_owner_from_now_on(priorities.iter().max().copied());
+    }
+
+    #[test]
+    fn freezes_kills_and_partitions_never_make_two_owners_that_reach_each_other(
+        seed: u64, pace in pace(), priorities in priorities(), never: bool,
+        ops in proptest::collection::vec(faults(), 1..40),
+    ) {
+        let preempt = if never { Preempt::Never } else { Preempt::Now };
+        let mut sim = Sim::new(pace, &priorities, preempt, seed);
+        play(&mut sim, &ops);
+        sim.end_faults();
+        sim.run(pace.settled());
+        sim.assert_one_owner_from_now_on(priorities.iter().max().copied().filter(|_| !never));
+    }
+
+    #[test]
+    fn whatever_happened_there_is_one_owner_soon_after(
+        seed: u64, pace in pace(), priorities in priorities(), ops in proptest::collection::vec(faults(), 1..40),
+    ) {
+        let mut sim = Sim::new(pace, &priorities, Preempt::Now, seed);
+        (sim.lossy, sim.checked) = (true, false);
+        play(&mut sim, &ops);
+        sim.end_faults();
+        sim.run(pace.settled());
+        sim.assert_one_owner_from_now_on(priorities.iter().max().copied());
+    }
+}
+
+#[test]
+fn the_seeds_nodes_started_together_elect_the_higher_priority_once() {
+    let mut sim = Sim::new(Pace::SEED, &[101, 100], Preempt::Now, 1);
+    play(&mut sim, &[Op::Start(0), Op::Start(1)]);
+    sim.run(4 * SECOND);
+    sim.assert_one_owner_from_now_on(Some(101));
+    assert_eq!(sim.nodes[1].bursts, 0, "the loser announced itself");
+}
+
+#[test]
+fn a_paused_owner_is_replaced_after_its_lease_and_takes_back_by_the_ordinary_rule() {
+    let mut sim = Sim::new(Pace::SEED, &[101, 100], Preempt::Now, 2);
+    play(&mut sim, &[Op::Start(0), Op::Start(1), Op::Wait(10 * SECOND), Op::Freeze(0)]);
+    sim.run(4 * SECOND);
+    assert_eq!(sim.owners(), [1]);
+    sim.apply(Op::Thaw(0));
+    sim.run(3 * SECOND);
+    assert_eq!(sim.owners(), [1], "it waits the master-down time before it claims");
+    sim.run(2 * SECOND);
+    assert_eq!(sim.nodes[0].bursts, 2 + 1, "one burst on its return; the second one is due after 5 s");
+    sim.assert_one_owner_from_now_on(Some(101));
+}
+
+#[test]
+fn a_healed_partition_leaves_the_higher_owner_which_announces_itself_again() {
+    let mut sim = Sim::new(Pace::SEED, &[101, 100], Preempt::Now, 3);
+    play(&mut sim, &[Op::Start(0), Op::Start(1), Op::Wait(10 * SECOND), Op::Part(0), Op::Wait(10 * SECOND)]);
+    assert_eq!(sim.owners(), [0, 1]);
+    let before = sim.nodes[0].bursts;
+    sim.apply(Op::Heal);
+    sim.run(Pace::SEED.healed());
+    assert!(sim.nodes[0].bursts > before, "the neighbours still know the other's hardware address");
+    sim.assert_one_owner_from_now_on(Some(101));
+}
+
+#[test]
+fn at_30_ms_a_silent_owner_is_replaced_within_110_ms_and_one_that_leaves_within_20() {
+    let ms = |n| n * MS;
+    let mut sim = Sim::new(Pace::v3(30), &[254, 200], Preempt::Now, 4);
+    play(&mut sim, &[Op::Start(0), Op::Start(1)]);
+    sim.run(SECOND);
+    assert_eq!(sim.owners(), [0]);
+    sim.apply(Op::Kill(0));
+    sim.run(ms(110));
+    assert_eq!(sim.owners(), [1]);
+    sim.apply(Op::Start(0));
+    sim.run(SECOND);
+    assert_eq!(sim.owners(), [0]);
+    sim.apply(Op::Stop(0));
+    sim.run(ms(20));
+    assert_eq!(sim.owners(), [1]);
+}
+
+/// A claim on a slow rival that waited longer than the third router's three short intervals went on for ever.
+#[test]
+fn a_quick_claimer_does_not_wait_so_long_for_a_slow_rival_that_others_claim_too() {
+    let pace = Pace { last_factor: 9, ..Pace::v3(10) };
+    let mut sim = Sim::new(pace, &[101, 100, 99], Preempt::Now, 727_278_647_236_981_806);
+    let wait = |us| Op::Wait(Duration::from_micros(us));
+    play(&mut sim, &[Op::Start(1), wait(2_640_131), wait(947_262), wait(22_131), Op::Stop(1)]);
+    sim.end_faults();
+    sim.run(pace.settled());
+    sim.assert_one_owner_from_now_on(Some(101));
+}
