@@ -10,4 +10,5 @@ pub mod datapath;
 pub mod health;
 pub mod log;
 pub mod netlink;
+pub mod units;
 pub mod vrrp;

@@ -1,1 +1,185 @@
-//! (in work)
+//! The control loop: one task owns all state. `event → model change (pure) → effects`, and a snapshot for everybody else.
+//!
+//! Effects reconcile: the model says what the maps and interfaces shall hold, and only differences are written. The VRRP
+//! thread does not wait for this loop: it takes and drops leases itself.
+
+pub mod model;
+mod shutdown;
+mod start;
+
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Context, Result};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinHandle,
+    time::{MissedTickBehavior, interval},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    api::{
+        Command,
+        snapshot::{self, Snapshot},
+    },
+    config::model::Version,
+    datapath::{counters, load::Datapath},
+    health,
+    netlink::Netlink,
+    vrrp::{self, timers},
+};
+use model::{Model, ms};
+
+pub use start::run;
+
+/// How often counters are read and a slice of the flow table is swept.
+const TICK: Duration = Duration::from_millis(250);
+/// Ticks for one pass over the flow table.
+const TICKS_PER_PASS: u32 = 16;
+
+/// Everything the loop owns.
+struct Control {
+    model: Model,
+    datapath: Datapath,
+    netlink: Netlink,
+    driver: vrrp::Driver,
+    vrrp_events: mpsc::UnboundedReceiver<vrrp::Event>,
+    health_events: mpsc::UnboundedReceiver<health::Event>,
+    commands: mpsc::Receiver<Command>,
+    snapshot: watch::Sender<Snapshot>,
+    cancel: CancellationToken,
+    tasks: TaskTracker,
+    api: JoinHandle<Result<()>>,
+}
+
+impl Control {
+    /// Runs until `stop` is cancelled or something that cannot be done without fails.
+    async fn run(mut self, stop: CancellationToken) -> Result<()> {
+        let failed = self.turn(&stop).await;
+        if let Err(e) = &failed {
+            tracing::error!("stopping: {e:#}");
+        }
+        let stopped = self.shutdown().await;
+        failed.and(stopped)
+    }
+
+    async fn turn(&mut self, stop: &CancellationToken) -> Result<()> {
+        let mut tick = interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                Some(event) = self.vrrp_events.recv() => self.on_vrrp(event)?,
+                Some(event) = self.health_events.recv() => self.model.on_health(&event, SystemTime::now()),
+                Some(command) = self.commands.recv() => self.on_command(command),
+                ended = &mut self.api => return ended.context("the control socket's task died")?.context("the control socket ended"),
+                _ = tick.tick() => self.on_tick()?,
+            }
+            self.reconcile().await?;
+        }
+    }
+
+    fn on_vrrp(&mut self, event: vrrp::Event) -> Result<()> {
+        if let vrrp::Event::ThreadFailed { error } = &event {
+            anyhow::bail!("the VRRP thread failed: {error}");
+        }
+        self.model.on_vrrp(&event, SystemTime::now());
+        Ok(())
+    }
+
+    fn on_command(&mut self, command: Command) {
+        match command {
+            Command::DatapathLog(on, answer) => {
+                self.model.datapath_log = on;
+                let written = self.datapath.tables.publish(&self.model.desired());
+                let _ = answer.send(written.map_err(|e| format!("{e:#}")));
+            }
+        }
+    }
+
+    fn on_tick(&mut self) -> Result<()> {
+        let slice = self.datapath.collector.capacity().div_ceil(TICKS_PER_PASS);
+        let now = vrrp::BootTime::now();
+        let Datapath { tables, collector, .. } = &mut self.datapath;
+        collector.sweep(tables.maps(), now.0, slice)?;
+        Ok(())
+    }
+
+    /// Makes maps and interfaces agree with the model, then publishes a snapshot.
+    async fn reconcile(&mut self) -> Result<()> {
+        if self.model.take_changed() {
+            self.datapath.tables.publish(&self.model.desired())?;
+        }
+        for change in self.model.address_changes() {
+            let done = if change.present {
+                self.netlink.add_address(change.ifindex, change.addr, change.prefix_len).await
+            } else {
+                self.netlink.remove_address(change.ifindex, change.addr).await
+            };
+            // The programs answer for the address whether the interface has it or not: say it, and go on.
+            if let Err(e) = done {
+                tracing::warn!("{e:#}");
+            }
+        }
+        let snapshot = self.read_snapshot()?;
+        self.snapshot.send_replace(snapshot);
+        Ok(())
+    }
+
+    fn read_snapshot(&mut self) -> Result<Snapshot> {
+        let Datapath { tables, collector, .. } = &mut self.datapath;
+        let maps = tables.maps();
+        let mut s = self.model.snapshot(SystemTime::now());
+        for (i, v) in s.vrrp.iter_mut().enumerate() {
+            let until = maps.leases.get(&(i as u32), 0).context("map LEASES")?;
+            let now = vrrp::BootTime::now();
+            v.lease_valid = now.0 < until;
+            v.timers.lease_left = ms(vrrp::BootTime(until).since(now));
+        }
+        for (i, (v, election)) in s.vrrp.iter_mut().zip(self.model.elections()).enumerate() {
+            if let Some(c) = self.driver.counters(i) {
+                fill_counters(c, v);
+                fill_timers(c, v, election);
+            }
+        }
+        let mut id = 0;
+        for (i, service) in s.services.iter_mut().enumerate() {
+            counters::fill_service(maps, i as u32, service)?;
+            for b in &mut service.backends {
+                counters::fill_backend(maps, id, b)?;
+                b.active = collector.used_by(id);
+                id += 1;
+            }
+        }
+        s.flows.used = collector.used();
+        s.flows.capacity = u64::from(collector.capacity());
+        counters::fill_packets(maps, &mut s)?;
+        Ok(s)
+    }
+}
+
+/// Time-outs, and what the thread's punctuality allows them to be.
+fn fill_timers(c: &vrrp::Counters, v: &mut snapshot::Vrrp, (version, priority): (Version, u8)) {
+    let master_int = c.master_int();
+    v.timers.master_int = ms(master_int);
+    v.timers.skew = ms(timers::skew(version, priority, master_int));
+    v.timers.master_down = ms(timers::master_down(version, priority, master_int));
+    v.timers.next = c.deadline().map(|at| ms(at.since(vrrp::BootTime::now())));
+    v.late_wakes = c.late_wakes();
+    v.lateness_max_ms = ms(c.lateness_max());
+    v.lateness_in_time_ms = ms(c.lateness_in_time());
+    let measured = Some(c.lateness_in_time()).filter(|late| !late.is_zero());
+    v.shortest_advert_int_ms = measured.and_then(|late| timers::shortest_advert_int(version, late)).map(ms);
+}
+
+fn fill_counters(c: &vrrp::Counters, v: &mut snapshot::Vrrp) {
+    v.adverts_sent = c.sent();
+    v.adverts_received = c.received();
+    v.send_errors = c.send_errors();
+    v.announcements = c.announcements();
+    v.refused = vrrp::packet::Refusal::ALL
+        .iter()
+        .filter(|r| c.refused(**r) > 0)
+        .map(|r| (r.to_string(), c.refused(*r)))
+        .collect();
+}

@@ -1,0 +1,72 @@
+//! The CLI's side of the control socket.
+
+use std::{path::Path, time::Duration};
+
+use anyhow::{Context, Result, bail};
+use http_body_util::{BodyExt, Full};
+use hyper::{Request, body::Bytes, client::conn::http1};
+use hyper_util::rt::TokioIo;
+use tokio::{net::UnixStream, time::timeout};
+
+use super::{LogSwitch, snapshot::Snapshot};
+
+/// A daemon that has not answered by then is taken for frozen.
+const LIMIT: Duration = Duration::from_secs(2);
+
+/// Why the daemon could not be asked.
+#[derive(Debug, thiserror::Error)]
+pub enum AskError {
+    /// Nobody listens.
+    #[error("no daemon runs")]
+    NotRunning,
+    /// Somebody listens and does not answer.
+    #[error("the daemon does not answer (frozen?)")]
+    Silent,
+    /// Anything else.
+    #[error("{0:#}")]
+    Other(anyhow::Error),
+}
+
+/// The latest snapshot of the daemon behind `socket`.
+pub async fn status(socket: &Path) -> Result<Snapshot, AskError> {
+    let body = ask(socket, "GET", "/v1/status", Bytes::new()).await?;
+    serde_json::from_slice(&body).context("the daemon's answer is not understood").map_err(AskError::Other)
+}
+
+/// Switches the packet programs' diagnostic events.
+pub async fn datapath_log(socket: &Path, on: bool) -> Result<(), AskError> {
+    let body = serde_json::to_vec(&LogSwitch { datapath: on }).map_err(|e| AskError::Other(e.into()))?;
+    ask(socket, "POST", "/v1/log", body.into()).await.map(drop)
+}
+
+async fn ask(socket: &Path, method: &str, path: &str, body: Bytes) -> Result<Bytes, AskError> {
+    let stream = match timeout(LIMIT, UnixStream::connect(socket)).await {
+        Err(_) => return Err(AskError::Silent),
+        Ok(Err(_)) => return Err(AskError::NotRunning),
+        Ok(Ok(s)) => s,
+    };
+    match timeout(LIMIT, exchange(stream, method, path, body)).await {
+        Err(_) => Err(AskError::Silent),
+        // Killed while it was being asked.
+        Ok(Err(e)) if e.is::<hyper::Error>() => Err(AskError::NotRunning),
+        Ok(r) => r.map_err(AskError::Other),
+    }
+}
+
+async fn exchange(stream: UnixStream, method: &str, path: &str, body: Bytes) -> Result<Bytes> {
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    tokio::spawn(connection);
+    let request = Request::builder()
+        .method(method)
+        .uri(path)
+        .header("host", "viplb")
+        .header("content-type", "application/json")
+        .body(Full::new(body))?;
+    let response = sender.send_request(request).await?;
+    let status = response.status();
+    let body = response.into_body().collect().await?.to_bytes();
+    if !status.is_success() {
+        bail!("{}", String::from_utf8_lossy(&body));
+    }
+    Ok(body)
+}

@@ -1,0 +1,240 @@
+//! What viplb shows of itself: the one structure behind status, API, stats page and metrics.
+//!
+//! Times are unix seconds. Fields are only ever added; their names are part of the interface.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// State of a node at one moment.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Default)]
+pub struct Snapshot {
+    /// The node.
+    pub node: Node,
+    /// Its virtual routers.
+    pub vrrp: Vec<Vrrp>,
+    /// Interfaces with programs on them.
+    pub interfaces: Vec<Interface>,
+    /// Services.
+    pub services: Vec<Service>,
+    /// The flow table.
+    pub flows: Flows,
+    /// Packets by what became of them; reasons that never occurred are left out.
+    pub packets: Vec<Packets>,
+    /// The refused and dropped ones of `packets`, by reason.
+    pub drops: BTreeMap<String, u64>,
+    /// What somebody should look at, in words.
+    pub alarms: Vec<String>,
+}
+
+/// The node.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Default)]
+pub struct Node {
+    /// Its name.
+    pub name: String,
+    /// `running`, or why the daemon could not be asked.
+    pub daemon: String,
+    /// Process id of the daemon, 0 when it could not be asked.
+    pub pid: u32,
+    /// When it started.
+    pub since: u64,
+    /// Version of viplb.
+    pub version: String,
+    /// Whether packet programs log their slow paths.
+    pub datapath_log: bool,
+    /// What the VRRP thread runs with; not known before it has started.
+    #[serde(default)]
+    pub vrrp_thread: Option<VrrpThread>,
+}
+
+/// How punctual the VRRP thread can be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+pub struct VrrpThread {
+    /// Whether it has real-time priority (SCHED_FIFO).
+    pub realtime: bool,
+    /// Whether the daemon's memory is locked.
+    pub memory_locked: bool,
+    /// What was asked for and not granted, and why.
+    pub missing: Vec<String>,
+}
+
+/// A virtual router.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Default)]
+pub struct Vrrp {
+    /// Its name.
+    pub name: String,
+    /// Its interface.
+    pub interface: String,
+    /// `virtual_router_id`.
+    pub vrid: u8,
+    /// This node's priority.
+    pub priority: u8,
+    /// `Init`, `Backup`, `Master` or `Fault`; `Unknown` when the daemon could not be asked.
+    pub state: String,
+    /// Since when.
+    pub since: u64,
+    /// Why it is in that state.
+    pub reason: String,
+    /// Address of the node that owns the virtual addresses, as far as known: this node's when it does.
+    pub owner: Option<String>,
+    /// Its virtual addresses.
+    pub addresses: Vec<String>,
+    /// Whether the packet programs act for them at this moment.
+    pub lease_valid: bool,
+    /// Adverts sent.
+    pub adverts_sent: u64,
+    /// Adverts received.
+    pub adverts_received: u64,
+    /// Adverts refused, by reason.
+    pub refused: BTreeMap<String, u64>,
+    /// Protocol version, 2 or 3; 0 when the daemon could not be asked.
+    #[serde(default)]
+    pub version: u8,
+    /// Time-outs, in milliseconds.
+    #[serde(default)]
+    pub timers: VrrpTimers,
+    /// Adverts that the kernel would not send.
+    #[serde(default)]
+    pub send_errors: u64,
+    /// Gratuitous ARP frames sent.
+    #[serde(default)]
+    pub announcements: u64,
+    /// How often the thread woke after the end of its lease or claim.
+    #[serde(default)]
+    pub late_wakes: u64,
+    /// The latest that the thread ever came to a deadline, ms.
+    #[serde(default)]
+    pub lateness_max_ms: f64,
+    /// The same without stalls longer than a lease, ms.
+    #[serde(default)]
+    pub lateness_in_time_ms: f64,
+    /// The shortest `advert_int` that this lateness allows, ms; none when it allows none or nothing was measured.
+    #[serde(default)]
+    pub shortest_advert_int_ms: Option<f64>,
+}
+
+/// The time-outs of a virtual router, in milliseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, Default)]
+pub struct VrrpTimers {
+    /// This node's advertisement interval.
+    pub advert_int: f64,
+    /// The interval that the time-outs count with: in version 3 the master's as last heard.
+    pub master_int: f64,
+    /// What its priority makes this node wait longer.
+    pub skew: f64,
+    /// Without an advert for this long, the master counts as gone.
+    pub master_down: f64,
+    /// How long one advert lets the packet programs act.
+    pub lease: f64,
+    /// What is left of the lease.
+    pub lease_left: f64,
+    /// Until the router's next deadline, if it has one: an advert, or the master-down time.
+    pub next: Option<f64>,
+}
+
+/// An interface with programs on it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Default)]
+pub struct Interface {
+    /// Its name.
+    pub name: String,
+    /// The hook in use.
+    pub hook: String,
+    /// Why that one.
+    pub why: String,
+}
+
+/// A service.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Default)]
+pub struct Service {
+    /// Its name.
+    pub name: String,
+    /// Virtual address and port.
+    pub listen: String,
+    /// `tcp`.
+    pub protocol: String,
+    /// Scheduler.
+    pub scheduler: String,
+    /// Forwarding mode.
+    pub mode: String,
+    /// Backends that take new connections.
+    pub up: usize,
+    /// Backends.
+    pub backends: Vec<Backend>,
+    /// New flows since the maps were made.
+    pub flows: u64,
+    /// Connections refused with RST.
+    pub refused: u64,
+    /// Packets of both directions.
+    pub packets: u64,
+    /// Bytes of both directions.
+    pub bytes: u64,
+}
+
+/// A backend.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Default)]
+pub struct Backend {
+    /// Its name.
+    pub name: String,
+    /// Address and port.
+    pub addr: String,
+    /// `unchecked`, `up` or `down`; `unknown` when the daemon could not be asked.
+    pub state: String,
+    /// Since when.
+    pub since: u64,
+    /// Why it is down, or what the last check complained about.
+    pub cause: String,
+    /// Duration of the last passed check, ms.
+    pub check_ms: Option<f64>,
+    /// Configured weight.
+    pub weight: u16,
+    /// New flows.
+    pub flows: u64,
+    /// Flows in the table.
+    pub active: u64,
+    /// Packets of both directions.
+    pub packets: u64,
+    /// Bytes of both directions.
+    pub bytes: u64,
+}
+
+/// The flow table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+pub struct Flows {
+    /// Flows in it, as the collector's last pass found them.
+    pub used: u64,
+    /// Room.
+    pub capacity: u64,
+}
+
+/// Packets that ended in one reason.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+pub struct Packets {
+    /// The reason's word.
+    pub reason: String,
+    /// `passed`, `forwarded`, `answered`, `refused` or `dropped`.
+    pub kind: String,
+    /// How many.
+    pub count: u64,
+}
+
+/// What an exit code says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Health {
+    /// Everything is as configured.
+    Healthy,
+    /// Something is not.
+    Degraded,
+}
+
+impl Snapshot {
+    /// Healthy: the daemon runs, every virtual router takes part in the election, every backend is up, no alarm.
+    pub fn health(&self) -> Health {
+        let daemon = self.node.daemon == RUNNING;
+        let vrrp = self.vrrp.iter().all(|v| v.state == "Master" || v.state == "Backup");
+        let backends = self.services.iter().flat_map(|s| &s.backends).all(|b| b.state == "up");
+        if daemon && vrrp && backends && self.alarms.is_empty() { Health::Healthy } else { Health::Degraded }
+    }
+}
+
+/// [`Node::daemon`] of a daemon that answers.
+pub const RUNNING: &str = "running";

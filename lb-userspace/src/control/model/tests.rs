@@ -1,0 +1,189 @@
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    path::Path,
+    time::Instant,
+};
+
+use super::*;
+use crate::{
+    api::snapshot::Health,
+    config::{self, SecretError, Surroundings},
+    health::{Failure, State as Up},
+};
+
+const T: SystemTime = UNIX_EPOCH;
+
+/// Two services on one address: `a` with two backends, `b` with one.
+fn model() -> Model {
+    let text = r#"
+        [node]
+        name = "h1"
+        [vrrp.v]
+        interface = "eth0"
+        virtual_router_id = 51
+        priority = 101
+        virtual_ipaddress = ["172.18.0.201"]
+        [service.a]
+        listen = "172.18.0.201:3306"
+        backend = [{ name = "a1", address = "172.18.0.2" }, { name = "a2", address = "172.18.0.3" }]
+        check = { type = "tcp" }
+        [service.b]
+        listen = "172.18.0.201:8888"
+        backend = [{ name = "b1", address = "172.18.0.4:80" }]
+        check = { type = "tcp" }
+    "#;
+    let around = Surroundings {
+        host_name: "test".into(),
+        directory: Path::new("."),
+        read_secret: &|path| Err(SecretError::WorldReadable(path.display().to_string())),
+        world_readable: false,
+    };
+    let config = match config::parse(text, "test.toml", &around) {
+        Ok(loaded) => loaded.config,
+        Err(report) => panic!("{report}"),
+    };
+    let machine = Machine {
+        interfaces: vec![MachineInterface {
+            name: "eth0".into(),
+            ifindex: 7,
+            mac: Mac([2; 6]),
+            hook: ("tcx", "test".into()),
+        }],
+        routes: vec![7, 7, 7],
+        snat_ports: SnatPorts::around(32768, 60999),
+        started: Some(T),
+    };
+    Model::new(config, machine, T)
+}
+
+fn check(m: &mut Model, service: usize, backend: usize, state: Up) {
+    let passed = state == Up::Up;
+    m.on_health(
+        &health::Event {
+            service,
+            backend,
+            state,
+            changed: true,
+            cause: (!passed).then_some(Failure::Refused),
+            latency: passed.then_some(Duration::from_millis(1)),
+            at: Instant::now(),
+        },
+        T,
+    );
+}
+
+fn entered(m: &mut Model, state: vrrp::State) {
+    let reason = vrrp::Reason::Silence;
+    m.on_vrrp(&vrrp::Event::Entered { router: 0, state, reason, at: vrrp::BootTime(1) }, T);
+}
+
+fn rings(m: &Model) -> Vec<Vec<u32>> {
+    m.desired().services.into_iter().map(|s| s.ring).collect()
+}
+
+#[test]
+fn no_backend_gets_connections_before_its_first_passed_check() {
+    let mut m = model();
+    assert_eq!(rings(&m), vec![Vec::<u32>::new(); 2]);
+    check(&mut m, 0, 1, Up::Up);
+    assert_eq!(rings(&m), [vec![1], vec![]]);
+    check(&mut m, 1, 0, Up::Up);
+    assert_eq!(rings(&m), [vec![1], vec![2]], "backends are numbered across services");
+}
+
+#[test]
+fn a_lost_backend_leaves_the_ring_and_returns_to_its_place() {
+    let mut m = model();
+    check(&mut m, 0, 0, Up::Up);
+    check(&mut m, 0, 1, Up::Up);
+    check(&mut m, 0, 0, Up::Down);
+    assert_eq!(rings(&m)[0], [1]);
+    check(&mut m, 0, 0, Up::Up);
+    assert_eq!(rings(&m)[0], [0, 1]);
+}
+
+#[test]
+fn maps_are_written_only_when_a_state_changed() {
+    let mut m = model();
+    assert!(m.take_changed(), "at start");
+    check(&mut m, 0, 0, Up::Up);
+    assert!(m.take_changed());
+    check(&mut m, 0, 0, Up::Up);
+    assert!(!m.take_changed(), "another pass changes nothing");
+}
+
+#[test]
+fn addresses_follow_the_election_and_a_leftover_one_is_removed_at_start() {
+    let mut m = model();
+    let change = |present| {
+        let addr = Ipv4Addr::new(172, 18, 0, 201).into();
+        vec![AddressChange { ifindex: 7, addr, prefix_len: 32, present }]
+    };
+    assert_eq!(m.address_changes(), change(false), "whatever a killed daemon left");
+    entered(&mut m, vrrp::State::Backup);
+    assert!(m.address_changes().is_empty());
+    entered(&mut m, vrrp::State::Master);
+    assert_eq!(m.address_changes(), change(true));
+    assert!(m.address_changes().is_empty());
+    entered(&mut m, vrrp::State::Fault);
+    assert_eq!(m.address_changes(), change(false));
+    entered(&mut m, vrrp::State::Master);
+    m.address_changes();
+    assert_eq!(m.address_removals(), change(false), "at stop");
+}
+
+#[test]
+fn losing_the_election_and_a_backend_at_once_does_both() {
+    let mut m = model();
+    check(&mut m, 0, 0, Up::Up);
+    check(&mut m, 0, 1, Up::Up);
+    entered(&mut m, vrrp::State::Master);
+    m.address_changes();
+    check(&mut m, 0, 0, Up::Down);
+    entered(&mut m, vrrp::State::Backup);
+    assert_eq!(rings(&m)[0], [1]);
+    assert!(!m.address_changes()[0].present);
+}
+
+#[test]
+fn the_owner_shown_is_this_node_or_whoever_advertises() {
+    let mut m = model();
+    let from = Ipv4Addr::new(172, 18, 0, 8).into();
+    entered(&mut m, vrrp::State::Backup);
+    m.on_vrrp(&vrrp::Event::Heard { router: 0, from, priority: 100 }, T);
+    assert_eq!(m.snapshot(T).vrrp[0].owner.as_deref(), Some("172.18.0.8"));
+    m.on_vrrp(&vrrp::Event::Heard { router: 0, from, priority: 0 }, T);
+    assert_eq!(m.snapshot(T).vrrp[0].owner, None, "it has left");
+    entered(&mut m, vrrp::State::Master);
+    assert_eq!(m.snapshot(T).vrrp[0].owner.as_deref(), Some("h1"));
+}
+
+#[test]
+fn an_alarm_names_the_foreign_host_and_ends_a_minute_after_it_was_last_seen() {
+    let mut m = model();
+    let addr: SocketAddr = "172.18.0.201:0".parse().unwrap();
+    m.on_vrrp(&vrrp::Event::ForeignOwner { router: 0, addr: addr.ip(), mac: [2, 0, 0, 0, 0, 9] }, T);
+    let alarms = m.snapshot(T + Duration::from_secs(59)).alarms;
+    assert!(alarms[0].contains("02:00:00:00:00:09") && alarms[0].contains("172.18.0.201"), "{alarms:?}");
+    assert!(m.snapshot(T + Duration::from_secs(60)).alarms.is_empty());
+}
+
+#[test]
+fn a_node_is_healthy_only_with_every_backend_up_and_a_part_in_the_election() {
+    let mut m = model();
+    entered(&mut m, vrrp::State::Backup);
+    for (s, b) in [(0, 0), (0, 1)] {
+        check(&mut m, s, b, Up::Up);
+    }
+    assert_eq!(m.snapshot(T).health(), Health::Degraded, "b1 was never checked");
+    check(&mut m, 1, 0, Up::Up);
+    assert_eq!(m.snapshot(T).health(), Health::Healthy);
+    entered(&mut m, vrrp::State::Fault);
+    assert_eq!(m.snapshot(T).health(), Health::Degraded);
+}
+
+#[test]
+fn no_secret_is_in_a_snapshot() {
+    let text = serde_json::to_string(&model().snapshot(T)).unwrap();
+    assert!(!text.contains("pass"), "{text}");
+}

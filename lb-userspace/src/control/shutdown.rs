@@ -1,0 +1,28 @@
+//! The stop order, in one place: no new decisions, then the election (lease given up, priority 0 sent, so that the peer
+//! takes over at once), then addresses, then the control socket, and the packet programs last: until then they swallow
+//! what still comes for the virtual addresses.
+
+use anyhow::Result;
+
+use super::Control;
+
+impl Control {
+    /// Stops everything; goes on after a failure and reports the first.
+    pub(super) async fn shutdown(mut self) -> Result<()> {
+        self.cancel.cancel();
+        self.driver.stop();
+        for change in self.model.address_removals() {
+            if let Err(e) = self.netlink.remove_address(change.ifindex, change.addr).await {
+                tracing::warn!("{e:#}");
+            }
+        }
+        self.tasks.close();
+        self.tasks.wait().await;
+        if !self.api.is_finished() {
+            let _ = (&mut self.api).await;
+        }
+        let closed = self.datapath.close();
+        tracing::info!("stopped");
+        closed
+    }
+}

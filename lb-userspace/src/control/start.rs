@@ -1,0 +1,181 @@
+//! Start: everything that can be refused is refused before anything is attached; what fails later is taken back.
+
+use std::time::SystemTime;
+
+use anyhow::{Context, Result};
+use lb_common::settings::SnatPorts;
+use tokio::sync::{mpsc, watch};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{
+    Control,
+    model::{Machine, MachineInterface, Model},
+};
+use crate::{
+    api::{self, snapshot::Snapshot},
+    config::model::Config,
+    datapath::{lease::KernelLease, load::Datapath, pins, pins::Pins, preflight},
+    health,
+    netlink::Netlink,
+    vrrp,
+};
+
+/// Commands waiting for the loop; more only come from more CLI calls at a time.
+const COMMANDS: usize = 8;
+
+/// Runs the daemon until `stop` is cancelled.
+pub async fn run(config: Config, stop: CancellationToken) -> Result<()> {
+    preflight::check()?;
+    let virtual_addresses: Vec<_> =
+        config.vrrp.iter().flat_map(|r| vrrp::RouterSetup::from(r).identity.addresses).collect();
+    for router in &config.vrrp {
+        preflight::ifindex(&router.interface)?;
+        // Before the routes: without an address there is none either, and that would name the wrong thing.
+        vrrp::Interface::find(&router.interface, &virtual_addresses)?;
+    }
+    let lock = preflight::lock(&config.node.name)?;
+    let pins = Pins::of(&config.node.name);
+    let netlink = Netlink::open()?;
+    let routes = routes(&config, &netlink).await?;
+    let interfaces = interfaces(&config, &routes)?;
+    let datapath = Datapath::open(&pins, &interfaces, config.node.hook, config.node.flows)?;
+    if datapath.adopted {
+        tracing::info!("adopted the maps and flows of a former daemon");
+    }
+    let socket = pins::socket(&config.node.name);
+    let result = match prepare(config, &pins, netlink, routes, datapath).await {
+        Ok(control) => {
+            tracing::info!("running");
+            control.run(stop).await
+        }
+        Err((e, datapath)) => {
+            // Adopted programs stay: a killed owner's address may still be on the interface, and only they fence it.
+            if !datapath.adopted
+                && let Err(left) = datapath.close()
+            {
+                tracing::warn!("{left:#}");
+            }
+            Err(e)
+        }
+    };
+    // Ours for as long as the lock is held.
+    let _ = std::fs::remove_file(socket);
+    drop(lock);
+    result
+}
+
+/// Interfaces to attach to, each once: those of the virtual routers, where clients come in, and those that backends are
+/// reached by, where replies come in.
+fn interfaces(config: &Config, routes: &[u32]) -> Result<Vec<String>> {
+    let mut names: Vec<String> = config.vrrp.iter().map(|r| r.interface.clone()).collect();
+    for ifindex in routes {
+        names.push(preflight::ifname(*ifindex)?);
+    }
+    names.sort();
+    names.dedup();
+    Ok(names)
+}
+
+async fn routes(config: &Config, netlink: &Netlink) -> Result<Vec<u32>> {
+    let mut routes = Vec::new();
+    for backend in config.services.iter().flat_map(|s| &s.backends) {
+        let std::net::IpAddr::V4(to) = backend.addr.ip() else {
+            anyhow::bail!("backend {}: IPv6 is not forwarded yet", backend.name);
+        };
+        let ifindex = netlink.route_ifindex(to).await.with_context(|| format!("backend {}", backend.name))?;
+        anyhow::ensure!(
+            preflight::ifname(ifindex)? != "lo",
+            "backend {}: {to} is this node itself, to which nothing is forwarded: name another host's address",
+            backend.name
+        );
+        routes.push(ifindex);
+    }
+    Ok(routes)
+}
+
+async fn prepare(
+    config: Config,
+    pins: &Pins,
+    netlink: Netlink,
+    routes: Vec<u32>,
+    mut datapath: Datapath,
+) -> Result<Control, (anyhow::Error, Datapath)> {
+    match parts(&config, pins, &netlink, routes, &mut datapath).await {
+        Ok(p) => Ok(Control {
+            model: p.model,
+            datapath,
+            netlink,
+            driver: p.driver,
+            vrrp_events: p.vrrp_events,
+            health_events: p.health_events,
+            commands: p.commands,
+            snapshot: p.snapshot,
+            cancel: p.cancel,
+            tasks: p.tasks,
+            api: p.api,
+        }),
+        Err(e) => Err((e, datapath)),
+    }
+}
+
+/// What the loop is made of, besides datapath and netlink.
+struct Parts {
+    model: Model,
+    driver: vrrp::Driver,
+    vrrp_events: mpsc::UnboundedReceiver<vrrp::Event>,
+    health_events: mpsc::UnboundedReceiver<health::Event>,
+    commands: mpsc::Receiver<api::Command>,
+    snapshot: watch::Sender<Snapshot>,
+    cancel: CancellationToken,
+    tasks: TaskTracker,
+    api: tokio::task::JoinHandle<Result<()>>,
+}
+
+async fn parts(
+    config: &Config,
+    pins: &Pins,
+    netlink: &Netlink,
+    routes: Vec<u32>,
+    datapath: &mut Datapath,
+) -> Result<Parts> {
+    let machine = machine(netlink, routes, datapath).await?;
+    let model = Model::new(config.clone(), machine, SystemTime::now());
+    // Services are in the maps, without backends, before anybody can own their address.
+    datapath.tables.publish(&model.desired())?;
+    let listener = api::bind(&pins::socket(&config.node.name))?;
+
+    let (vrrp_sender, vrrp_events) = mpsc::unbounded_channel();
+    let setups = config.vrrp.iter().map(vrrp::RouterSetup::from).collect();
+    let driver =
+        vrrp::Driver::spawn(setups, config.node.realtime, Box::new(KernelLease::open(pins)?), vrrp_sender)?;
+
+    let (cancel, tasks) = (CancellationToken::new(), TaskTracker::new());
+    let (health_sender, health_events) = mpsc::unbounded_channel();
+    health::spawn(&config.services, &health_sender, &cancel, &tasks);
+
+    let (command_sender, commands) = mpsc::channel(COMMANDS);
+    let (snapshot, seen) = watch::channel(model.snapshot(SystemTime::now()));
+    let api = tokio::spawn(api::serve(listener, seen, command_sender, cancel.clone()));
+    Ok(Parts { model, driver, vrrp_events, health_events, commands, snapshot, cancel, tasks, api })
+}
+
+async fn machine(netlink: &Netlink, routes: Vec<u32>, datapath: &Datapath) -> Result<Machine> {
+    let mut interfaces = Vec::new();
+    for a in &datapath.attached {
+        let ifindex = preflight::ifindex(&a.interface)?;
+        interfaces.push(MachineInterface {
+            name: a.interface.clone(),
+            ifindex,
+            mac: netlink.mac(ifindex).await?,
+            hook: (a.hook, a.why.clone()),
+        });
+    }
+    let (first, last) = preflight::local_ports();
+    let snat_ports = SnatPorts::around(first, last);
+    anyhow::ensure!(
+        !snat_ports.is_empty(),
+        "net.ipv4.ip_local_port_range is {first}–{last} and leaves no port for translated connections: narrow it, e.g. \
+         `sysctl net.ipv4.ip_local_port_range=\"32768 60999\"`"
+    );
+    Ok(Machine { interfaces, routes, snat_ports, started: Some(SystemTime::now()) })
+}

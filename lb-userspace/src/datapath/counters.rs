@@ -1,0 +1,72 @@
+//! Per-CPU counters, added up.
+
+use anyhow::{Context, Result};
+use lb_common::{
+    reason::{Kind, Reason},
+    stats::{BackendStats, ServiceStats},
+};
+
+use super::maps::Maps;
+use crate::api::snapshot;
+
+/// Counters of a service.
+pub fn service(maps: &Maps, id: u32) -> Result<ServiceStats> {
+    let mut sum = ServiceStats::default();
+    maps.service_stats.get(&id, 0).context("map SERVICE_STATS")?.iter().for_each(|c| sum.add(c));
+    Ok(sum)
+}
+
+/// Counters of a backend.
+pub fn backend(maps: &Maps, id: u32) -> Result<BackendStats> {
+    let mut sum = BackendStats::default();
+    maps.backend_stats.get(&id, 0).context("map BACKEND_STATS")?.iter().for_each(|c| sum.add(c));
+    Ok(sum)
+}
+
+/// Packets by reason, in the order of [`Reason::ALL`].
+pub fn reasons(maps: &Maps) -> Result<Vec<(Reason, u64)>> {
+    Reason::ALL
+        .iter()
+        .map(|r| {
+            let per_cpu = maps.reasons.get(&(*r as u32), 0).context("map REASONS")?;
+            Ok((*r, per_cpu.iter().sum()))
+        })
+        .collect()
+}
+
+/// Fills in a service's counters.
+pub fn fill_service(maps: &Maps, id: u32, s: &mut snapshot::Service) -> Result<()> {
+    let c = service(maps, id)?;
+    s.flows = c.flows;
+    s.refused = c.refused;
+    s.packets = c.forward.packets + c.reverse.packets;
+    s.bytes = c.forward.bytes + c.reverse.bytes;
+    Ok(())
+}
+
+/// Fills in a backend's counters.
+pub fn fill_backend(maps: &Maps, id: u32, b: &mut snapshot::Backend) -> Result<()> {
+    let c = backend(maps, id)?;
+    b.flows = c.flows;
+    b.packets = c.forward.packets + c.reverse.packets;
+    b.bytes = c.forward.bytes + c.reverse.bytes;
+    Ok(())
+}
+
+/// Fills in what became of packets.
+pub fn fill_packets(maps: &Maps, s: &mut snapshot::Snapshot) -> Result<()> {
+    for (reason, count) in reasons(maps)?.into_iter().filter(|(_, n)| *n > 0) {
+        let kind = match reason.kind() {
+            Kind::Passed => "passed",
+            Kind::Forwarded => "forwarded",
+            Kind::Answered => "answered",
+            Kind::Refused => "refused",
+            Kind::Dropped => "dropped",
+        };
+        if matches!(reason.kind(), Kind::Refused | Kind::Dropped) {
+            s.drops.insert(reason.word().into(), count);
+        }
+        s.packets.push(snapshot::Packets { reason: reason.word().into(), kind: kind.into(), count });
+    }
+    Ok(())
+}

@@ -1,0 +1,169 @@
+//! The collector: frees flows that have been silent for longer than their stage allows, a slice of the table at a time,
+//! and counts those in use on the way.
+//!
+//! Keys are removed before the record is freed, so that no key ever leads to another flow's record; a packet that comes
+//! in between opens a new flow or is refused, like any packet of a flow that has timed out.
+
+use std::{io, ptr::NonNull};
+
+use anyhow::{Context, Result};
+use aya::maps::MapData;
+use lb_common::{
+    flow::{Flow, Stage},
+    maps as names,
+};
+
+use super::{maps::Maps, pins::Pins};
+
+/// Flows of a node.
+pub struct Collector {
+    records: Records,
+    next: u32,
+    used_in_pass: u64,
+    /// Flows in use, by backend index, as the last whole pass found them.
+    by_backend: Vec<u64>,
+    counting: Vec<u64>,
+    used: u64,
+}
+
+impl Collector {
+    /// Maps the records into memory.
+    pub fn open(pins: &Pins, capacity: u32) -> Result<Self> {
+        Ok(Self {
+            records: Records::map(pins, capacity)?,
+            next: 0,
+            used_in_pass: 0,
+            by_backend: Vec::new(),
+            counting: Vec::new(),
+            used: 0,
+        })
+    }
+
+    /// Room for flows.
+    pub fn capacity(&self) -> u32 {
+        self.records.capacity
+    }
+
+    /// Flows in use at the last whole pass.
+    pub fn used(&self) -> u64 {
+        self.used
+    }
+
+    /// Flows in use of one backend at the last whole pass.
+    pub fn used_by(&self, backend: u32) -> u64 {
+        self.by_backend.get(backend as usize).copied().unwrap_or(0)
+    }
+
+    /// Looks at the next `slots` records and frees the expired ones; gives how many it freed.
+    pub fn sweep(&mut self, maps: &mut Maps, now: u64, slots: u32) -> Result<u32> {
+        let mut freed = 0;
+        for _ in 0..slots.min(self.records.capacity) {
+            let flow = self.records.read(self.next);
+            if flow.stage() != Stage::Free {
+                if flow.is_expired(now) {
+                    self.free(maps, self.next, &flow)?;
+                    freed += 1;
+                } else {
+                    self.count(&flow);
+                }
+            }
+            self.next += 1;
+            if self.next == self.records.capacity {
+                self.finish_pass();
+            }
+        }
+        Ok(freed)
+    }
+
+    fn count(&mut self, flow: &Flow) {
+        self.used_in_pass += 1;
+        let i = flow.backend_id as usize;
+        if self.counting.len() <= i {
+            self.counting.resize(i + 1, 0);
+        }
+        self.counting[i] += 1;
+    }
+
+    fn finish_pass(&mut self) {
+        self.next = 0;
+        self.used = std::mem::take(&mut self.used_in_pass);
+        self.by_backend = std::mem::take(&mut self.counting);
+    }
+
+    fn free(&mut self, maps: &mut Maps, slot: u32, flow: &Flow) -> Result<()> {
+        for key in [flow.forward_key(), flow.reverse_key()] {
+            // The key may lead to a newer connection of the same client port by now.
+            let ours =
+                maps.flow_keys.get(&key, 0).is_ok_and(|r| r.slot == slot && r.generation == flow.generation);
+            if ours {
+                let _ = maps.flow_keys.remove(&key);
+            }
+        }
+        if self.records.free_if(slot, flow) {
+            maps.free_slots.push(slot, 0).context("map FREE_SLOTS")?;
+        }
+        Ok(())
+    }
+}
+
+/// The record array, mapped into memory: a pass reads it without a system call per record.
+struct Records {
+    base: NonNull<Flow>,
+    capacity: u32,
+}
+
+// SAFETY: the mapping belongs to this value alone; all access goes through volatile reads and writes.
+unsafe impl Send for Records {}
+
+impl Records {
+    fn map(pins: &Pins, capacity: u32) -> Result<Self> {
+        let data = MapData::from_pin(pins.map(names::FLOWS)).context("map FLOWS")?;
+        let fd = std::os::fd::AsRawFd::as_raw_fd(&std::os::fd::AsFd::as_fd(data.fd()));
+        // SAFETY: a new shared mapping of a map file descriptor, checked below.
+        let p = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                capacity as usize * size_of::<Flow>(),
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_SHARED,
+                fd,
+                0,
+            )
+        };
+        if p == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error()).context("cannot map the flow table into memory");
+        }
+        let base = NonNull::new(p.cast()).context("cannot map the flow table into memory")?;
+        Ok(Self { base, capacity })
+    }
+
+    fn read(&self, slot: u32) -> Flow {
+        assert!(slot < self.capacity);
+        // SAFETY: in bounds; volatile because programs write the record. It may be torn, which `free_if` tolerates.
+        unsafe { self.base.add(slot as usize).as_ptr().read_volatile() }
+    }
+
+    /// Marks the slot free unless it was used again meanwhile.
+    fn free_if(&self, slot: u32, was: &Flow) -> bool {
+        assert!(slot < self.capacity);
+        // SAFETY: in bounds; `stage` and `generation` are single words.
+        unsafe {
+            let p = self.base.add(slot as usize).as_ptr();
+            let generation = (&raw const (*p).generation).read_volatile();
+            let seen = (&raw const (*p).seen).read_volatile();
+            let stage = (&raw const (*p).stage).read_volatile();
+            if generation != was.generation || stage == Stage::Free as u8 || seen != was.seen {
+                return false;
+            }
+            (&raw mut (*p).stage).write_volatile(Stage::Free as u8);
+        }
+        true
+    }
+}
+
+impl Drop for Records {
+    fn drop(&mut self) {
+        // SAFETY: the mapping made in `map`.
+        unsafe { libc::munmap(self.base.as_ptr().cast(), self.capacity as usize * size_of::<Flow>()) };
+    }
+}

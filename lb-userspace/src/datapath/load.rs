@@ -1,0 +1,269 @@
+//! Brings programs and maps into the kernel, attaches and pins them; or adopts what a former daemon left pinned.
+//!
+//! A failure on the way removes what this run made. `close` takes everything out again; a daemon that dies instead leaves
+//! programs that fence themselves when the lease runs out.
+
+use std::{
+    fs, io,
+    os::fd::{AsFd, AsRawFd},
+};
+
+use anyhow::{Context, Result, bail};
+use aya::{
+    Ebpf, EbpfLoader,
+    maps::MapData,
+    programs::{
+        LinkOrder, SchedClassifier, TcAttachType, TestRun, TestRunOptions,
+        links::{FdLink, LinkError, PinnedLink},
+        tc::{self, NlOptions, TcAttachOptions},
+    },
+    sys::SyscallError,
+    util::KernelVersion,
+};
+use aya_log::EbpfLogger;
+use lb_common::maps as names;
+use tokio::io::unix::AsyncFd;
+
+use super::{flows::Collector, maps::Maps, pins::Pins, tables::Tables};
+use crate::{config::model::Hook, log::DatapathLog, units};
+
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/viplb.bpf.o"));
+
+/// The two programs and the directions they are for.
+const PROGRAMS: [(&str, &str, TcAttachType); 2] =
+    [("viplb_ingress", "ingress", TcAttachType::Ingress), ("viplb_egress", "egress", TcAttachType::Egress)];
+
+/// An interface with programs on it.
+#[derive(Debug, Clone)]
+pub struct Attached {
+    /// Its name.
+    pub interface: String,
+    /// `tcx` or `clsact`.
+    pub hook: &'static str,
+    /// Why that one.
+    pub why: String,
+}
+
+/// The kernel's side of viplb.
+pub struct Datapath {
+    pins: Pins,
+    /// Writes desired state.
+    pub tables: Tables,
+    /// Frees expired flows.
+    pub collector: Collector,
+    /// Where programs are attached.
+    pub attached: Vec<Attached>,
+    /// Whether maps of a former daemon were adopted.
+    pub adopted: bool,
+    // clsact attachments end with this; tcx links are pinned.
+    programs: Ebpf,
+}
+
+impl Datapath {
+    /// Loads, attaches and pins for `interfaces`.
+    pub fn open(pins: &Pins, interfaces: &[String], hook: Hook, flows: u32) -> Result<Self> {
+        if OBJECT.is_empty() {
+            bail!("this viplb was built without its packet programs: build it with `cargo xtask build`");
+        }
+        let adopted = pins.maps().exists();
+        if adopted {
+            // Refuses another schema before anything is touched.
+            Maps::open(pins)?;
+        }
+        let opened = Self::load(pins, interfaces, hook, flows, adopted);
+        if opened.is_err() && !adopted {
+            let _ = pins.remove();
+        }
+        opened
+    }
+
+    fn load(pins: &Pins, interfaces: &[String], hook: Hook, flows: u32, adopted: bool) -> Result<Self> {
+        for dir in [pins.maps(), pins.links()] {
+            fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
+        }
+        let mut ebpf = load_object(pins, flows)?;
+        forward_log(&mut ebpf);
+        let mut maps = Maps::open(pins)?;
+        let capacity = maps.flows.len();
+        fill_free_slots(&mut maps, capacity)?;
+        tell_capacity(pins, capacity, flows);
+        let (hook, why) = choose(hook);
+        let mut attached = Vec::new();
+        for (program, ..) in PROGRAMS {
+            classifier(&mut ebpf, program)?.load().context("the kernel refused a packet program")?;
+        }
+        for interface in interfaces {
+            for (program, direction, attach_type) in PROGRAMS {
+                let program = classifier(&mut ebpf, program)?;
+                attach(program, pins, interface, direction, attach_type, hook)
+                    .with_context(|| format!("cannot attach to {interface} ({hook} {direction})"))?;
+            }
+            attached.push(Attached { interface: interface.clone(), hook, why: why.clone() });
+        }
+        Ok(Self {
+            tables: Tables::new(maps),
+            collector: Collector::open(pins, capacity)?,
+            pins: pins.clone(),
+            attached,
+            adopted,
+            programs: ebpf,
+        })
+    }
+
+    /// Runs a frame through the loaded ingress or egress program against the live maps (`BPF_PROG_TEST_RUN`), as if it had
+    /// come in by the loopback interface; nothing is sent. Gives the program's return value and the frame as it left it.
+    pub fn test_run(&self, egress: bool, frame: &[u8]) -> Result<(i32, Vec<u8>)> {
+        let program: &SchedClassifier = self
+            .programs
+            .program(PROGRAMS[usize::from(egress)].0)
+            .context("the object lacks a program")?
+            .try_into()?;
+        let mut out = vec![0; frame.len() + 256];
+        let result = program.test_run(TestRunOptions {
+            data_in: Some(frame),
+            data_out: Some(&mut out),
+            ..TestRunOptions::default()
+        })?;
+        out.truncate(result.data_size_out as usize);
+        Ok((result.return_value as i32, out))
+    }
+
+    /// Takes programs and maps out of the kernel.
+    pub fn close(self) -> Result<()> {
+        let pins = self.pins.clone();
+        drop(self);
+        pins.remove().with_context(|| format!("cannot remove {}", pins.root.display()))
+    }
+}
+
+fn classifier<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut SchedClassifier> {
+    Ok(ebpf.program_mut(name).context("the object lacks a program")?.try_into()?)
+}
+
+fn load_object(pins: &Pins, flows: u32) -> Result<Ebpf> {
+    let mut loader = EbpfLoader::new();
+    loader
+        .map_max_entries(names::FLOWS, flows)
+        .map_max_entries(names::FREE_SLOTS, flows)
+        .map_max_entries(names::FLOW_KEYS, flows.saturating_mul(2));
+    for name in names::ALL {
+        loader.map_pin_path(name, pins.map(name));
+    }
+    loader.load(OBJECT).context("cannot load the packet programs' maps")
+}
+
+/// Carries the programs' diagnostic events into the daemon's log.
+fn forward_log(ebpf: &mut Ebpf) {
+    let logger = match EbpfLogger::init_with_logger(ebpf, DatapathLog) {
+        Ok(l) => l,
+        Err(e) => return tracing::warn!("diagnostic events of the packet programs will not be logged: {e}"),
+    };
+    // SAFETY: the logger keeps its one descriptor open for as long as it lives.
+    let mut fd = match unsafe { AsyncFd::register(logger) } {
+        Ok(fd) => fd,
+        Err(e) => return tracing::warn!("diagnostic events of the packet programs will not be logged: {e}"),
+    };
+    // Ends with the runtime. The logger must live as long as programs are being loaded: it holds the log map.
+    tokio::spawn(async move {
+        while let Ok(mut ready) = fd.readable_mut().await {
+            ready.get_inner_mut().flush();
+            ready.clear_ready();
+        }
+    });
+}
+
+/// Says what the flow table costs, and when it is not the configured one.
+fn tell_capacity(pins: &Pins, capacity: u32, wanted: u32) {
+    let bytes: u64 = [names::FLOWS, names::FLOW_KEYS, names::FREE_SLOTS]
+        .iter()
+        .filter_map(|name| memory(pins, name))
+        .sum();
+    tracing::info!("flow table: room for {capacity} flows in {} of kernel memory", units::bytes(bytes));
+    if capacity != wanted {
+        tracing::warn!(
+            "`flows = {wanted}` does not hold: the adopted table has room for {capacity}; stop viplb properly (SIGTERM) and \
+             start it again to change that"
+        );
+    }
+}
+
+/// Kernel memory of a pinned map in bytes, as its descriptor's fdinfo tells (`memlock`).
+fn memory(pins: &Pins, name: &str) -> Option<u64> {
+    let map = MapData::from_pin(pins.map(name)).ok()?;
+    let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", map.fd().as_fd().as_raw_fd())).ok()?;
+    info.lines().find_map(|l| l.strip_prefix("memlock:"))?.trim().parse().ok()
+}
+
+/// Fills the queue of free slots once in the maps' life.
+fn fill_free_slots(maps: &mut Maps, capacity: u32) -> Result<()> {
+    let mut settings = maps.settings.get(&0, 0).context("map SETTINGS")?;
+    if settings.slots_ready != 0 {
+        return Ok(());
+    }
+    // A daemon that died half-way through left some.
+    while maps.free_slots.pop(0).is_ok() {}
+    for slot in 0..capacity {
+        maps.free_slots.push(slot, 0).context("map FREE_SLOTS")?;
+    }
+    settings.schema = names::SCHEMA;
+    settings.slots_ready = 1;
+    maps.settings.set(0, settings, 0).context("map SETTINGS")
+}
+
+/// Picks the hook. Measured: on veth and other virtual links native XDP loses packets or computes wrong checksums for
+/// locally sent ones, and generic XDP stalls bulk TCP; TC carries offloaded frames whole.
+fn choose(wanted: Hook) -> (&'static str, String) {
+    let tcx = KernelVersion::current().is_ok_and(|v| v >= KernelVersion::new(6, 6, 0));
+    match wanted {
+        Hook::Tcx => ("tcx", "configured".into()),
+        Hook::Clsact => ("clsact", "configured".into()),
+        Hook::Auto if tcx => ("tcx", "kernel 6.6 or later: link-based, atomic replacement".into()),
+        Hook::Auto => ("clsact", "kernel before 6.6 has no tcx".into()),
+    }
+}
+
+fn attach(
+    program: &mut SchedClassifier,
+    pins: &Pins,
+    interface: &str,
+    direction: &str,
+    attach_type: TcAttachType,
+    hook: &str,
+) -> Result<()> {
+    if hook == "clsact" {
+        return attach_clsact(program, interface, attach_type);
+    }
+    let path = pins.link(interface, direction);
+    match PinnedLink::from_pin(&path) {
+        Ok(old) => {
+            // Replaces the running program in one step. A link whose interface has gone cannot be updated.
+            let link = FdLink::from(old).try_into()?;
+            if let Ok(id) = program.attach_to_link(link) {
+                // The pin keeps the link; only our descriptor of it is closed.
+                drop(program.take_link(id)?);
+                return Ok(());
+            }
+            fs::remove_file(&path)?;
+        }
+        Err(LinkError::SyscallError(SyscallError { io_error, .. }))
+            if io_error.kind() == io::ErrorKind::NotFound => {}
+        Err(e) => return Err(e.into()),
+    }
+    let options = TcAttachOptions::TcxOrder(LinkOrder::first());
+    let id = program.attach_with_options(interface, attach_type, options)?;
+    let link: FdLink = program.take_link(id)?.try_into()?;
+    link.pin(&path)?;
+    Ok(())
+}
+
+fn attach_clsact(program: &mut SchedClassifier, interface: &str, attach_type: TcAttachType) -> Result<()> {
+    match tc::qdisc_add_clsact(interface) {
+        Err(e) if !e.to_string().contains("exists") => tracing::debug!("clsact on {interface}: {e}"),
+        _ => {}
+    }
+    // A former daemon's filters, by the programs' name.
+    let name = if matches!(attach_type, TcAttachType::Ingress) { PROGRAMS[0].0 } else { PROGRAMS[1].0 };
+    let _ = tc::qdisc_detach_program(interface, attach_type, name);
+    program.attach_with_options(interface, attach_type, TcAttachOptions::Netlink(NlOptions::default()))?;
+    Ok(())
+}

@@ -1,0 +1,122 @@
+//! Typed handles of the pinned maps.
+
+use std::path::PathBuf;
+
+use aya::{
+    Pod,
+    maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, Queue},
+};
+use lb_common::{
+    addr::Addr,
+    flow::{Flow, FlowKey, FlowRef},
+    maps as names,
+    service::{Backend, Interface, Service, ServiceKey, Vip},
+    settings::Settings,
+    stats::{BackendStats, ServiceStats},
+};
+
+use super::pins::Pins;
+
+/// Why a pinned map could not be used.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Not there, or no permission.
+    #[error("cannot open the pinned map {path}")]
+    Open {
+        /// The pin.
+        path: PathBuf,
+        /// What the kernel said.
+        #[source]
+        source: MapError,
+    },
+    /// Of another release.
+    #[error(
+        "the maps pinned in {path} have layout {found}, this viplb has layout {}: stop the other version first (it removes \
+         its pins), or remove the directory once nothing uses it",
+        names::SCHEMA
+    )]
+    Schema {
+        /// The directory.
+        path: PathBuf,
+        /// Their schema number.
+        found: u32,
+    },
+}
+
+/// All maps of a node.
+pub struct Maps {
+    /// Virtual addresses.
+    pub vips: HashMap<MapData, Addr, Vip>,
+    /// Lease deadlines.
+    pub leases: Array<MapData, u64>,
+    /// Services.
+    pub services: HashMap<MapData, ServiceKey, Service>,
+    /// Ring slots.
+    pub rings: Array<MapData, u32>,
+    /// Backends.
+    pub backends: Array<MapData, Backend>,
+    /// Keys of flows.
+    pub flow_keys: HashMap<MapData, FlowKey, FlowRef>,
+    /// Records of flows.
+    pub flows: Array<MapData, Flow>,
+    /// Free slots.
+    pub free_slots: Queue<MapData, u32>,
+    /// Interfaces.
+    pub interfaces: HashMap<MapData, u32, Interface>,
+    /// Settings.
+    pub settings: Array<MapData, Settings>,
+    /// Counters of services.
+    pub service_stats: PerCpuArray<MapData, ServiceStats>,
+    /// Counters of backends.
+    pub backend_stats: PerCpuArray<MapData, BackendStats>,
+    /// Counters of reasons.
+    pub reasons: PerCpuArray<MapData, u64>,
+}
+
+/// Wraps a pinned map in aya's typed handle.
+trait Open: TryFrom<Map, Error = MapError> {
+    fn open(pins: &Pins, name: &str, wrap: fn(MapData) -> Map) -> Result<Self, OpenError> {
+        let path = pins.map(name);
+        MapData::from_pin(&path)
+            .and_then(|data| Self::try_from(wrap(data)))
+            .map_err(|source| OpenError::Open { path, source })
+    }
+}
+
+impl<T: TryFrom<Map, Error = MapError>> Open for T {}
+
+impl Maps {
+    /// Opens the maps of a node and checks their schema.
+    pub fn open(pins: &Pins) -> Result<Self, OpenError> {
+        let settings: Array<MapData, Settings> = array(pins, names::SETTINGS)?;
+        let found = settings.get(&0, 0).map_or(0, |s| s.schema);
+        // 0: just created, the daemon writes its number next.
+        if found != 0 && found != names::SCHEMA {
+            return Err(OpenError::Schema { path: pins.maps(), found });
+        }
+        Ok(Self {
+            vips: hash(pins, names::VIPS)?,
+            leases: array(pins, names::LEASES)?,
+            services: hash(pins, names::SERVICES)?,
+            rings: array(pins, names::RINGS)?,
+            backends: array(pins, names::BACKENDS)?,
+            flow_keys: hash(pins, names::FLOW_KEYS)?,
+            flows: array(pins, names::FLOWS)?,
+            free_slots: Queue::open(pins, names::FREE_SLOTS, Map::Queue)?,
+            interfaces: hash(pins, names::INTERFACES)?,
+            settings,
+            service_stats: PerCpuArray::open(pins, names::SERVICE_STATS, Map::PerCpuArray)?,
+            backend_stats: PerCpuArray::open(pins, names::BACKEND_STATS, Map::PerCpuArray)?,
+            reasons: PerCpuArray::open(pins, names::REASONS, Map::PerCpuArray)?,
+        })
+    }
+}
+
+fn hash<K: Pod, V: Pod>(pins: &Pins, name: &str) -> Result<HashMap<MapData, K, V>, OpenError> {
+    HashMap::open(pins, name, Map::HashMap)
+}
+
+/// Opens a pinned array.
+pub(super) fn array<V: Pod>(pins: &Pins, name: &str) -> Result<Array<MapData, V>, OpenError> {
+    Array::open(pins, name, Map::Array)
+}

@@ -1,0 +1,94 @@
+//! A snapshot from pinned maps alone: what the kernel does while the daemon is dead or frozen. Names and health are the
+//! daemon's and are missing.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result};
+use lb_common::{addr::Addr, service::ServiceKey};
+
+use super::{counters, maps::Maps, pins::Pins};
+use crate::{
+    api::snapshot::{self, Snapshot},
+    vrrp::BootTime,
+};
+
+/// Reads the maps. `daemon` says why the daemon could not be asked.
+pub fn snapshot(name: &str, pins: &Pins, daemon: &str) -> Result<Snapshot> {
+    let maps = Maps::open(pins)?;
+    let mut s = Snapshot {
+        node: snapshot::Node {
+            name: name.into(),
+            daemon: daemon.into(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            datapath_log: maps.settings.get(&0, 0).is_ok_and(|s| s.log != 0),
+            ..snapshot::Node::default()
+        },
+        vrrp: routers(&maps)?,
+        services: services(&maps)?,
+        ..Snapshot::default()
+    };
+    s.flows.capacity = u64::from(maps.flows.len());
+    // Two keys a flow.
+    s.flows.used = maps.flow_keys.keys().count() as u64 / 2;
+    counters::fill_packets(&maps, &mut s)?;
+    Ok(s)
+}
+
+fn routers(maps: &Maps) -> Result<Vec<snapshot::Vrrp>> {
+    let mut addresses: BTreeMap<u32, Vec<Addr>> = BTreeMap::new();
+    for entry in maps.vips.iter() {
+        let (addr, vip) = entry.context("map VIPS")?;
+        addresses.entry(vip.router).or_default().push(addr);
+    }
+    let router = |(router, mut addrs): (u32, Vec<Addr>)| {
+        addrs.sort();
+        let until = maps.leases.get(&router, 0).context("map LEASES")?;
+        Ok(snapshot::Vrrp {
+            name: format!("#{router}"),
+            interface: "-".into(),
+            state: "Unknown".into(),
+            addresses: addrs.iter().map(ToString::to_string).collect(),
+            lease_valid: BootTime::now().0 < until,
+            ..snapshot::Vrrp::default()
+        })
+    };
+    addresses.into_iter().map(router).collect()
+}
+
+fn services(maps: &Maps) -> Result<Vec<snapshot::Service>> {
+    let mut entries = maps.services.iter().collect::<Result<Vec<_>, _>>().context("map SERVICES")?;
+    entries.sort_by_key(|(_, s)| s.id);
+    entries.into_iter().map(|(key, s)| service(maps, &key, &s)).collect()
+}
+
+fn service(maps: &Maps, key: &ServiceKey, s: &lb_common::service::Service) -> Result<snapshot::Service> {
+    let listen = format!("{}:{}", key.addr, key.port.number());
+    let mut ids = Vec::new();
+    for slot in s.ring_base..s.ring_base + s.ring_len {
+        ids.push(maps.rings.get(&slot, 0).context("map RINGS")?);
+    }
+    ids.sort_unstable();
+    ids.dedup();
+    let mut v = snapshot::Service {
+        name: format!("#{}", s.id),
+        listen,
+        protocol: "tcp".into(),
+        mode: "nat".into(),
+        scheduler: "-".into(),
+        up: ids.len(),
+        ..snapshot::Service::default()
+    };
+    for id in ids {
+        let b = maps.backends.get(&id, 0).context("map BACKENDS")?;
+        let mut backend = snapshot::Backend {
+            name: format!("#{id}"),
+            addr: format!("{}:{}", b.addr, b.port.number()),
+            state: "unknown".into(),
+            ..snapshot::Backend::default()
+        };
+        counters::fill_backend(maps, id, &mut backend)?;
+        v.backends.push(backend);
+    }
+    counters::fill_service(maps, s.id, &mut v)?;
+    Ok(v)
+}

@@ -1,0 +1,134 @@
+//! Desired state → map writes, idempotent and in an order that traffic may run through: backends and the new ring
+//! first, the service last; what is no longer wanted goes at the end.
+
+use anyhow::{Context, Result};
+use lb_common::{
+    addr::{Addr, PROTO_TCP, Port},
+    maps::{MAX_BACKENDS, MAX_SERVICES, RING_SLOTS},
+    service::{Backend, Interface, Service, ServiceKey, Vip},
+    settings::Settings,
+};
+
+use super::maps::Maps;
+
+/// What the packet programs shall know.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Desired {
+    /// Run-time settings.
+    pub settings: Settings,
+    /// Virtual addresses and the router of each.
+    pub vips: Vec<(Addr, u32)>,
+    /// Interfaces that programs are attached to.
+    pub interfaces: Vec<(u32, Interface)>,
+    /// Backends by index.
+    pub backends: Vec<Backend>,
+    /// Services by index.
+    pub services: Vec<DesiredService>,
+}
+
+/// A service and the order of its backends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DesiredService {
+    /// Virtual address.
+    pub addr: Addr,
+    /// Port.
+    pub port: Port,
+    /// Its virtual router.
+    pub router: u32,
+    /// Source that backends see.
+    pub snat: Addr,
+    /// Backend indices in the order of new connections; empty refuses them.
+    pub ring: Vec<u32>,
+}
+
+/// Writes what differs.
+pub struct Tables {
+    maps: Maps,
+    written: Desired,
+    /// Which of its two ring areas each service uses.
+    area: Vec<bool>,
+}
+
+impl Tables {
+    /// Starts from maps of unknown content: the first `publish` writes everything and clears what is left over.
+    pub fn new(maps: Maps) -> Self {
+        Self { maps, written: Desired::default(), area: vec![false; MAX_SERVICES] }
+    }
+
+    /// The maps.
+    pub fn maps(&mut self) -> &mut Maps {
+        &mut self.maps
+    }
+
+    /// Makes the maps say `desired`.
+    pub fn publish(&mut self, desired: &Desired) -> Result<()> {
+        anyhow::ensure!(desired.services.len() <= MAX_SERVICES, "more than {MAX_SERVICES} services");
+        anyhow::ensure!(desired.backends.len() <= MAX_BACKENDS, "more than {MAX_BACKENDS} backends");
+        self.publish_settings(&desired.settings)?;
+        for (ifindex, interface) in &desired.interfaces {
+            self.maps.interfaces.insert(ifindex, interface, 0).context("map INTERFACES")?;
+        }
+        for (i, b) in (0..).zip(&desired.backends) {
+            if self.written.backends.get(i as usize) != Some(b) {
+                self.maps.backends.set(i, b, 0).context("map BACKENDS")?;
+            }
+        }
+        for (i, s) in desired.services.iter().enumerate() {
+            if self.written.services.get(i) != Some(s) {
+                self.publish_service(i, s)?;
+            }
+        }
+        for (addr, router) in &desired.vips {
+            self.maps.vips.insert(addr, Vip { router: *router }, 0).context("map VIPS")?;
+        }
+        self.remove_others(desired)?;
+        self.written = desired.clone();
+        Ok(())
+    }
+
+    fn publish_settings(&mut self, wanted: &Settings) -> Result<()> {
+        // `slots_ready` belongs to the loader, which filled the queue.
+        let slots_ready = self.maps.settings.get(&0, 0).context("map SETTINGS")?.slots_ready;
+        let settings = Settings { slots_ready, ..*wanted };
+        self.maps.settings.set(0, settings, 0).context("map SETTINGS")
+    }
+
+    fn publish_service(&mut self, index: usize, s: &DesiredService) -> Result<()> {
+        let same_ring = self.written.services.get(index).is_some_and(|w| w.ring == s.ring);
+        let flip = self.area[index] ^ !same_ring;
+        let ring_base = ((index * 2 + usize::from(flip)) * RING_SLOTS) as u32;
+        for (slot, backend) in (ring_base..).zip(&s.ring) {
+            self.maps.rings.set(slot, backend, 0).context("map RINGS")?;
+        }
+        let value = Service {
+            id: index as u32,
+            router: s.router,
+            ring_base,
+            ring_len: s.ring.len() as u32,
+            snat: s.snat,
+        };
+        self.maps.services.insert(key(s), value, 0).context("map SERVICES")?;
+        self.area[index] = flip;
+        Ok(())
+    }
+
+    fn remove_others(&mut self, desired: &Desired) -> Result<()> {
+        let services: Vec<_> = self.maps.services.keys().collect::<Result<_, _>>().context("map SERVICES")?;
+        for k in services {
+            if !desired.services.iter().any(|s| key(s) == k) {
+                self.maps.services.remove(&k).context("map SERVICES")?;
+            }
+        }
+        let vips: Vec<_> = self.maps.vips.keys().collect::<Result<_, _>>().context("map VIPS")?;
+        for a in vips {
+            if !desired.vips.iter().any(|(addr, _)| *addr == a) {
+                self.maps.vips.remove(&a).context("map VIPS")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn key(s: &DesiredService) -> ServiceKey {
+    ServiceKey { addr: s.addr, port: s.port, proto: PROTO_TCP, pad: [0; 5] }
+}
