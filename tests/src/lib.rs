@@ -8,6 +8,7 @@
 pub mod console;
 pub mod daemon;
 pub mod down;
+pub mod expect;
 pub mod galera;
 pub mod keepalived;
 pub mod lab;

@@ -14,6 +14,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+pub use crate::expect::wait_until;
+
 use lb_userspace::{
     config::model::{AuthPass, Garp, Preempt},
     vrrp::{
@@ -337,14 +339,4 @@ pub fn run(program: &str, args: &[&str]) {
 pub fn output(program: &str, args: &[&str]) -> String {
     let output = Command::new(program).args(args).output().unwrap();
     String::from_utf8(output.stdout).unwrap()
-}
-
-/// Looks every 10 ms at something that announces nothing itself.
-pub fn wait_until(what: &str, limit: Duration, mut holds: impl FnMut() -> bool) -> Instant {
-    let deadline = Instant::now() + limit;
-    while !holds() {
-        assert!(Instant::now() < deadline, "waited {limit:?} for {what}");
-        thread::sleep(Duration::from_millis(10));
-    }
-    Instant::now()
 }

@@ -22,6 +22,7 @@ use lb_tests::{
     console::Console,
     daemon,
     down::{self, Bpffs},
+    expect::wait_until,
     lab,
     netns::Netns,
     proc,
@@ -166,7 +167,7 @@ impl Place {
         command.stdout(Stdio::null()).stderr(out);
         let mut daemon = Daemon(command.spawn().unwrap());
         let pid = daemon.0.id();
-        wait_until("the daemon answers", || {
+        wait_until("the daemon answers", LIMIT, || {
             let ended = daemon.0.try_wait().unwrap();
             assert_eq!(ended, None, "{}", proc::tail(&log, 5));
             self.snapshot().is_some_and(|s| s.node.pid == pid)
@@ -199,7 +200,7 @@ impl Place {
     fn assert_nothing_is_left(&self) {
         assert!(!self.pins().root.exists(), "pins");
         // The kernel lets a link go some time after its last pin: behind a grace period, on a worker thread.
-        wait_until("no program is attached", || self.programs() == 0);
+        wait_until("no program is attached", LIMIT, || self.programs() == 0);
         assert!(!self.has_vip(), "the address");
         assert!(!pins::socket(&self.name()).exists(), "the control socket");
     }
@@ -268,14 +269,6 @@ fn assert_sentence(out: &Output, words: &[&str]) {
     assert!(said.len() == 1 && said[0].starts_with("viplb: "), "one sentence: {text}");
     for word in words {
         assert!(text.contains(word), "{word:?} is missing: {text}");
-    }
-}
-
-fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !holds() {
-        assert!(start.elapsed() < LIMIT, "not within {} s: {what}", LIMIT.as_secs());
-        std::thread::sleep(Duration::from_millis(20));
     }
 }
 
@@ -457,7 +450,7 @@ fn a_start_that_fails_after_attaching_takes_everything_back() {
         let out = place.run(&place.config("flows = 1024", &format!("flows = 1024\nhook = \"{hook}\"")));
         assert_sentence(&out, &["cannot replace", &socket.display().to_string()]);
         assert!(!place.pins().root.exists(), "{hook}");
-        wait_until("no program is attached", || place.programs() == 0);
+        wait_until("no program is attached", LIMIT, || place.programs() == 0);
         if proc::which("tc").is_some() {
             let filters = |side| {
                 proc::finish(
@@ -487,7 +480,7 @@ fn a_silent_foreign_owner_of_the_address_is_an_alarm_with_its_mac_and_no_refusal
         .ip_batch(&format!("link set eth0 address 02:42:ac:12:00:63\naddr add {VIP}/32 dev eth0\n"))
         .unwrap();
     let daemon = place.start(&place.good_config());
-    wait_until("the alarm is shown", || {
+    wait_until("the alarm is shown", LIMIT, || {
         String::from_utf8_lossy(&place.status(&[]).stdout)
             .lines()
             .any(|line| line.starts_with("ALARM") && line.contains(VIP) && line.contains("02:42:ac:12:00:63"))

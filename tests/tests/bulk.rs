@@ -23,6 +23,7 @@ use lb_common::reason::{Kind, Reason};
 use lb_tests::{
     console::Console,
     daemon, down,
+    expect::{tcp_counter, wait_until},
     lab::{Balancer, Engine, Lab, Node, Plan, VIP, mac_text},
     netns::Netns,
     node::{self, Cut},
@@ -75,7 +76,7 @@ impl Net {
         let h1 = self.node("h1");
         fs::write(self.lab.node_dir(&h1).join("viplb.toml"), config).unwrap();
         daemon::start(&self.lab, &h1, &Console::quiet()).unwrap();
-        wait_until("h1 owns the address", || vip::owners(&self.lab).unwrap() == ["h1"]);
+        wait_until("h1 owns the address", LIMIT, || vip::owners(&self.lab).unwrap() == ["h1"]);
     }
 
     /// A configuration with both services; `node` and `check` are more lines of their sections.
@@ -134,7 +135,7 @@ impl Net {
 
     fn wait_for_states(&self, states: [&str; 3]) {
         let seen = || self.backends("even").into_iter().map(|b| b.state).collect::<Vec<_>>();
-        wait_until(&format!("backends are {states:?}"), || seen() == states);
+        wait_until(&format!("backends are {states:?}"), LIMIT, || seen() == states);
     }
 
     fn log(&self) -> PathBuf {
@@ -274,22 +275,6 @@ fn fnv(data: &[u8]) -> u64 {
     data.iter().fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x0100_0000_01b3))
 }
 
-/// A counter of the calling thread's namespace from the `Tcp:` lines of /proc/net/snmp.
-fn tcp_counter(name: &str) -> u64 {
-    let text = fs::read_to_string("/proc/thread-self/net/snmp").unwrap();
-    let mut lines = text.lines().filter(|l| l.starts_with("Tcp:")).map(str::split_whitespace);
-    let (names, values) = (lines.next().unwrap(), lines.next().unwrap());
-    names.zip(values).find(|(n, _)| *n == name).unwrap().1.parse().unwrap()
-}
-
-fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !holds() {
-        assert!(start.elapsed() < LIMIT, "not within {} s: {what}", LIMIT.as_secs());
-        thread::sleep(Duration::from_millis(20));
-    }
-}
-
 /// 20 MB both ways, with the offloads that a container has by default and with none.
 fn bulk_through(hook: &str) {
     let Some(net) = Net::new(hook) else { return };
@@ -314,7 +299,7 @@ fn bulk_through(hook: &str) {
     net.transfer();
     assert_eq!(net.checksum_errors(), BTreeMap::new(), "without offloads");
     // The snapshot follows the counters a quarter of a second behind.
-    wait_until("every segment by itself", || net.service("even").packets > packets + segments);
+    wait_until("every segment by itself", LIMIT, || net.service("even").packets > packets + segments);
 }
 
 #[test]
@@ -338,7 +323,7 @@ fn connections_are_spread_evenly_or_by_weight_and_counted_where_they_went() {
     assert_eq!(weighted, [100, 75, 25], "weights 4, 3, 1");
     for (service, counts) in [("even", even), ("weighted", weighted)] {
         let counted = || net.backends(service).iter().map(|b| b.flows as usize).collect::<Vec<_>>();
-        wait_until("status has counted the connections", || counted() == counts);
+        wait_until("status has counted the connections", LIMIT, || counted() == counts);
         let seen = net.service(service);
         assert_eq!(seen.flows, 200);
         assert_eq!(seen.packets, seen.backends.iter().map(|b| b.packets).sum::<u64>());
@@ -384,7 +369,7 @@ fn without_any_backend_a_connection_is_refused_at_once() {
         assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
         assert!(start.elapsed() < AT_ONCE, "{:?}", start.elapsed());
     }
-    wait_until("the refusals are counted", || net.service("even").refused == refused_before + 5);
+    wait_until("the refusals are counted", LIMIT, || net.service("even").refused == refused_before + 5);
     assert_eq!(net.snapshot().drops.get("no-backend"), Some(&5));
 }
 
@@ -423,7 +408,7 @@ impl Account {
             ["rx", "tx"].map(|side| links[0]["stats64"][side]["packets"].as_u64().unwrap())
         };
         let mut account = None;
-        wait_until("the interface is quiet for a moment", || {
+        wait_until("the interface is quiet for a moment", LIMIT, || {
             let before = look();
             let reasons = counters::reasons(&maps).unwrap();
             account = Some(Account { received: before[0], sent: before[1], reasons });
@@ -474,7 +459,7 @@ fn every_packet_ends_in_exactly_one_counted_reason() {
         assert!(n >= at_least, "{}: {n}", reason.word());
     }
     assert_eq!(after.since(&before, |r| matches!(r.kind(), Kind::Dropped)), 0, "nothing was dropped");
-    wait_until("status shows the same", || {
+    wait_until("status shows the same", LIMIT, || {
         let shown = net.snapshot().packets;
         let count = |r: &Reason| shown.iter().find(|p| p.reason == r.word()).map_or(0, |p| p.count);
         after.reasons.iter().all(|(r, n)| count(r) >= *n)
@@ -495,19 +480,19 @@ fn the_datapath_logs_new_flows_while_it_is_asked_to_and_forwarded_packets_never(
     assert_eq!(lines(), [""; 0], "off by default");
 
     assert!(net.viplb(&["log", "datapath", "on"]).status.success());
-    wait_until("status says that it is on", || net.snapshot().node.datapath_log);
+    wait_until("status says that it is on", LIMIT, || net.snapshot().node.datapath_log);
     net.transfer();
-    wait_until("both connections are in the log", || new_flows() == 2);
+    wait_until("both connections are in the log", LIMIT, || new_flows() == 2);
     let addresses = format!(" {VIP} > 172.18.0.");
     assert!(lines().iter().all(|l| !l.contains("new-flow") || l.contains(&addresses)), "{:?}", lines());
     assert!(net.viplb(&["log", "datapath", "off"]).status.success());
-    wait_until("status says that it is off", || !net.snapshot().node.datapath_log);
+    wait_until("status says that it is off", LIMIT, || !net.snapshot().node.datapath_log);
     drop(net.ask(PORT));
 
     // Lines keep their order: once this connection is in the log, one made while it was off would be too.
     assert!(net.viplb(&["log", "datapath", "on"]).status.success());
     drop(net.ask(PORT));
-    wait_until("the third connection is in the log", || new_flows() >= 3);
+    wait_until("the third connection is in the log", LIMIT, || new_flows() >= 3);
     assert_eq!(new_flows(), 3);
     let text = lines().join("\n");
     assert!(!text.contains("forwarded") && !text.contains("returned"), "{text}");

@@ -21,6 +21,7 @@ use lb_tests::{
     console::Console,
     daemon,
     down::down,
+    expect::wait_until,
     lab::{Balancer, DB_PORT, Engine, Lab, Node, Plan, VIP},
     node::{self, Cut},
     proc,
@@ -69,7 +70,7 @@ impl Scene {
         let client = scene.lab.netns(&scene.node("client"));
         scene.writer = Some(Writer::start(client, Options::to((VIP, DB_PORT).into())));
         for name in ["h1", "h2"].into_iter().filter(|name| *name == "h1" || h2 == Balancer::Viplb) {
-            wait_until(&format!("{name} is healthy"), || scene.status(name).0 == Some(0));
+            wait_until(&format!("{name} is healthy"), LIMIT, || scene.status(name).0 == Some(0));
         }
         scene.rows_go_on("at the start");
         Some(scene)
@@ -178,14 +179,6 @@ impl Drop for Scene {
     }
 }
 
-fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
-    let began = Instant::now();
-    while !holds() {
-        assert!(began.elapsed() < LIMIT, "not within {LIMIT:?}: {what}");
-        std::thread::sleep(Duration::from_millis(10));
-    }
-}
-
 /// The row of `viplb status` that shows the virtual router.
 fn lease_in(status: &str) -> &str {
     let row = status.lines().find(|line| line.contains(&VIP.to_string()) && !line.contains("service"));
@@ -213,7 +206,7 @@ fn a_frozen_owner_falls_silent_and_is_not_believed_when_it_wakes_up() {
 
     let woken = Instant::now();
     node::unpause(&scene.lab, &h1).unwrap();
-    wait_until("h1 says that it is Backup", || {
+    wait_until("h1 says that it is Backup", LIMIT, || {
         daemon::status(&scene.lab, &h1).is_ok_and(|s| s["vrrp"][0]["state"] == "Backup")
     });
     scene.watch().until_leased(&["h2"], LIMIT).expect("h1 waits its turn");
@@ -237,7 +230,7 @@ fn a_killed_owner_falls_silent_and_takes_over_again_once_it_is_started() {
 
     let started = Instant::now();
     node::start(&scene.lab, &h1, &Console::quiet()).unwrap();
-    wait_until("the address that the killed daemon left is removed", || !scene.has_address("h1"));
+    wait_until("the address that the killed daemon left is removed", LIMIT, || !scene.has_address("h1"));
     scene.watch().until_leased(&["h2"], LIMIT).expect("h1 waits its turn");
     scene.comes_back_to_h1("h1 started", started);
     assert!(scene.has_address("h1"));
@@ -338,7 +331,7 @@ fn a_daemon_that_is_killed_and_started_adopts_its_flows() {
     session.ask("before the kill");
     drop(scene.writer.take().map(Writer::stop));
     let flows = || established(&Maps::open(&scene.pins("h1")).unwrap());
-    wait_until("only the idle session is left", || flows().len() == 1);
+    wait_until("only the idle session is left", LIMIT, || flows().len() == 1);
     let pin = || fs::metadata(scene.pins("h1").map(FLOWS)).unwrap().ino();
     let (before, made) = (flows(), pin());
 
@@ -348,9 +341,9 @@ fn a_daemon_that_is_killed_and_started_adopts_its_flows() {
     assert_eq!(pin(), made, "the pins are the same");
     assert_eq!(flows(), before, "the flow is the same");
     // It is no owner for having been one.
-    wait_until("the address that the killed daemon left is removed", || !scene.has_address("h1"));
+    wait_until("the address that the killed daemon left is removed", LIMIT, || !scene.has_address("h1"));
 
     scene.owned_by("h1", "h1 started");
-    wait_until("the owner's interface has the address", || scene.has_address("h1"));
+    wait_until("the owner's interface has the address", LIMIT, || scene.has_address("h1"));
     session.ask("the new daemon owns the address");
 }

@@ -3,16 +3,12 @@
 //! Rows and bulk data go in through the virtual address and are looked for on every node; a node that is killed costs
 //! no acknowledged row, and health checks leave no mark on the servers.
 
-use std::{
-    collections::BTreeMap,
-    fs,
-    net::SocketAddr,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use lb_tests::{
     console::Console,
     daemon, down,
+    expect::{tcp_counter, wait_until},
     lab::{Balancer, DB_PORT, Engine, Lab, Node, Plan, VIP},
     node,
     sql::{self, APP, ROOT, Server, tcp_options},
@@ -49,7 +45,7 @@ impl Cluster {
         let plan = Plan { prefix, db: 3, engine, h1: viplb, h2: viplb };
         let cluster = Cluster(Lab::of(plan.clone()).unwrap());
         Lab::up(plan, &Console::quiet()).unwrap();
-        wait_until("h1 owns the address", || vip::owners(&cluster.0).unwrap() == ["h1"]);
+        wait_until("h1 owns the address", LIMIT, || vip::owners(&cluster.0).unwrap() == ["h1"]);
         cluster.wait_for_states(["up"; 3]);
         Some(cluster)
     }
@@ -61,7 +57,7 @@ impl Cluster {
     fn snapshot(&self) -> Snapshot {
         let answer = || daemon::status(&self.0, &self.node("h1"));
         let mut seen = None;
-        wait_until("viplb in h1 answers", || {
+        wait_until("viplb in h1 answers", LIMIT, || {
             seen = answer().ok();
             seen.is_some()
         });
@@ -73,7 +69,7 @@ impl Cluster {
     }
 
     fn wait_for_states(&self, states: [&str; 3]) {
-        wait_until(&format!("backends are {states:?}"), || self.states() == states);
+        wait_until(&format!("backends are {states:?}"), LIMIT, || self.states() == states);
     }
 
     fn writer(&self) -> Writer {
@@ -137,22 +133,6 @@ impl Drop for Cluster {
     }
 }
 
-fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !holds() {
-        assert!(start.elapsed() < LIMIT, "not within {} s: {what}", LIMIT.as_secs());
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
-
-/// A counter of the calling thread's namespace from the `Tcp:` lines of /proc/net/snmp.
-fn tcp_counter(name: &str) -> u64 {
-    let text = fs::read_to_string("/proc/thread-self/net/snmp").unwrap();
-    let mut lines = text.lines().filter(|l| l.starts_with("Tcp:")).map(str::split_whitespace);
-    let (names, values) = (lines.next().unwrap(), lines.next().unwrap());
-    names.zip(values).find(|(n, _)| *n == name).unwrap().1.parse().unwrap()
-}
-
 /// The bytes of one row, different in each (a multiplicative generator modulo 2^64).
 fn piece(id: u32) -> Vec<u8> {
     let mut state = u64::from(id) + 1;
@@ -181,7 +161,7 @@ fn crc32_is_the_one_that_sql_has() {
 fn rows_and_bulk_data_through_the_address_are_whole_on_every_node() {
     let Some(cluster) = Cluster::new("bul") else { return };
     let writer = cluster.writer();
-    wait_until("rows are acknowledged", || writer.tally().acknowledged > 200);
+    wait_until("rows are acknowledged", LIMIT, || writer.tally().acknowledged > 200);
 
     // Upload, while the writer goes on.
     cluster.through_the_address(async |conn| {
@@ -221,7 +201,7 @@ fn a_killed_database_costs_no_acknowledged_row_and_checks_leave_no_mark_on_the_o
     let Some(cluster) = Cluster::new("kil") else { return };
     let aborted = cluster.aborted_connects();
     let writer = cluster.writer();
-    wait_until("rows are acknowledged", || writer.tally().acknowledged > 50);
+    wait_until("rows are acknowledged", LIMIT, || writer.tally().acknowledged > 50);
     // The one that the writer is connected to: it has a flow in h1's table.
     let busy = cluster.0.databases().into_iter().find(|db| {
         let users = "SELECT COUNT(*) FROM information_schema.processlist WHERE user = 'app'";
@@ -231,15 +211,15 @@ fn a_killed_database_costs_no_acknowledged_row_and_checks_leave_no_mark_on_the_o
     let index: usize = busy.name.trim_start_matches("db").parse::<usize>().unwrap() - 1;
     node::kill(&cluster.0, &busy, &Console::quiet()).unwrap();
     let at_kill = writer.tally().acknowledged;
-    wait_until("rows go on", || writer.tally().acknowledged > at_kill + 50);
-    wait_until("the killed one is down", || cluster.states()[index] == "down");
+    wait_until("rows go on", LIMIT, || writer.tally().acknowledged > at_kill + 50);
+    wait_until("the killed one is down", LIMIT, || cluster.states()[index] == "down");
     let cause = cluster.snapshot().services[0].backends[index].cause.clone();
     assert!(!cause.is_empty(), "status says why");
     let aborted_of_others = cluster.0.databases().into_iter().zip(aborted).filter(|(db, _)| *db != busy);
     for (db, before) in aborted_of_others {
         // Checks of both balancers, and then more of them; each look is a connection too.
         let mut own = cluster.global_status(&db, "Connections");
-        wait_until("health checks go on", || {
+        wait_until("health checks go on", LIMIT, || {
             own += 1;
             cluster.global_status(&db, "Connections") >= own + 10
         });
@@ -249,7 +229,7 @@ fn a_killed_database_costs_no_acknowledged_row_and_checks_leave_no_mark_on_the_o
     node::start(&cluster.0, &busy, &Console::quiet()).unwrap();
     cluster.wait_for_states(["up"; 3]);
     let at_return = writer.tally().acknowledged;
-    wait_until("rows go on", || writer.tally().acknowledged > at_return + 50);
+    wait_until("rows go on", LIMIT, || writer.tally().acknowledged > at_return + 50);
     let tally = writer.stop().unwrap();
     assert!(tally.errors > 0 && tally.connects >= 2, "it was connected to the killed one: {tally:?}");
     cluster.assert_every_node_holds(&tally);

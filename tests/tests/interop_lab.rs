@@ -13,6 +13,7 @@ use lb_tests::{
     console::Console,
     daemon::{self, AUTH_PASS},
     down::down,
+    expect::wait_until,
     keepalived,
     lab::{Balancer, Engine, Lab, Node, Plan},
     node, proc, tryout, vip,
@@ -77,11 +78,11 @@ impl Scene {
     /// viplb is back: one owner at every sample until it has pre-empted, keepalived steps down, and it stays so.
     fn preempted_by_viplb(&self, cure: &str, since: Instant) {
         self.answered_by(&["h1"], cure);
-        wait_until("viplb says why it is the owner", || {
+        wait_until("viplb says why it is the owner", LIMIT, || {
             self.vrrp()["reason"] == "pre-empted a lower priority"
         });
         let h2 = self.node("h2");
-        wait_until("keepalived steps down", || keepalived::state(&self.lab, &h2) == Some("Backup"));
+        wait_until("keepalived steps down", LIMIT, || keepalived::state(&self.lab, &h2) == Some("Backup"));
         std::thread::sleep(BEYOND);
         self.watch().exactly_one_since(since).unwrap_or_else(|e| panic!("{cure}: {e}"));
         assert_eq!(vip::pinged(&self.lab).unwrap(), ["h1"], "{cure}: who answers a ping");
@@ -117,14 +118,6 @@ impl Drop for Scene {
         if let Err(e) = down(&self.lab.plan().prefix, &Console::quiet()) {
             eprintln!("the lab is not down: {e:#}");
         }
-    }
-}
-
-fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
-    let began = Instant::now();
-    while !holds() {
-        assert!(began.elapsed() < LIMIT, "not within {LIMIT:?}: {what}");
-        std::thread::sleep(Duration::from_millis(10));
     }
 }
 
@@ -169,7 +162,7 @@ fn keepalived_takes_over_from_a_frozen_viplb_which_is_backup_first_when_it_wakes
 
     let woken = Instant::now();
     node::unpause(&scene.lab, &h1).unwrap();
-    wait_until("viplb says why it is no owner", || {
+    wait_until("viplb says why it is no owner", LIMIT, || {
         let vrrp = scene.vrrp();
         vrrp["state"] == "Backup" && vrrp["reason"] == "woke up after the end of its lease"
     });
@@ -182,7 +175,7 @@ fn with_different_passwords_both_own_the_address_and_viplb_says_which_adverts_it
 
     scene.keepalived_with_password(AUTH_PASS, "654321");
     scene.answered_by(&["h1", "h2"], "with different passwords, as between two keepaliveds");
-    wait_until("viplb counts the refused adverts by their reason", || {
+    wait_until("viplb counts the refused adverts by their reason", LIMIT, || {
         // One is all that is certain: keepalived restarts its advert timer with each advert that it refuses itself.
         let vrrp = scene.vrrp();
         let refused: Vec<_> = vrrp["refused"].as_object().into_iter().flatten().collect();

@@ -9,10 +9,11 @@ use std::{
     net::SocketAddr,
     path::Path,
     process::{Child, Command, Output, Stdio},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use lb_tests::{
+    expect::wait_until,
     lab::{self, DB_PORT, Lab, Node},
     netns::Netns,
     node, proc,
@@ -83,21 +84,13 @@ impl Prefix {
             fs::read_to_string(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.contains(&self.0))
         };
         let left = || proc::all().into_iter().filter(mine).collect::<Vec<_>>();
-        wait_until("the lab's processes are gone", || left().is_empty());
+        wait_until("the lab's processes are gone", LIMIT, || left().is_empty());
     }
 }
 
 impl Drop for Prefix {
     fn drop(&mut self) {
         self.run(&["lab", "down"]);
-    }
-}
-
-fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !holds() {
-        assert!(start.elapsed() < LIMIT, "not within {} s: {what}", LIMIT.as_secs());
-        std::thread::sleep(Duration::from_millis(10));
     }
 }
 
@@ -117,7 +110,7 @@ fn a_lab_comes_up_and_its_client_reaches_every_database() {
     let lab = prefix.up(&["--standin", "--db", "5"]);
     assert_eq!(lab.databases().len(), 5);
     for db in lab.databases() {
-        wait_until("the client reaches the database", || client_reaches(&lab, &db));
+        wait_until("the client reaches the database", LIMIT, || client_reaches(&lab, &db));
     }
     let status = prefix.ok(&["lab", "status"]);
     assert!(status.contains("answered for by nobody") && status.contains("db5"), "{status}");
@@ -132,15 +125,15 @@ fn a_cut_node_is_unreachable_until_healed_and_only_the_silent_cut_keeps_its_carr
     let db = lab.node("db1").unwrap();
     let carrier =
         || prefix.ok(&["lab", "exec", "db1", "--", "ip", "link", "show", "eth0"]).contains("LOWER_UP");
-    wait_until("reached before the cut", || client_reaches(&lab, &db));
+    wait_until("reached before the cut", LIMIT, || client_reaches(&lab, &db));
     for (cut, keeps_carrier) in
         [(&["lab", "cut", "db1"][..], false), (&["lab", "cut", "--silent", "db1"], true)]
     {
         prefix.ok(cut);
         assert!(!client_reaches(&lab, &db), "{cut:?} cuts");
-        wait_until("the carrier is as the cut says", || carrier() == keeps_carrier);
+        wait_until("the carrier is as the cut says", LIMIT, || carrier() == keeps_carrier);
         prefix.ok(&["lab", "heal", "db1"]);
-        wait_until("reached after healing", || client_reaches(&lab, &db));
+        wait_until("reached after healing", LIMIT, || client_reaches(&lab, &db));
     }
 }
 
@@ -153,7 +146,7 @@ fn a_frozen_database_answers_again_when_it_goes_on_and_a_killed_one_when_it_is_s
     assert!(!client_reaches(&lab, &db));
     assert!(prefix.ok(&["lab", "status"]).contains("frozen"));
     prefix.ok(&["lab", "unpause", "db1"]);
-    wait_until("answers again", || client_reaches(&lab, &db));
+    wait_until("answers again", LIMIT, || client_reaches(&lab, &db));
     for end in ["kill", "stop"] {
         prefix.ok(&["lab", end, "db1"]);
         assert!(!client_reaches(&lab, &db) && node::daemon_pids(&lab, &db).is_empty());
@@ -197,11 +190,11 @@ fn keepalived_in_h2_becomes_the_one_that_answers_for_the_virtual_address() {
     }
     let prefix = Prefix::of("lkee");
     let lab = prefix.up(&["--standin", "--db", "1", "--h2", "keepalived"]);
-    wait_until("h2 answers for the address", || vip::owners(&lab).unwrap() == ["h2"]);
+    wait_until("h2 answers for the address", LIMIT, || vip::owners(&lab).unwrap() == ["h2"]);
     prefix.ok(&["lab", "stop", "h2"]);
-    wait_until("nobody answers for it", || vip::owners(&lab).unwrap().is_empty());
+    wait_until("nobody answers for it", LIMIT, || vip::owners(&lab).unwrap().is_empty());
     prefix.ok(&["lab", "start", "h2"]);
-    wait_until("h2 answers again", || vip::owners(&lab).unwrap() == ["h2"]);
+    wait_until("h2 answers again", LIMIT, || vip::owners(&lab).unwrap() == ["h2"]);
 }
 
 #[test]
@@ -210,7 +203,7 @@ fn down_removes_all_that_a_killed_up_left_wherever_it_was_killed() {
         let prefix = Prefix::of("lkil");
         let mut up = prefix.start(&["lab", "up", "--no-viplb", "--standin"]);
         let reached = Netns::named(format!("{}-{stage}", prefix.0));
-        wait_until("the stage is reached", || reached.exists());
+        wait_until("the stage is reached", LIMIT, || reached.exists());
         up.kill().unwrap();
         up.wait().unwrap();
         prefix.ok(&["lab", "down"]);
@@ -223,13 +216,13 @@ fn down_removes_all_that_a_killed_up_left_wherever_it_was_killed() {
 fn down_removes_a_run_that_was_killed_with_frozen_and_foreign_processes_in_it() {
     let prefix = Prefix::of("lrun");
     let mut run = prefix.start(&["run", "--no-viplb", "--standin"]);
-    wait_until("the lab is up", || {
+    wait_until("the lab is up", LIMIT, || {
         Lab::open(&prefix.0).is_ok_and(|lab| lab.databases().iter().all(|db| client_reaches(&lab, db)))
     });
     let mut sleeper = prefix.start(&["lab", "exec", "client", "--", "sleep", "1000"]);
     let lab = Lab::open(&prefix.0).unwrap();
     let client = lab.netns(&lab.node("client").unwrap());
-    wait_until("the command runs in the client", || !client.pids().is_empty());
+    wait_until("the command runs in the client", LIMIT, || !client.pids().is_empty());
     prefix.ok(&["lab", "pause", "db2"]);
     run.kill().unwrap();
     run.wait().unwrap();
@@ -263,10 +256,10 @@ fn a_writer_whose_database_is_frozen_and_killed_loses_no_acknowledged_row() {
     let options =
         Options { timeout: Duration::from_millis(200), ..Options::to((dbs[0].addr, DB_PORT).into()) };
     let writer = Writer::start(client, options);
-    let more_rows = |than: u64| wait_until("rows go on", || writer.tally().acknowledged > than + 20);
+    let more_rows = |than: u64| wait_until("rows go on", LIMIT, || writer.tally().acknowledged > than + 20);
     more_rows(0);
     prefix.ok(&["lab", "pause", "db1"]);
-    wait_until("the client notices", || writer.tally().errors > 0);
+    wait_until("the client notices", LIMIT, || writer.tally().errors > 0);
     prefix.ok(&["lab", "unpause", "db1"]);
     more_rows(writer.tally().acknowledged);
     prefix.ok(&["lab", "kill", "db1"]);
@@ -305,7 +298,7 @@ fn rows_written_to_one_node_of_the_real_cluster_are_counted_at_every_node() {
     let dbs = lab.databases();
     let client = lab.netns(&lab.node("client").unwrap());
     let writer = Writer::start(client, Options::to((dbs[0].addr, DB_PORT).into()));
-    wait_until("rows are acknowledged", || writer.tally().acknowledged > 100);
+    wait_until("rows are acknowledged", LIMIT, || writer.tally().acknowledged > 100);
     let tally = writer.stop().unwrap();
     for db in dbs {
         assert_eq!(lb_tests::galera::state(&lab, &db).unwrap(), "Synced");

@@ -7,13 +7,14 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use lb_tests::{
     console::Console,
     daemon,
     down::{self, Bpffs},
+    expect::wait_until,
     lab,
     netns::Netns,
     proc,
@@ -244,7 +245,7 @@ impl Place {
         node.place(&mut command).unwrap();
         let mut place =
             Place { prefix, node, daemon: command.spawn().unwrap(), _cleaner: cleaner, _bpffs: bpffs };
-        wait_until("the daemon answers", || {
+        wait_until("the daemon answers", LIMIT, || {
             assert_eq!(place.daemon.try_wait().unwrap(), None, "it ended");
             // Before the daemon listens, status reads the maps, which do not hold everything yet.
             serde_json::from_slice::<Snapshot>(&place.status(&["-j"]).stdout)
@@ -289,14 +290,6 @@ fn can_run() -> bool {
     can
 }
 
-fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !holds() {
-        assert!(start.elapsed() < LIMIT, "not within {} s: {what}", LIMIT.as_secs());
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
-
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
@@ -320,7 +313,7 @@ fn json_is_one_line_pretty_json_is_indented_and_both_hold_the_whole_snapshot() {
 #[test]
 fn a_frozen_daemon_and_a_dead_one_are_told_apart_and_the_maps_still_tell() {
     let Some(place) = Place::new("ded") else { return };
-    wait_until("the election is over", || text(&place.status(&[]).stdout).contains("Master"));
+    wait_until("the election is over", LIMIT, || text(&place.status(&[]).stdout).contains("Master"));
     for (signal, words) in
         [(Signal::SIGSTOP, "does not answer (frozen?)"), (Signal::SIGKILL, "no daemon runs")]
     {
@@ -331,7 +324,7 @@ fn a_frozen_daemon_and_a_dead_one_are_told_apart_and_the_maps_still_tell() {
             let first = shown.lines().next().unwrap_or_default().to_owned();
             (first.contains(words), out.status.code(), shown)
         };
-        wait_until(words, || told().0);
+        wait_until(words, LIMIT, || told().0);
         let (_, code, shown) = told();
         assert_eq!(code, Some(1), "{shown}");
         assert!(shown.contains("read from the pinned maps"), "{shown}");
@@ -339,7 +332,7 @@ fn a_frozen_daemon_and_a_dead_one_are_told_apart_and_the_maps_still_tell() {
         let s: Snapshot = serde_json::from_slice(&place.status(&["-j"]).stdout).unwrap();
         assert!(s.node.daemon.contains(words) && s.node.pid == 0);
         assert_eq!(s.vrrp[0].state, "Unknown");
-        wait_until("the lease runs out with nobody to renew it", || {
+        wait_until("the lease runs out with nobody to renew it", LIMIT, || {
             let s: Snapshot = serde_json::from_slice(&place.status(&["-j"]).stdout).unwrap();
             !s.vrrp[0].lease_valid
         });

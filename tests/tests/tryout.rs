@@ -8,11 +8,12 @@ use std::{
     io::{BufRead, BufReader, Read},
     path::Path,
     process::{Child, ChildStdout, Command, Output, Stdio},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use lb_tests::{
     daemon,
+    expect::wait_until,
     lab::{self, Lab},
     proc,
 };
@@ -81,21 +82,13 @@ impl Prefix {
         let mine = |pid: &Pid| {
             fs::read_to_string(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.contains(&self.0))
         };
-        wait_until("the lab's processes are gone", || !proc::all().iter().any(mine));
+        wait_until("the lab's processes are gone", LIMIT, || !proc::all().iter().any(mine));
     }
 }
 
 impl Drop for Prefix {
     fn drop(&mut self) {
         self.run(&["lab", "down"]);
-    }
-}
-
-fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !holds() {
-        assert!(start.elapsed() < LIMIT, "not within {} s: {what}", LIMIT.as_secs());
-        std::thread::sleep(Duration::from_millis(20));
     }
 }
 
