@@ -216,12 +216,8 @@ impl Model {
         }
         if event.state != b.state {
             let name = &service.backends[event.backend].name;
-            tracing::info!(
-                "service {}: backend {name} is {} {}",
-                service.name,
-                event.state.as_str(),
-                b.cause
-            );
+            let why = if b.cause.is_empty() { String::new() } else { format!(": {}", b.cause) };
+            tracing::info!("service {}: backend {name} is {}{why}", service.name, event.state.as_str());
             b.state = event.state;
             b.since = now;
             self.changed = true;
