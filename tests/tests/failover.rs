@@ -7,7 +7,8 @@
 use std::{
     collections::BTreeSet,
     fs,
-    os::unix::fs::MetadataExt,
+    io::Write,
+    os::unix::{fs::MetadataExt, net::UnixStream},
     process::Command,
     time::{Duration, Instant},
 };
@@ -241,6 +242,10 @@ fn a_killed_owner_falls_silent_and_takes_over_again_once_it_is_started() {
 fn a_stopped_owner_hands_over_within_the_skew_and_leaves_nothing_behind() {
     let Some(mut scene) = Scene::raise("vtstp", Balancer::Viplb) else { return };
     let h1 = scene.node("h1");
+
+    // Somebody asks for the status and never ends the question: that must not keep the programs attached.
+    let mut asking = UnixStream::connect(pins::socket(&scene.lab.viplb_name(&h1))).unwrap();
+    asking.write_all(b"GET /v1/status HTTP/1.1\r\n").unwrap();
 
     let stopped = Instant::now();
     node::stop(&scene.lab, &h1, &Console::quiet()).unwrap();

@@ -2,9 +2,15 @@
 //! takes over at once), then addresses, then the control socket, and the packet programs last: until then they swallow
 //! what still comes for the virtual addresses.
 
+use std::time::Duration;
+
 use anyhow::Result;
+use tokio::time::timeout;
 
 use super::Control;
+
+/// How long requests on the control socket may take to end.
+const API_LIMIT: Duration = Duration::from_secs(1);
 
 impl Control {
     /// Stops everything; goes on after a failure and reports the first.
@@ -18,8 +24,9 @@ impl Control {
         }
         self.tasks.close();
         self.tasks.wait().await;
-        if !self.api.is_finished() {
-            let _ = (&mut self.api).await;
+        // A client that holds a request half sent must not keep the programs attached.
+        if !self.api.is_finished() && timeout(API_LIMIT, &mut self.api).await.is_err() {
+            self.api.abort();
         }
         let closed = self.datapath.close();
         tracing::info!("stopped");
