@@ -287,9 +287,9 @@ pub fn setup(priority: u8) -> RouterSetup {
             addresses: vec![VIP],
         },
         priority,
-        preempt: Preempt::Now,
+        preempt: Preempt::NOW,
         lease: Duration::from_millis(2500),
-        garp: Garp { repeat: 5, delay: 5 * SECOND, refresh: None },
+        garp: Garp { repeat: 5, delay: 5 * SECOND, refresh: None, ..Garp::default() },
     }
 }
 

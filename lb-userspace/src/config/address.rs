@@ -35,7 +35,7 @@ pub fn virtual_address(text: &str) -> Result<VirtualAddress, Refusal> {
         Some(Ok(len @ 1..=32)) => len,
         Some(_) => return Err((format!("`{text}` has a bad prefix length"), Some("1 to 32".into()))),
     };
-    Ok(VirtualAddress { addr: IpAddr::V4(addr), prefix_len })
+    Ok(VirtualAddress { addr: IpAddr::V4(addr), prefix_len, dev: None })
 }
 
 /// `ADDR:PORT` of a service.

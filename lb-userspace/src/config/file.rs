@@ -220,7 +220,7 @@ fn read_vrrp(name: Spanned<String>, table: &DeTable<'_>, report: &mut Report) ->
         auth_pass: r.parsed("auth_pass", check_auth_pass),
         auth_pass_file: r.string("auth_pass_file"),
         addresses: r.list("virtual_ipaddress", address::virtual_address),
-        preempt: r.choice("preempt", &[("now", Preempt::Now), ("never", Preempt::Never)]),
+        preempt: r.choice("preempt", &[("now", Preempt::NOW), ("never", Preempt::Never)]),
         lease: r.duration("lease", Bare::Refused, LEASE),
         garp_repeat: r.integer("garp_master_repeat", 1..=100),
         garp_delay: r.duration("garp_master_delay", Bare::Seconds, Duration::ZERO..=HOUR),

@@ -58,7 +58,7 @@ pub struct VirtualRouter {
     pub interface: String,
     /// `virtual_router_id`, 1–255.
     pub vrid: u8,
-    /// 1–254 (255, the address owner, is not offered: the addresses are never this node's own).
+    /// 1–255; 255 is the owner of the addresses (RFC 9568 §1.6): it claims them at its start, and nobody pre-empts it.
     pub priority: u8,
     /// Protocol version. Default [`Version::V2`], as keepalived's.
     pub version: Version,
@@ -68,15 +68,57 @@ pub struct VirtualRouter {
     pub v3_checksum: V3Checksum,
     /// Simple text password of RFC 2338, cut and zero padded to 8 bytes.
     pub auth_pass: Option<AuthPass>,
-    /// The virtual addresses, in the order of the advert; at least one.
+    /// How adverts travel.
+    pub transport: Transport,
+    /// Source address of adverts (`mcast_src_ip`, `unicast_src_ip`); default the interface's first own one of the family.
+    pub source: Option<IpAddr>,
+    /// The virtual addresses, in the order of the advert; at least one, all of one family.
     pub addresses: Vec<VirtualAddress>,
-    /// Whether a lower-priority owner is pre-empted.
+    /// Addresses that move along but are not in the advert (`virtual_ipaddress_excluded`); of either family.
+    pub excluded: Vec<VirtualAddress>,
+    /// Whether the addresses are also put on an interface; the packet programs answer for them either way.
+    pub assign: bool,
+    /// The addresses are at the router's virtual hardware address (00:00:5e:00:01:VRID, IPv6 00:00:5e:00:02:VRID).
+    pub virtual_mac: bool,
+    /// Whether a lower-priority owner is pre-empted, and when.
     pub preempt: Preempt,
-    /// How long the packet programs go on for this router after the daemon's last renewal. Default 2.5 × `advert_int`:
-    /// less than a peer's master-down interval (3 × plus skew).
+    /// How long the packet programs go on for this router after the daemon's last renewal, while no peer probes it.
+    /// Default 2.5 × `advert_int`: less than a peer's master-down interval (3 × plus skew).
     pub lease: Duration,
-    /// Gratuitous ARP bursts.
+    /// Probes between viplb peers; `None`: `probe = false`, this node neither probes nor shortens its lease.
+    pub probe: Option<Probe>,
+    /// Announcements by gratuitous ARP and unsolicited neighbour advertisements.
     pub garp: Garp,
+}
+
+/// How adverts travel.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Transport {
+    /// To 224.0.0.18 or ff02::12.
+    #[default]
+    Multicast,
+    /// To each of these peers (`unicast_peer`), and adverts of nobody else are believed.
+    Unicast(Vec<UnicastPeer>),
+}
+
+/// A peer of `unicast_peer`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UnicastPeer {
+    /// Its address.
+    pub addr: IpAddr,
+    /// Adverts with a lower TTL (hop limit) are refused. Default 255: it is on the same link.
+    pub min_ttl: u8,
+    /// Adverts with a higher TTL are refused. Default 255.
+    pub max_ttl: u8,
+}
+
+/// How a Backup watches its master, and what lease a master keeps while it is watched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Probe {
+    /// Between two probes. Default an eighth of `lease`, and as often the lease is renewed.
+    pub interval: Duration,
+    /// Lease while a peer probes it. Default 0.4 × `advert_int`.
+    pub lease: Duration,
 }
 
 /// `version = 2 | 3`.
@@ -99,13 +141,15 @@ pub enum V3Checksum {
     Plain,
 }
 
-/// One virtual address and the prefix it gets on the interface (32/128 unless given).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// One virtual address and where it is put: `"172.18.0.201"`, `"172.18.0.201/16"`, `"172.18.0.201/16 dev eth1"`.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VirtualAddress {
     /// The address.
     pub addr: IpAddr,
-    /// Prefix length.
+    /// Prefix length (32/128 unless given).
     pub prefix_len: u8,
+    /// Interface that gets it; default that of the adverts.
+    pub dev: Option<String>,
 }
 
 /// The eight authentication bytes of VRRPv2; never printed.
@@ -118,24 +162,54 @@ impl fmt::Debug for AuthPass {
     }
 }
 
-/// `preempt = "now" | "never"`.
+/// `preempt = "now" | "never" | "30s"`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Preempt {
-    /// A higher priority takes the addresses from a lower one (RFC default).
-    Now,
+    /// A higher priority takes the addresses from a lower one once it has heard it for so long; zero is the RFC's default.
+    After(Duration),
     /// The owner keeps them until it fails.
     Never,
 }
 
-/// `garp_master_*` of keepalived.
+impl Preempt {
+    /// The RFC's default.
+    pub const NOW: Self = Self::After(Duration::ZERO);
+}
+
+/// `garp_*` of keepalived.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Garp {
     /// Announcements per address in one burst. Default 5.
     pub repeat: u8,
     /// Delay of the second burst. Default 5 s; zero for none.
     pub delay: Duration,
-    /// Interval of single announcements while owner. Default none.
+    /// Interval of announcements while owner. Default none.
     pub refresh: Option<Duration>,
+    /// Announcements per address at each refresh. Default 1.
+    pub refresh_repeat: u8,
+    /// Announcements per address after an advert of lower priority was heard. Default that of `repeat`.
+    pub lower_prio_repeat: u8,
+    /// Delay of the second burst after such an advert. Default that of `delay`.
+    pub lower_prio_delay: Duration,
+    /// Between two gratuitous ARPs on an interface (`garp_interval`). Default zero.
+    pub interval: Duration,
+    /// Between two unsolicited neighbour advertisements on an interface (`gna_interval`). Default zero.
+    pub gna_interval: Duration,
+}
+
+impl Default for Garp {
+    fn default() -> Self {
+        Self {
+            repeat: 5,
+            delay: Duration::from_secs(5),
+            refresh: None,
+            refresh_repeat: 1,
+            lower_prio_repeat: 5,
+            lower_prio_delay: Duration::from_secs(5),
+            interval: Duration::ZERO,
+            gna_interval: Duration::ZERO,
+        }
+    }
 }
 
 /// `[service.NAME]`.
@@ -164,6 +238,8 @@ pub struct Service {
 pub enum Protocol {
     /// TCP.
     Tcp,
+    /// UDP.
+    Udp,
 }
 
 /// Forwarding modes.

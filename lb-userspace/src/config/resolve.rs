@@ -18,7 +18,8 @@ use super::{
     diagnostic::{Diagnostic, Report},
     file::{self, File},
     model::{
-        AuthPass, Config, Garp, Hook, Node, Preempt, V3Checksum, Version, VirtualAddress, VirtualRouter,
+        AuthPass, Config, Garp, Hook, Node, Preempt, Probe, Transport, V3Checksum, Version, VirtualAddress,
+        VirtualRouter,
     },
     reader::{Field, show_duration},
 };
@@ -154,13 +155,20 @@ impl Resolver<'_, '_> {
             v3_checksum: or(&v.v3_checksum, V3Checksum::default()),
             auth_pass,
             addresses: addresses?,
-            preempt: or(&v.preempt, Preempt::Now),
+            preempt: or(&v.preempt, Preempt::NOW),
             lease: lease?,
             garp: Garp {
                 repeat: or(&v.garp_repeat, 5),
                 delay: or(&v.garp_delay, Duration::from_secs(5)),
                 refresh: v.garp_refresh.value().copied().filter(|d| !d.is_zero()),
+                ..Garp::default()
             },
+            transport: Transport::Multicast,
+            source: None,
+            excluded: Vec::new(),
+            assign: true,
+            virtual_mac: false,
+            probe: Some(Probe { interval: advert_int? / 20, lease: advert_int? * 2 / 5 }),
         })
     }
 
@@ -270,7 +278,7 @@ impl Resolver<'_, '_> {
 
     fn addresses(&mut self, v: &file::Vrrp) -> Option<Vec<VirtualAddress>> {
         let given = v.addresses.given()?;
-        let list: Vec<_> = given.get_ref().iter().map(|a| *a.get_ref()).collect();
+        let list: Vec<_> = given.get_ref().iter().map(|a| a.get_ref().clone()).collect();
         // The count is one byte of the advert.
         if list.is_empty() || list.len() > 255 {
             let message = format!("`virtual_ipaddress` lists {} addresses", list.len());

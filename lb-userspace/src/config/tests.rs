@@ -132,7 +132,7 @@ fn defaults_are_those_the_documentation_states() {
     assert_eq!(router.advert_int, Duration::from_secs(1));
     assert_eq!((router.version, router.v3_checksum), (Version::V2, V3Checksum::PseudoHeader));
     assert_eq!(router.lease, Duration::from_millis(2_500));
-    assert_eq!((router.preempt, router.auth_pass), (Preempt::Now, None));
+    assert_eq!((router.preempt, router.auth_pass), (Preempt::NOW, None));
     assert_eq!(router.addresses[0].prefix_len, 32);
     assert_eq!(
         (router.garp.repeat, router.garp.delay, router.garp.refresh),

@@ -396,6 +396,7 @@ impl Model {
             listen: c.listen.to_string(),
             protocol: match c.protocol {
                 Protocol::Tcp => "tcp".into(),
+                Protocol::Udp => "udp".into(),
             },
             scheduler: match c.scheduler {
                 Scheduler::Rr => "rr".into(),

@@ -28,11 +28,38 @@ use crate::config::model::{Garp, Preempt, VirtualRouter};
 
 mod thread;
 
-/// Where leases are written: the map that the packet programs check.
+/// Where leases are written: the map that the packet programs check. `router` is the index into the setup.
+///
+/// Called from the driver's thread on its timing path: stores and loads of mapped memory, no waiting.
 pub trait Lease: Send {
-    /// The packet programs may act for router `router` (index into the setup) until `until`; `BootTime(0)`: not at all.
-    /// Called from the driver's thread on its timing path: one map write, no waiting.
+    /// The packet programs may act for the router until `until`, in a new term: nothing that was promised about an
+    /// earlier one holds for it.
+    fn take(&mut self, router: usize, until: BootTime) -> io::Result<()> {
+        self.set(router, until)
+    }
+
+    /// The current term lasts until `until`; `BootTime(0)`: it is given up.
     fn set(&mut self, router: usize, until: BootTime) -> io::Result<()>;
+
+    /// What the packet programs have noted about the current term.
+    fn noted(&self, _router: usize) -> Noted {
+        Noted::default()
+    }
+
+    /// Until `until` frames for the addresses go on to `to` while the lease is not valid.
+    fn relay(&mut self, _router: usize, _to: Mac, _until: BootTime) {}
+
+    /// Until `until` frames for the addresses that come from `from` are taken as if the lease were valid.
+    fn delegate(&mut self, _router: usize, _from: Mac, _until: BootTime) {}
+}
+
+/// What the packet programs have noted about a lease.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Noted {
+    /// When a peer last asked for it; zero: never.
+    pub probed: BootTime,
+    /// A peer was told that the current term is over: it is not valid any more, whatever its deadline says.
+    pub fenced: bool,
 }
 
 /// One virtual router to run.

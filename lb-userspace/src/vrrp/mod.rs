@@ -20,7 +20,7 @@ mod time;
 pub mod timers;
 
 pub use counters::Counters;
-pub use io::{Driver, Event, Lease, RouterSetup};
+pub use io::{Driver, Event, Lease, Noted, RouterSetup};
 pub use realtime::Scheduling;
 pub use router::{Reason, State};
 pub use socket::{Interface, StartError};

@@ -324,7 +324,7 @@ impl Router {
         if now < at {
             return;
         }
-        let Garp { repeat, delay, refresh } = self.params.garp;
+        let Garp { repeat, delay, refresh, .. } = self.params.garp;
         let refresh = refresh.map(|every| (now + every, Burst::Refresh));
         master.announced = now;
         master.next_announce = match burst {

@@ -114,7 +114,7 @@ impl Sim {
                 advert_int: pace.advert_int * factor,
                 preempt,
                 lease: pace.advert_int * factor * 5 / 2,
-                garp: Garp { repeat: 5, delay: 5 * SECOND, refresh: None },
+                garp: Garp { repeat: 5, delay: 5 * SECOND, refresh: None, ..Garp::default() },
             };
             Node {
                 params,
@@ -455,7 +455,7 @@ proptest! {
     fn loss_and_delay_never_make_two_owners(
         seed: u64, pace in pace(), priorities in priorities(), ops in proptest::collection::vec(restarts(), 1..30),
     ) {
-        let mut sim = Sim::new(pace, &priorities, Preempt::Now, seed);
+        let mut sim = Sim::new(pace, &priorities, Preempt::NOW, seed);
         sim.lossy = true;
         play(&mut sim, &ops);
         sim.end_faults();
@@ -469,7 +469,7 @@ proptest! {
         priorities in priorities(), ops in proptest::collection::vec(restarts(), 1..30),
     ) {
         let pace = Pace { last_factor, ..Pace::v3(ms) };
-        let mut sim = Sim::new(pace, &priorities, Preempt::Now, seed);
+        let mut sim = Sim::new(pace, &priorities, Preempt::NOW, seed);
         play(&mut sim, &ops);
         sim.end_faults();
         sim.run(pace.settled());
@@ -481,7 +481,7 @@ proptest! {
         seed: u64, pace in pace(), priorities in priorities(), never: bool,
         ops in proptest::collection::vec(faults(), 1..40),
     ) {
-        let preempt = if never { Preempt::Never } else { Preempt::Now };
+        let preempt = if never { Preempt::Never } else { Preempt::NOW };
         let mut sim = Sim::new(pace, &priorities, preempt, seed);
         play(&mut sim, &ops);
         sim.end_faults();
@@ -493,7 +493,7 @@ proptest! {
     fn whatever_happened_there_is_one_owner_soon_after(
         seed: u64, pace in pace(), priorities in priorities(), ops in proptest::collection::vec(faults(), 1..40),
     ) {
-        let mut sim = Sim::new(pace, &priorities, Preempt::Now, seed);
+        let mut sim = Sim::new(pace, &priorities, Preempt::NOW, seed);
         (sim.lossy, sim.checked) = (true, false);
         play(&mut sim, &ops);
         sim.end_faults();
@@ -504,7 +504,7 @@ proptest! {
 
 #[test]
 fn the_seeds_nodes_started_together_elect_the_higher_priority_once() {
-    let mut sim = Sim::new(Pace::SEED, &[101, 100], Preempt::Now, 1);
+    let mut sim = Sim::new(Pace::SEED, &[101, 100], Preempt::NOW, 1);
     play(&mut sim, &[Op::Start(0), Op::Start(1)]);
     sim.run(4 * SECOND);
     sim.assert_one_owner_from_now_on(Some(101));
@@ -513,7 +513,7 @@ fn the_seeds_nodes_started_together_elect_the_higher_priority_once() {
 
 #[test]
 fn a_paused_owner_is_replaced_after_its_lease_and_takes_back_by_the_ordinary_rule() {
-    let mut sim = Sim::new(Pace::SEED, &[101, 100], Preempt::Now, 2);
+    let mut sim = Sim::new(Pace::SEED, &[101, 100], Preempt::NOW, 2);
     play(&mut sim, &[Op::Start(0), Op::Start(1), Op::Wait(10 * SECOND), Op::Freeze(0)]);
     sim.run(4 * SECOND);
     assert_eq!(sim.owners(), [1]);
@@ -527,7 +527,7 @@ fn a_paused_owner_is_replaced_after_its_lease_and_takes_back_by_the_ordinary_rul
 
 #[test]
 fn a_healed_partition_leaves_the_higher_owner_which_announces_itself_again() {
-    let mut sim = Sim::new(Pace::SEED, &[101, 100], Preempt::Now, 3);
+    let mut sim = Sim::new(Pace::SEED, &[101, 100], Preempt::NOW, 3);
     play(&mut sim, &[Op::Start(0), Op::Start(1), Op::Wait(10 * SECOND), Op::Part(0), Op::Wait(10 * SECOND)]);
     assert_eq!(sim.owners(), [0, 1]);
     let before = sim.nodes[0].bursts;
@@ -540,7 +540,7 @@ fn a_healed_partition_leaves_the_higher_owner_which_announces_itself_again() {
 #[test]
 fn at_30_ms_a_silent_owner_is_replaced_within_110_ms_and_one_that_leaves_within_20() {
     let ms = |n| n * MS;
-    let mut sim = Sim::new(Pace::v3(30), &[254, 200], Preempt::Now, 4);
+    let mut sim = Sim::new(Pace::v3(30), &[254, 200], Preempt::NOW, 4);
     play(&mut sim, &[Op::Start(0), Op::Start(1)]);
     sim.run(SECOND);
     assert_eq!(sim.owners(), [0]);
@@ -559,7 +559,7 @@ fn at_30_ms_a_silent_owner_is_replaced_within_110_ms_and_one_that_leaves_within_
 #[test]
 fn a_quick_claimer_does_not_wait_so_long_for_a_slow_rival_that_others_claim_too() {
     let pace = Pace { last_factor: 9, ..Pace::v3(10) };
-    let mut sim = Sim::new(pace, &[101, 100, 99], Preempt::Now, 727_278_647_236_981_806);
+    let mut sim = Sim::new(pace, &[101, 100, 99], Preempt::NOW, 727_278_647_236_981_806);
     let wait = |us| Op::Wait(Duration::from_micros(us));
     play(&mut sim, &[Op::Start(1), wait(2_640_131), wait(947_262), wait(22_131), Op::Stop(1)]);
     sim.end_faults();

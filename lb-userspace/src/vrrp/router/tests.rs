@@ -22,9 +22,9 @@ fn params() -> Params {
         local: ip(7),
         priority: 100,
         advert_int: SECOND,
-        preempt: Preempt::Now,
+        preempt: Preempt::NOW,
         lease: LEASE,
-        garp: Garp { repeat: 5, delay: 5 * SECOND, refresh: None },
+        garp: Garp { repeat: 5, delay: 5 * SECOND, refresh: None, ..Garp::default() },
     }
 }
 
@@ -548,7 +548,7 @@ fn the_first_announcement_is_repeated_once_after_the_delay() {
 
 #[test]
 fn with_a_refresh_the_addresses_are_announced_singly_for_as_long_as_they_are_owned() {
-    let garp = Garp { repeat: 5, delay: Duration::ZERO, refresh: Some(10 * SECOND) };
+    let garp = Garp { repeat: 5, delay: Duration::ZERO, refresh: Some(10 * SECOND), ..Garp::default() };
     let mut bench = Bench::new(Params { garp, ..params() });
     bench.until_master();
     let done: Vec<_> = (0..44).map(|_| bench.timeout()).filter(|done| done.contains("garp")).collect();

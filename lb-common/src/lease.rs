@@ -1,0 +1,88 @@
+//! The lease: a node's right to act for the addresses of a virtual router, and the fence around it.
+//!
+//! One element of `LEASES` per virtual router, a cache line each, mapped into the daemon's memory. Each word has one
+//! writer: the VRRP thread or the packet programs, never both, so that no write needs more than a store. The programs
+//! judge the deadline with boottime. A program that has told a peer that the lease is over marks its term as fenced: that
+//! answer is a promise which a late renewal by the daemon cannot break.
+
+use crate::addr::Mac;
+
+/// Element of the `LEASES` map.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Lease {
+    /// End of the lease, boottime ns; 0: given up. Written by the daemon.
+    pub until: u64,
+    /// Until then frames for the addresses go on to `relay` while the lease is not valid: the peer that it was handed to.
+    /// Boottime ns, written by the daemon.
+    pub relay_until: u64,
+    /// Until then frames that `delegate` passes on are treated as if the lease were valid: the owner hands over.
+    /// Boottime ns, written by the daemon.
+    pub delegate_until: u64,
+    /// When a peer's probe last asked for this lease, boottime ns. Written by the programs.
+    pub probed: u64,
+    /// Counts the times that the lease was taken. Written by the daemon before `until`.
+    pub term: u32,
+    /// The term that a program told a peer to be over: it is never valid again. Written by the programs.
+    pub fenced: u32,
+    /// Where frames are relayed to.
+    pub relay: Mac,
+    /// Whose frames are taken.
+    pub delegate: Mac,
+    /// Zero.
+    pub pad: [u8; 12],
+}
+layout!(Lease = 64: until, relay_until, delegate_until, probed, term, fenced, relay, delegate, pad);
+
+/// What a lease is worth at an instant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// The node acts for the addresses, for so many more nanoseconds.
+    Valid(u64),
+    /// It ran out: its owner is frozen, dead or stalled.
+    Expired,
+    /// It was given up, or never taken.
+    Released,
+}
+
+impl Lease {
+    /// Whether the programs may act for the addresses at `now` (boottime ns).
+    #[inline(always)]
+    pub const fn is_valid(&self, now: u64) -> bool {
+        self.until > now && self.term != self.fenced
+    }
+
+    /// What it is worth at `now`.
+    #[inline(always)]
+    pub const fn standing(&self, now: u64) -> Standing {
+        if self.is_valid(now) {
+            Standing::Valid(self.until - now)
+        } else if self.until == 0 {
+            Standing::Released
+        } else {
+            Standing::Expired
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fenced_term_is_never_valid_again_however_late_the_renewal() {
+        let lease = Lease { until: 100, term: 7, ..Lease::default() };
+        assert_eq!(lease.standing(40), Standing::Valid(60));
+        assert_eq!(lease.standing(100), Standing::Expired);
+        let renewed_too_late = Lease { until: 300, fenced: 7, ..lease };
+        assert_eq!(renewed_too_late.standing(200), Standing::Expired);
+        let taken_anew = Lease { term: 8, ..renewed_too_late };
+        assert_eq!(taken_anew.standing(200), Standing::Valid(100));
+    }
+
+    #[test]
+    fn a_lease_that_was_given_up_is_told_from_one_that_ran_out() {
+        let lease = Lease { until: 0, term: 7, ..Lease::default() };
+        assert_eq!(lease.standing(40), Standing::Released);
+    }
+}
