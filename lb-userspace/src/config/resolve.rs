@@ -168,7 +168,7 @@ impl Resolver<'_, '_> {
             excluded: Vec::new(),
             assign: true,
             virtual_mac: false,
-            probe: Some(Probe { interval: advert_int? / 20, lease: advert_int? * 2 / 5 }),
+            probe: Some(Probe { interval: advert_int? / 25, lease: advert_int? * 2 / 5 }),
         })
     }
 

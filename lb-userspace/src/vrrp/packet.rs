@@ -24,7 +24,7 @@ pub const TTL: u8 = 255;
 /// The priority of a router that gives up or does not hold the addresses.
 pub const PRIORITY_LEAVING: u8 = 0;
 /// The priority of the addresses' real owner, whose address list is not questioned.
-const PRIORITY_OWNER: u8 = 255;
+pub const PRIORITY_OWNER: u8 = 255;
 
 const TYPE_ADVERTISEMENT: u8 = 1;
 const HEADER_LEN: usize = 8;

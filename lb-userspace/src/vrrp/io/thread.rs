@@ -319,6 +319,12 @@ impl Thread {
                 Action::TakeLease { until } | Action::RenewLease { until } => self.set_lease(index, until),
                 Action::DropLease => self.set_lease(index, BootTime(0)),
                 Action::Announce { repeat } => self.announce(index, repeat),
+                Action::Probe { .. }
+                | Action::Offer { .. }
+                | Action::Request { .. }
+                | Action::Grant { .. }
+                | Action::Relay { .. }
+                | Action::Delegate { .. } => {}
                 Action::Rival { from, priority } => self.rival(index, from, priority),
                 Action::Entered { state, reason } => {
                     if state == State::Master {
@@ -403,6 +409,8 @@ impl Unit {
             advert_int: setup.identity.advert_int,
             preempt: setup.preempt,
             lease: setup.lease,
+            probe: None,
+            seed: 1,
             garp: setup.garp,
         };
         let addresses = &setup.identity.addresses;
