@@ -33,8 +33,9 @@ pub(super) mod checksum;
 mod datagram;
 mod refusal;
 
+pub(super) use self::datagram::write_ipv6_header;
 pub use self::{
-    datagram::{Datagram, Family, GROUP_V4, GROUP_V6, Path, write_header},
+    datagram::{Datagram, Family, GROUP_V4, GROUP_V6, Path},
     refusal::Refusal,
 };
 
@@ -159,7 +160,7 @@ impl Identity {
     /// Writes an advert of the given priority with its IP header over `datagram`, which is exactly
     /// [`datagram_len`](Self::datagram_len) long. Both addresses are of the router's family.
     pub fn emit(&self, priority: u8, source: IpAddr, destination: IpAddr, datagram: &mut [u8]) {
-        datagram::write_advert_header(source, destination, datagram);
+        datagram::write_header(source, destination, datagram);
         let message = &mut datagram[self.family().header_len()..];
         self.write_message(priority, message);
         let sum = match (self.version, self.v3_checksum, self.family()) {

@@ -3,10 +3,10 @@
 //! An advertisement has the virtual address as its source. So the lease fences it like everything else that this node
 //! says in the address's name.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::Ipv6Addr;
 
 use super::{ETHERNET_LEN, Mac, joined, multicast_mac};
-use crate::vrrp::packet::{Family, checksum, write_header};
+use crate::vrrp::packet::{Family, checksum, write_ipv6_header};
 
 /// Where the address stands in the frame of an advertisement or a solicitation.
 pub const TARGET_AT: usize = ICMP_AT + 8;
@@ -88,11 +88,10 @@ fn link_layer_address(mut options: &[u8]) -> Option<Mac> {
 
 /// Header and checksum.
 fn complete(frame: &mut [u8], source: Ipv6Addr, destination: Ipv6Addr) {
-    let (source, destination): (IpAddr, IpAddr) = (source.into(), destination.into());
     let datagram = &mut frame[ETHERNET_LEN..];
-    write_header(ICMP_V6, source, destination, datagram);
+    write_ipv6_header(0, ICMP_V6, source, destination, datagram);
     let message = &mut datagram[Family::V6.header_len()..];
-    let sum = checksum::with_pseudo_header(source, destination, ICMP_V6, message);
+    let sum = checksum::with_pseudo_header(source.into(), destination.into(), ICMP_V6, message);
     message[2..4].copy_from_slice(&sum.to_be_bytes());
 }
 
@@ -104,6 +103,26 @@ mod tests {
 
     const MAC: Mac = [0x00, 0x00, 0x5e, 0x00, 0x02, 51];
     const VIP: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0x12, 0x3456);
+
+    fn keepaliveds_frame() -> Vec<u8> {
+        include_str!("../../../../tests/fixtures/vrrp/keepalived-unsolicited-na.hex")
+            .lines()
+            .filter(|line| !line.starts_with('#'))
+            .flat_map(str::split_whitespace)
+            .map(|byte| u8::from_str_radix(byte, 16).unwrap())
+            .collect()
+    }
+
+    #[test]
+    fn the_announcement_is_keepaliveds_but_for_the_router_flag() {
+        let mut expected = keepaliveds_frame();
+        let (mac, address) = claimed(&expected).unwrap();
+        assert_eq!(address, Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 0x201));
+        expected[ICMP_AT + 4] |= 0x80;
+        let ours = unsolicited(mac, address);
+        expected[ICMP_AT + 2..ICMP_AT + 4].copy_from_slice(&ours[ICMP_AT + 2..ICMP_AT + 4]);
+        assert_eq!(ours[..], expected);
+    }
 
     #[test]
     fn an_advertisement_goes_to_all_nodes_with_override_and_router_and_without_solicited() {

@@ -39,7 +39,7 @@ impl Family {
         }
     }
 
-    /// Length of the IP header that [`write_header`] writes.
+    /// Length of the IP header without options.
     pub fn header_len(self) -> usize {
         match self {
             Self::V4 => 20,
@@ -136,35 +136,45 @@ impl Path {
     }
 }
 
-/// Writes the IP header for what follows it in `datagram`, whose first bytes it takes: TTL 255, from `source` to
-/// `destination`.
+/// Writes the IP header for what follows it in `datagram`, whose first bytes it takes: an advert with a TTL of 255, from
+/// `source` to `destination`.
 ///
 /// Addresses of two families cannot be in one header: then nothing is written.
-pub fn write_header(protocol: u8, source: IpAddr, destination: IpAddr, datagram: &mut [u8]) {
-    let length = |bytes: usize| u16::try_from(bytes).unwrap_or(u16::MAX).to_be_bytes();
+pub(super) fn write_header(source: IpAddr, destination: IpAddr, datagram: &mut [u8]) {
     match (source, destination) {
         (IpAddr::V4(source), IpAddr::V4(destination)) => {
-            let [high, low] = length(datagram.len());
+            let [high, low] = length(datagram);
             let header = &mut datagram[..Family::V4.header_len()];
             // No identification, may be fragmented; as keepalived's.
-            header[..12].copy_from_slice(&[0x45, TRAFFIC_CLASS, high, low, 0, 0, 0, 0, TTL, protocol, 0, 0]);
+            header[..12].copy_from_slice(&[0x45, TRAFFIC_CLASS, high, low, 0, 0, 0, 0, TTL, PROTOCOL, 0, 0]);
             header[12..16].copy_from_slice(&source.octets());
             header[16..20].copy_from_slice(&destination.octets());
             let sum = checksum::plain(header);
             header[10..12].copy_from_slice(&sum.to_be_bytes());
         }
         (IpAddr::V6(source), IpAddr::V6(destination)) => {
-            let [high, low] = length(datagram.len() - Family::V6.header_len());
-            let [version, class] = [0x60 | TRAFFIC_CLASS >> 4, TRAFFIC_CLASS << 4];
-            datagram[..8].copy_from_slice(&[version, class, 0, 0, high, low, protocol, TTL]);
-            datagram[8..24].copy_from_slice(&source.octets());
-            datagram[24..40].copy_from_slice(&destination.octets());
+            write_ipv6_header(TRAFFIC_CLASS, PROTOCOL, source, destination, datagram);
         }
         _ => {}
     }
 }
 
-/// [`write_header`] for an advert.
-pub(super) fn write_advert_header(source: IpAddr, destination: IpAddr, datagram: &mut [u8]) {
-    write_header(PROTOCOL, source, destination, datagram);
+/// The header of a datagram that never crosses a router: hop limit 255.
+pub(in crate::vrrp) fn write_ipv6_header(
+    traffic_class: u8,
+    protocol: u8,
+    source: Ipv6Addr,
+    destination: Ipv6Addr,
+    datagram: &mut [u8],
+) {
+    let (header, payload) = datagram.split_at_mut(Family::V6.header_len());
+    let [high, low] = length(payload);
+    let [version, class] = [0x60 | traffic_class >> 4, traffic_class << 4];
+    header[..8].copy_from_slice(&[version, class, 0, 0, high, low, protocol, TTL]);
+    header[8..24].copy_from_slice(&source.octets());
+    header[24..].copy_from_slice(&destination.octets());
+}
+
+fn length(bytes: &[u8]) -> [u8; 2] {
+    u16::try_from(bytes.len()).unwrap_or(u16::MAX).to_be_bytes()
 }

@@ -1,11 +1,11 @@
-//! Golden frames captured from keepalived 2.2.7 and FRR 8.4.4, one refusal per check, and arbitrary bytes.
+//! Golden frames captured from keepalived 2.2.7 and FRR 8.4.4, one refusal per check and family, and arbitrary bytes.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use proptest::prelude::*;
 
 use super::*;
-use crate::config::model::Transport;
+use crate::config::model::{Transport, UnicastPeer};
 
 const ETHERNET_LEN: usize = 14;
 const ADVERT: &str = include_str!("../../../../tests/fixtures/vrrp/keepalived-v2-pass-advert.hex");
@@ -13,6 +13,8 @@ const LEAVE: &str = include_str!("../../../../tests/fixtures/vrrp/keepalived-v2-
 const ADVERT_V3: &str = include_str!("../../../../tests/fixtures/vrrp/keepalived-v3-advert.hex");
 
 const LEAVE_V3: &str = include_str!("../../../../tests/fixtures/vrrp/keepalived-v3-leave.hex");
+const ADVERT_IPV6: &str = include_str!("../../../../tests/fixtures/vrrp/keepalived-v3-ipv6-advert.hex");
+const LEAVE_IPV6: &str = include_str!("../../../../tests/fixtures/vrrp/keepalived-v3-ipv6-leave.hex");
 const FRR_V3: &str = include_str!("../../../../tests/fixtures/vrrp/frr-v3-advert.hex");
 const SOURCE: IpAddr = IpAddr::V4(Ipv4Addr::new(172, 18, 0, 7));
 const LOCAL: IpAddr = IpAddr::V4(Ipv4Addr::new(172, 18, 0, 8));
@@ -98,6 +100,47 @@ fn altered_v3(change: impl FnOnce(&mut Vec<u8>)) -> Result<Advert, Refusal> {
 
 fn received(payload: &[u8]) -> Datagram<'_> {
     Datagram { source: SOURCE, destination: GROUP, ttl: TTL, payload }
+}
+
+/// The router of the IPv6 captures: two addresses, 100 ms.
+fn ipv6() -> Identity {
+    let address = |last| IpAddr::V6(Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, last));
+    Identity { addresses: vec![address(0x201), address(0x202)], ..v3() }
+}
+
+/// The node beside the one of the IPv6 captures.
+fn ipv6_path(transport: Transport) -> Path {
+    Path { local: "fe80::2".parse().unwrap(), transport }
+}
+
+/// What a raw socket and its control messages tell of a captured IPv6 frame.
+fn received_v6(frame: &[u8]) -> Datagram<'_> {
+    let address = |at: usize| Ipv6Addr::from(*frame[ETHERNET_LEN + at..].first_chunk::<16>().unwrap()).into();
+    let (source, destination, payload) = (address(8), address(24), &frame[ETHERNET_LEN + 40..]);
+    Datagram { source, destination, ttl: frame[ETHERNET_LEN + 7], payload }
+}
+
+fn parse_v6(datagram: &Datagram<'_>) -> Result<Advert, Refusal> {
+    ipv6().parse(&ipv6_path(Transport::Multicast), datagram)
+}
+
+/// keepalived's IPv6 advert with `change` made to its VRRP message and the checksum put right again.
+fn altered_v6(change: impl FnOnce(&mut Vec<u8>)) -> Result<Advert, Refusal> {
+    let frame = frame(ADVERT_IPV6);
+    let good = received_v6(&frame);
+    let mut message = good.payload.to_vec();
+    change(&mut message);
+    if message.len() >= HEADER_LEN {
+        message[field::CHECKSUM].fill(0);
+        let sum = checksum::with_pseudo_header(good.source, good.destination, PROTOCOL, &message);
+        message[field::CHECKSUM].copy_from_slice(&sum.to_be_bytes());
+    }
+    parse_v6(&Datagram { payload: &message, ..good })
+}
+
+/// A peer at `SOURCE` whose adverts may have crossed up to `hops` routers.
+fn peer(hops: u8) -> Transport {
+    Transport::Unicast(vec![UnicastPeer { addr: SOURCE, min_ttl: TTL - hops, max_ttl: TTL }])
 }
 
 #[test]
@@ -221,6 +264,113 @@ fn in_version_3_another_interval_is_learnt_and_the_reserved_bits_are_ignored() {
 }
 
 #[test]
+fn keepaliveds_ipv6_adverts_deconstruct() {
+    let expected = Advert { priority: 101, interval: Duration::from_millis(100) };
+    assert_eq!(parse_v6(&received_v6(&frame(ADVERT_IPV6))), Ok(expected));
+    assert_eq!(parse_v6(&received_v6(&frame(LEAVE_IPV6))).unwrap().priority, PRIORITY_LEAVING);
+}
+
+#[test]
+fn our_ipv6_advert_constructs_keepaliveds_bytes_but_for_the_flow_label() {
+    for (capture, priority) in [(ADVERT_IPV6, 101), (LEAVE_IPV6, 0)] {
+        let mut expected = frame(capture)[ETHERNET_LEN..].to_vec();
+        expected[1] &= 0xf0;
+        expected[2..4].fill(0);
+        let source = received_v6(&frame(capture)).source;
+        for set in [V3Checksum::PseudoHeader, V3Checksum::Plain] {
+            let identity = Identity { v3_checksum: set, ..ipv6() };
+            assert_eq!(emitted_datagram(&identity, priority, source, GROUP_V6.into()), expected, "{set:?}");
+        }
+    }
+}
+
+#[test]
+fn each_check_of_an_ipv6_advert_has_its_own_refusal() {
+    let frame = frame(ADVERT_IPV6);
+    let good = received_v6(&frame);
+    assert_eq!(parse_v6(&Datagram { ttl: 254, ..good }), Err(Refusal::Ttl));
+    assert_eq!(
+        parse_v6(&Datagram { destination: "ff02::1".parse().unwrap(), ..good }),
+        Err(Refusal::Destination)
+    );
+    assert_eq!(parse_v6(&Datagram { source: "fe80::9".parse().unwrap(), ..good }), Err(Refusal::Checksum));
+    assert_eq!(altered_v6(|m| m[0] = 0x21), Err(Refusal::Version));
+    assert_eq!(altered_v6(|m| m[0] = 0x32), Err(Refusal::Type));
+    assert_eq!(altered_v6(|m| m.truncate(7)), Err(Refusal::Length));
+    assert_eq!(altered_v6(|m| m.truncate(39)), Err(Refusal::Length));
+    assert_eq!(altered_v6(|m| m[3] = 8), Err(Refusal::Length), "as many addresses of IPv4 would fit");
+    assert_eq!(altered_v6(|m| m[1] = 52), Err(Refusal::Vrid));
+    assert_eq!(altered_v6(|m| m[5] = 0), Err(Refusal::ZeroInterval));
+    assert_eq!(altered_v6(|m| m[39] = 9), Err(Refusal::Addresses));
+    let no_address = altered_v6(|m| {
+        m[3] = 0;
+        m.truncate(8);
+    });
+    assert_eq!(no_address, Err(Refusal::NoAddress));
+}
+
+#[test]
+fn over_ipv6_a_checksum_without_the_pseudo_header_is_a_bad_one() {
+    let frame = frame(ADVERT_IPV6);
+    let good = received_v6(&frame);
+    let mut message = good.payload.to_vec();
+    message[field::CHECKSUM].fill(0);
+    let sum = checksum::plain(&message);
+    message[field::CHECKSUM].copy_from_slice(&sum.to_be_bytes());
+    assert_eq!(parse_v6(&Datagram { payload: &message, ..good }), Err(Refusal::Checksum));
+}
+
+#[test]
+fn an_advert_of_the_address_owner_is_believed_whatever_addresses_it_lists() {
+    let owners = |m: &mut Vec<u8>| (m[2], m[11]) = (255, 202);
+    assert_eq!(altered(owners).unwrap().priority, 255);
+    assert_eq!(altered_v3(owners).unwrap().priority, 255);
+    assert_eq!(emitted(&v3(), 255)[field::PRIORITY], 255);
+}
+
+#[test]
+fn with_peers_only_theirs_to_our_own_address_are_believed_within_their_limits() {
+    let sent = |to: IpAddr, from: IpAddr| emitted_datagram(&seed_router(), 101, from, to);
+    let parse = |transport, datagram: &[u8], ttl| {
+        let datagram = Datagram { ttl, ..Datagram::from_ipv4(datagram).unwrap() };
+        seed_router().parse(&Path { local: LOCAL, transport }, &datagram).map(|advert| advert.priority)
+    };
+    let to_us = sent(LOCAL, SOURCE);
+    assert_eq!(parse(peer(0), &to_us, 255), Ok(101));
+    assert_eq!(parse(peer(0), &to_us, 254), Err(Refusal::Ttl));
+    assert_eq!((parse(peer(1), &to_us, 254), parse(peer(1), &to_us, 253)), (Ok(101), Err(Refusal::Ttl)));
+    let far = Transport::Unicast(vec![UnicastPeer { addr: SOURCE, min_ttl: 60, max_ttl: 64 }]);
+    assert_eq!((parse(far.clone(), &to_us, 64), parse(far, &to_us, 65)), (Ok(101), Err(Refusal::Ttl)));
+    let stranger = sent(LOCAL, IpAddr::from([172, 18, 0, 9]));
+    assert_eq!(parse(peer(0), &stranger, 255), Err(Refusal::Source));
+    assert_eq!(parse(peer(0), &sent(GROUP, SOURCE), 255), Err(Refusal::Destination));
+    assert_eq!(parse(Transport::Multicast, &to_us, 255), Err(Refusal::Destination));
+}
+
+#[test]
+fn each_peer_gets_an_advert_whose_checksum_is_for_it() {
+    let peers = [LOCAL, IpAddr::from([172, 18, 0, 9])];
+    let of = |addr| UnicastPeer { addr, min_ttl: TTL, max_ttl: TTL };
+    let path = Path { local: SOURCE, transport: Transport::Unicast(peers.map(of).to_vec()) };
+    assert!(path.destinations().eq(peers));
+    for to in path.destinations() {
+        let datagram = emitted_datagram(&v3(), 101, path.local, to);
+        let back = Path { local: to, transport: peer(0) };
+        assert!(v3().parse(&back, &Datagram::from_ipv4(&datagram).unwrap()).is_ok(), "{to}");
+    }
+}
+
+#[test]
+fn the_ip_header_is_keepaliveds_but_for_the_identification() {
+    let mut expected = frame(ADVERT)[ETHERNET_LEN..MESSAGE_AT].to_vec();
+    expected[4..6].fill(0);
+    expected[10..12].fill(0);
+    let sum = checksum::plain(&expected);
+    expected[10..12].copy_from_slice(&sum.to_be_bytes());
+    assert_eq!(emitted_datagram(&seed_router(), 101, SOURCE, GROUP)[..20], expected);
+}
+
+#[test]
 fn a_damaged_advert_is_refused() {
     let mut bytes = frame(ADVERT);
     bytes[MESSAGE_AT + field::PRIORITY] ^= 1;
@@ -302,6 +452,28 @@ proptest! {
         let buffer = emitted(&identity, priority);
         let advert = parse(&identity, &received(&buffer)).unwrap();
         prop_assert_eq!(advert, Advert { priority, interval: identity.advert_int });
+    }
+
+    #[test]
+    fn whatever_is_emitted_over_ipv6_is_parsed_back(
+        priority: u8, vrid in 1_u8.., centiseconds in 1_u32..=4095, source: u128,
+        addresses in proptest::collection::hash_set(any::<u128>(), 1..=MAX_IPV6_ADDRESSES),
+    ) {
+        let addresses = addresses.into_iter().map(|bits| Ipv6Addr::from(bits).into()).collect();
+        let identity = Identity { vrid, advert_int: Duration::from_millis(10) * centiseconds, addresses, ..v3() };
+        let source = Ipv6Addr::from(source).into();
+        let datagram = emitted_datagram(&identity, priority, source, GROUP_V6.into());
+        prop_assert!(datagram.len() <= 1280);
+        let received = Datagram { source, destination: GROUP_V6.into(), ttl: datagram[7], payload: &datagram[40..] };
+        let advert = identity.parse(&ipv6_path(Transport::Multicast), &received).unwrap();
+        prop_assert_eq!(advert, Advert { priority, interval: identity.advert_int });
+    }
+
+    #[test]
+    fn damage_never_turns_into_an_ipv6_advert(at in 0_usize..40, bit in 0_u8..8) {
+        let mut bytes = frame(ADVERT_IPV6);
+        bytes[ETHERNET_LEN + 40 + at] ^= 1 << bit;
+        prop_assert!(parse_v6(&received_v6(&bytes)).is_err());
     }
 
     #[test]
