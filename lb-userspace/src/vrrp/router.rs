@@ -135,6 +135,11 @@ impl Router {
         }
     }
 
+    /// This node's adverts are sent from another address from now on.
+    pub fn set_local(&mut self, local: IpAddr) {
+        self.params.local = local;
+    }
+
     /// An advert that passed [`Identity::parse`](super::packet::Identity::parse).
     pub fn handle_advert(&mut self, now: BootTime, from: IpAddr, advert: &Advert) {
         if from == self.params.local {
