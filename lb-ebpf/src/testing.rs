@@ -10,6 +10,7 @@ use lb_common::{
     addr::Addr,
     checksum::{fold, update},
     flow::{Flow, FlowKey, FlowRef},
+    lease::Lease,
     reason::{REASON_SLOTS, Reason},
     service::{Backend, Interface, Service, ServiceKey, Vip},
     settings::Settings,
@@ -84,8 +85,7 @@ pub struct Memory {
     pub settings: Settings,
     /// Virtual addresses.
     pub vips: HashMap<Addr, Vip>,
-    /// Lease deadlines by router.
-    pub leases: HashMap<u32, u64>,
+    leases: HashMap<u32, UnsafeCell<Lease>>,
     /// Services.
     pub services: HashMap<ServiceKey, Service>,
     /// Ring slots.
@@ -131,6 +131,16 @@ impl Memory {
         }
     }
 
+    /// Sets the lease of a router.
+    pub fn set_lease(&mut self, router: u32, lease: Lease) {
+        self.leases.insert(router, UnsafeCell::new(lease));
+    }
+
+    /// A copy of the lease of a router.
+    pub fn lease_of(&self, router: u32) -> Lease {
+        self.lease(router).copied().unwrap_or_default()
+    }
+
     /// Times a packet ended in `reason`.
     pub fn counted(&self, reason: Reason) -> u64 {
         self.reasons.borrow()[reason as usize]
@@ -164,8 +174,9 @@ impl Tables for Memory {
         self.vips.get(addr)
     }
 
-    fn lease(&self, router: u32) -> u64 {
-        self.leases.get(&router).copied().unwrap_or(0)
+    fn lease(&self, router: u32) -> Option<&mut Lease> {
+        // SAFETY: single thread; the core holds one at a time.
+        self.leases.get(&router).map(|l| unsafe { &mut *l.get() })
     }
 
     fn service(&self, key: &ServiceKey) -> Option<&Service> {

@@ -42,13 +42,13 @@ fn routers(maps: &Maps) -> Result<Vec<snapshot::Vrrp>> {
     }
     let router = |(router, mut addrs): (u32, Vec<Addr>)| {
         addrs.sort();
-        let until = maps.leases.get(&router, 0).context("map LEASES")?;
+        let lease = maps.leases.get(&router, 0).context("map LEASES")?;
         Ok(snapshot::Vrrp {
             name: format!("#{router}"),
             interface: "-".into(),
             state: "Unknown".into(),
             addresses: addrs.iter().map(ToString::to_string).collect(),
-            lease_valid: BootTime::now().0 < until,
+            lease_valid: lease.is_valid(BootTime::now().0),
             ..snapshot::Vrrp::default()
         })
     };
