@@ -17,7 +17,7 @@ use lb_common::{
     stats::{BackendStats, ServiceStats},
 };
 
-use crate::packet::{Delivery, Packet, Plain};
+use crate::packet::{Checksum, Delivery, Packet, Plain};
 use crate::tables::{InsertError, Tables};
 
 /// A frame in memory.
@@ -65,15 +65,29 @@ impl Packet for Buffer {
         Some(())
     }
 
-    fn update_l4_checksum(&mut self, offset: usize, pseudo: u16, body: u16) -> Option<()> {
-        self.checksum(offset, |c| update(update(c, pseudo), body))
+    fn load<T: Plain>(&self, offset: usize) -> Option<T> {
+        self.read(offset)
+    }
+
+    fn store<T: Plain>(&mut self, offset: usize, value: &T) -> Option<()> {
+        self.write(offset, value)
+    }
+
+    fn update_l4_checksum(&mut self, field: Checksum, pseudo: u16, body: u16) -> Option<()> {
+        self.checksum(field.offset, |c| match update(update(c, pseudo), body) {
+            _ if field.optional && c == 0 => 0,
+            0 if field.optional => 0xffff,
+            sum => sum,
+        })
     }
 
     fn set_l4_checksum(&mut self, offset: usize, pseudo: u16, body: u16) -> Option<()> {
         self.checksum(offset, |_| !fold(u32::from(pseudo) + u32::from(body)))
     }
 
-    fn truncate(&mut self, length: u32) -> Option<()> {
+    fn amend_frame_sum(&mut self, _: u16) {}
+
+    fn resize(&mut self, length: u32) -> Option<()> {
         self.bytes.resize(length as usize, 0);
         Some(())
     }

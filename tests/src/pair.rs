@@ -9,6 +9,7 @@ use lb_common::{
     flow::{Flow, Stage},
     lease::Lease,
     maps::RING_SLOTS,
+    probe,
     reason::Reason,
     service::{Service, ServiceKey, Vip},
 };
@@ -23,7 +24,7 @@ use lb_userspace::{
 
 use crate::{
     down::Bpffs,
-    packets::{LO, Seen, Segment, seen},
+    packets::{Datagram, Family, HOST_MAC, LO, Seen, Segment, seen},
 };
 
 /// The same tables in memory and in the kernel.
@@ -107,9 +108,9 @@ impl Pair {
     /// Sends a received frame through both.
     pub fn receive(&mut self, frame: &[u8]) -> Outcome {
         let mut buffer = Buffer::new(frame);
-        buffer.delivery = match &frame[..6] {
-            [0, 0, 0, 0, 0, 0] => Delivery::Host,
-            [0xff, 0xff, 0xff, 0xff, 0xff, 0xff] => Delivery::Group,
+        buffer.delivery = match *frame.first_chunk().expect("a hardware address") {
+            HOST_MAC => Delivery::Host,
+            [first, ..] if first & 1 == 1 => Delivery::Group,
             _ => Delivery::Other,
         };
         let verdict = lb_ebpf::handle(&mut buffer, &self.host, &Arrival { now: NOW, ifindex: LO });
@@ -138,7 +139,9 @@ impl Pair {
         };
         assert_eq!(returned, expected, "verdict of the kernel for {reason:?}");
         if !matches!(action, Action::Drop) {
-            assert_eq!(hex(&kernel_out), hex(&out), "bytes for {reason:?}");
+            let (kernel_out, out) =
+                (hex(&timeless_frame(&kernel_out, reason)), hex(&timeless_frame(&out, reason)));
+            assert_eq!(kernel_out, out, "bytes for {reason:?}");
         }
         self.compare_state();
         Outcome { reason, action, frame: out }
@@ -150,6 +153,7 @@ impl Pair {
         let host_service = self.host.service_counters(0);
         let host_backends: Vec<_> = (0..3).map(|i| self.host.backend_counters(i)).collect();
         let host_reasons: Vec<u64> = Reason::ALL.iter().map(|r| self.host.counted(*r)).collect();
+        let host_lease = timeless_lease(self.host.lease_of(0));
         let maps = self.kernel().tables.maps();
         let kernel: Vec<Flow> =
             (0..flows).map(|slot| timeless(maps.flows.get(&slot, 0).expect("record"))).collect();
@@ -160,6 +164,8 @@ impl Pair {
         let reasons: Vec<u64> =
             counters::reasons(maps).expect("counters").into_iter().map(|(_, n)| n).collect();
         assert_eq!(reasons, host_reasons, "reasons");
+        let lease = maps.leases.get(&0, 0).expect("lease");
+        assert_eq!(timeless_lease(lease), host_lease, "lease");
         let keys = maps.flow_keys.keys().count();
         assert_eq!(keys, self.host.keys.borrow().len(), "keys");
     }
@@ -174,10 +180,16 @@ impl Pair {
 
     /// Opens a connection from the client's `port` up to the established stage; gives what the backend saw of the SYN.
     pub fn establish(&mut self, port: u16) -> Seen {
-        let syn = seen(&self.receive(&Segment::syn(port).frame()).frame);
+        self.establish_in(Family::V4, port)
+    }
+
+    /// Likewise in either family.
+    pub fn establish_in(&mut self, family: Family, port: u16) -> Seen {
+        let syn = Segment { syn: true, ..Segment::of(family, port) };
+        let syn = seen(&self.receive(&syn.frame()).frame);
         let syn_ack = Segment { syn: true, ..Segment::answer(&syn) };
         assert_eq!(self.receive(&syn_ack.frame()).reason, Reason::Returned);
-        let ack = Segment { seq: 1001, ack: Some(9001), ..Segment::from_client(port) };
+        let ack = Segment { seq: 1001, ack: Some(9001), ..Segment::of(family, port) };
         assert_eq!(self.receive(&ack.frame()).reason, Reason::Forwarded);
         syn
     }
@@ -202,7 +214,7 @@ fn memory(desired: &Desired, flows: u32) -> Memory {
     m.interfaces = desired.interfaces.iter().copied().collect();
     m.backends = (0..).zip(desired.backends.iter().copied()).collect();
     for (id, s) in (0..).zip(&desired.services) {
-        let key = ServiceKey { addr: s.addr, port: s.port, proto: 6, pad: [0; 5] };
+        let key = ServiceKey { addr: s.addr, port: s.port, proto: s.proto, pad: [0; 5] };
         let ring_base = (id * 2 + 1) * RING_SLOTS as u32;
         let ring_len = s.ring.len() as u32;
         m.services.insert(key, Service { id, router: s.router, ring_base, ring_len, snat: s.snat });
@@ -213,6 +225,22 @@ fn memory(desired: &Desired, flows: u32) -> Memory {
 
 fn timeless(f: Flow) -> Flow {
     Flow { seen: 0, born: 0, ..f }
+}
+
+fn timeless_lease(lease: Lease) -> Lease {
+    Lease { probed: u64::from(lease.probed != 0), ..lease }
+}
+
+/// Without the rest of a lease in an answer to a probe, and its checksum, which is verified.
+fn timeless_frame(frame: &[u8], reason: Reason) -> Vec<u8> {
+    let mut frame = frame.to_vec();
+    if reason == Reason::ProbeAnswered {
+        Datagram::seen(&frame);
+        let udp = frame.len() - probe::LEN - 8;
+        frame[udp + 6..udp + 8].fill(0);
+        frame[udp + 8 + 40..udp + 8 + 48].fill(0);
+    }
+    frame
 }
 
 fn hex(b: &[u8]) -> String {

@@ -5,7 +5,7 @@ use lb_common::{flow::Stage, reason::Reason};
 use lb_ebpf::Action;
 use lb_tests::packets::{
     CLIENT, CLIENT_MAC, LO, PORT, REPLY_MAC, Segment, VIP, arp_request, backend, echo_request,
-    fix_ip_checksum, seen, udp, world,
+    fix_ip_checksum, octets, seen, udp, world,
 };
 use lb_tests::pair::{OVER, Pair};
 
@@ -118,8 +118,8 @@ fn arp_for_the_virtual_address_is_answered_with_the_interfaces_address() {
     let f = &out.frame;
     assert_eq!((&f[..6], &f[6..12]), (&CLIENT_MAC[..], &REPLY_MAC.0[..]), "Ethernet addresses");
     assert_eq!(f[20..22], [0, 2], "a reply");
-    assert_eq!((&f[22..28], &f[28..32]), (&REPLY_MAC.0[..], &VIP[..]), "sender");
-    assert_eq!((&f[32..38], &f[38..42]), (&CLIENT_MAC[..], &CLIENT[..]), "target");
+    assert_eq!((&f[22..28], &f[28..32]), (&REPLY_MAC.0[..], &octets(VIP)[..]), "sender");
+    assert_eq!((&f[32..38], &f[38..42]), (&CLIENT_MAC[..], &octets(CLIENT)[..]), "target");
 }
 
 #[test]
@@ -138,7 +138,7 @@ fn an_echo_request_is_answered_with_a_valid_reply() {
         let h = etherparse::PacketHeaders::from_ethernet_slice(&out.frame).expect("a frame");
         let Some(etherparse::NetHeaders::Ipv4(ip, _)) = h.net else { panic!("not IPv4") };
         let Some(etherparse::TransportHeader::Icmpv4(icmp)) = h.transport else { panic!("not ICMP") };
-        assert_eq!((ip.source, ip.destination), (VIP, CLIENT));
+        assert_eq!((ip.source, ip.destination), (octets(VIP), octets(CLIENT)));
         assert_eq!(ip.header_checksum, ip.calc_header_checksum());
         assert!(matches!(icmp.icmp_type, etherparse::Icmpv4Type::EchoReply(e) if e.id == 7 && e.seq == 3));
         assert_eq!(icmp.checksum, icmp.icmp_type.calc_checksum(h.payload.slice()));
@@ -210,7 +210,7 @@ fn a_frame_for_another_host_is_left_alone() {
 #[test]
 fn headers_that_contradict_themselves_are_dropped_only_for_a_virtual_address() {
     let mut p = Pair::new(&world(3));
-    let change = |to: [u8; 4], f: &dyn Fn(&mut Vec<u8>)| {
+    let change = |to: std::net::IpAddr, f: &dyn Fn(&mut Vec<u8>)| {
         let mut frame = Segment { dst: (to, PORT), data: vec![1; 20], ..Segment::syn(40_000) }.frame();
         f(&mut frame);
         fix_ip_checksum(&mut frame);

@@ -4,7 +4,10 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result};
-use lb_common::{addr::Addr, service::ServiceKey};
+use lb_common::{
+    addr::{Addr, PROTO_UDP},
+    service::ServiceKey,
+};
 
 use super::{counters, maps::Maps, pins::Pins};
 use crate::{
@@ -72,7 +75,7 @@ fn service(maps: &Maps, key: &ServiceKey, s: &lb_common::service::Service) -> Re
     let mut v = snapshot::Service {
         name: format!("#{}", s.id),
         listen,
-        protocol: "tcp".into(),
+        protocol: if key.proto == PROTO_UDP { "udp" } else { "tcp" }.into(),
         mode: "nat".into(),
         scheduler: "-".into(),
         up: ids.len(),
