@@ -148,7 +148,8 @@ pub fn check_name(text: &str) -> Result<String, Refusal> {
     Err((format!("`{}` cannot be a name", text.escape_debug()), Some(help.into())))
 }
 
-fn check_interface(text: &str) -> Result<String, Refusal> {
+/// Names as the kernel takes them (IFNAMSIZ).
+pub fn check_interface(text: &str) -> Result<String, Refusal> {
     let bad = |c: char| c == '/' || c == ':' || c.is_whitespace() || c.is_control();
     if (1..=15).contains(&text.len()) && !text.contains(bad) && text != "." && text != ".." {
         return Ok(text.to_owned());

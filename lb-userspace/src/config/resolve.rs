@@ -3,6 +3,7 @@
 //! `config::parse` calls it once per file. It goes on after a mistake; the model only comes out when there is none.
 
 mod compare;
+mod reach;
 mod router;
 mod service;
 
@@ -91,8 +92,10 @@ impl Resolver<'_, '_> {
     }
 }
 
+/// All virtual addresses of a router, those outside of its adverts too.
 fn virtual_addrs(v: &file::Vrrp) -> impl Iterator<Item = IpAddr> + '_ {
-    v.addresses.value().into_iter().flatten().map(|a| a.get_ref().addr)
+    let lists = [&v.addresses, &v.excluded].into_iter().filter_map(Field::value);
+    lists.flatten().map(|a| a.get_ref().address.addr)
 }
 
 fn or<T: Copy>(field: &Field<T>, default: T) -> T {

@@ -77,7 +77,7 @@ pub fn read(name: Spanned<String>, table: &DeTable<'_>, report: &mut Report) -> 
     let mut r = Reader::new(table, title, name.span(), report).hints(SERVICE_HINTS);
     let listen = r.parsed("listen", address::listen);
     r.require("listen", &listen, "listen = \"172.18.0.201:3306\"");
-    let protocol = r.choice("protocol", &[("tcp", Protocol::Tcp)]);
+    let protocol = r.choice("protocol", &[("tcp", Protocol::Tcp), ("udp", Protocol::Udp)]);
     let mode = r.choice("mode", &[("nat", Mode::Nat)]);
     let scheduler = r.choice("scheduler", &[("rr", Scheduler::Rr), ("wrr", Scheduler::Wrr)]);
     let backends = r.tables("backend");

@@ -2,8 +2,8 @@
 
 use std::net::IpAddr;
 
-use super::Resolver;
-use crate::config::file;
+use super::{Resolver, or, reach::Family};
+use crate::config::{file, model::Protocol, reader::Field};
 
 impl Resolver<'_, '_> {
     /// What two routers must not share.
@@ -15,8 +15,12 @@ impl Resolver<'_, '_> {
             let (Some(vrid), Some(interface)) = (router.vrid.given(), router.interface.value()) else {
                 continue;
             };
+            // An id counts within its family (RFC 9568 §5.2.3).
+            let family = family(router);
             let same = |other: &&file::Vrrp| {
-                other.vrid.value() == Some(vrid.get_ref()) && other.interface.value() == Some(interface)
+                let alike =
+                    other.vrid.value() == Some(vrid.get_ref()) && other.interface.value() == Some(interface);
+                alike && self::family(other) == family
             };
             if let Some(other) = self.file.vrrp[..i].iter().find(same) {
                 let (id, other) = (vrid.get_ref(), other.name.get_ref());
@@ -31,8 +35,9 @@ impl Resolver<'_, '_> {
     fn compare_virtual_addresses(&mut self) {
         let mut seen: Vec<(IpAddr, &str)> = Vec::new();
         for router in &self.file.vrrp {
-            for address in router.addresses.value().into_iter().flatten() {
-                let addr = address.get_ref().addr;
+            let lists = [&router.addresses, &router.excluded].into_iter().filter_map(Field::value);
+            for address in lists.flatten() {
+                let addr = address.get_ref().address.addr;
                 match seen.iter().find(|(other, _)| *other == addr) {
                     None => seen.push((addr, router.name.get_ref())),
                     Some((_, owner)) => {
@@ -53,7 +58,10 @@ impl Resolver<'_, '_> {
         }
         for (i, service) in self.file.services.iter().enumerate() {
             let Some(listen) = service.listen.given() else { continue };
-            let same = |s: &&file::Service| s.listen.value() == Some(listen.get_ref());
+            let protocol = or(&service.protocol, Protocol::Tcp);
+            let same = |s: &&file::Service| {
+                s.listen.value() == Some(listen.get_ref()) && or(&s.protocol, Protocol::Tcp) == protocol
+            };
             if let Some(other) = self.file.services[..i].iter().find(same) {
                 let message = format!(
                     "{} overlaps [service.{}]: the same address and port",
@@ -64,4 +72,10 @@ impl Resolver<'_, '_> {
             }
         }
     }
+}
+
+/// The family of a router's adverts, as far as it can be told.
+fn family(v: &file::Vrrp) -> Option<Family> {
+    let first = v.addresses.value()?.first()?;
+    Some(Family::of(first.get_ref().address.addr))
 }

@@ -1,13 +1,17 @@
-//! The part of `resolve` that is about one virtual router: versions, intervals, lease, password, addresses.
+//! The part of `resolve` that is about one virtual router: versions, intervals, lease, password. Its addresses, peers
+//! and announcements are in `reach`.
 
 use std::time::Duration;
 
 use toml::Spanned;
 
-use super::{Resolver, or};
+use super::{
+    Resolver, or,
+    reach::{Family, placed},
+};
 use crate::config::{
     file,
-    model::{AuthPass, Garp, Preempt, Probe, Transport, V3Checksum, Version, VirtualAddress, VirtualRouter},
+    model::{AuthPass, Preempt, V3Checksum, Version, VirtualRouter},
     reader::{Field, show_duration},
 };
 
@@ -17,7 +21,11 @@ impl Resolver<'_, '_> {
         let advert_int = version.and_then(|version| self.advert_int(v, version));
         let lease = self.lease(v, advert_int);
         let auth_pass = version.filter(|version| *version == Version::V2).and_then(|_| self.auth_pass(v));
-        let addresses = self.addresses(v);
+        let addresses = self.addresses(v, version);
+        let family = addresses.as_ref().map(|list| Family::of(list[0].addr));
+        let (transport, source) = (self.transport(v, family), self.source(v, family));
+        let probe = self.probe(v, advert_int, lease);
+        self.warn_of_what_is_lost(v);
         Some(VirtualRouter {
             name: v.name.get_ref().clone(),
             interface: v.interface.value()?.clone(),
@@ -27,21 +35,16 @@ impl Resolver<'_, '_> {
             advert_int: advert_int?,
             v3_checksum: or(&v.v3_checksum, V3Checksum::default()),
             auth_pass,
+            transport: transport?,
+            source,
             addresses: addresses?,
+            excluded: placed(&v.excluded),
+            assign: or(&v.assign, true),
+            virtual_mac: or(&v.virtual_mac, false),
             preempt: or(&v.preempt, Preempt::NOW),
             lease: lease?,
-            garp: Garp {
-                repeat: or(&v.garp_repeat, 5),
-                delay: or(&v.garp_delay, Duration::from_secs(5)),
-                refresh: v.garp_refresh.value().copied().filter(|d| !d.is_zero()),
-                ..Garp::default()
-            },
-            transport: Transport::Multicast,
-            source: None,
-            excluded: Vec::new(),
-            assign: true,
-            virtual_mac: false,
-            probe: Some(Probe { interval: advert_int? / 20, lease: advert_int? * 2 / 5 }),
+            probe,
+            garp: self.garp(v),
         })
     }
 
@@ -147,18 +150,6 @@ impl Resolver<'_, '_> {
         let used = bytes.len().min(8);
         padded[..used].copy_from_slice(&bytes[..used]);
         Some(AuthPass(padded))
-    }
-
-    fn addresses(&mut self, v: &file::Vrrp) -> Option<Vec<VirtualAddress>> {
-        let given = v.addresses.given()?;
-        let list: Vec<_> = given.get_ref().iter().map(|a| a.get_ref().clone()).collect();
-        // The count is one byte of the advert.
-        if list.is_empty() || list.len() > 255 {
-            let message = format!("`virtual_ipaddress` lists {} addresses", list.len());
-            self.error(given.span(), message, "1 to 255");
-            return None;
-        }
-        Some(list)
     }
 }
 
