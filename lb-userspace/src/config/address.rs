@@ -110,6 +110,14 @@ pub fn endpoint(text: &str) -> Result<Endpoint, Refusal> {
     }
 }
 
+/// `ADDR:PORT` of this node, to listen on; loopback and the unspecified address are fine.
+pub fn local(text: &str) -> Result<SocketAddr, Refusal> {
+    text.parse().ok().filter(|a: &SocketAddr| a.port() > 0).ok_or_else(|| {
+        let help = "write an address of this node and a port, as \"127.0.0.1:9112\"";
+        (format!("`{}` is not an address and a port", text.escape_debug()), Some(help.into()))
+    })
+}
+
 /// An address that one host on a network can have.
 fn unicast(text: &str) -> Result<IpAddr, Refusal> {
     let addr: IpAddr = text.parse().map_err(|_| {

@@ -5,14 +5,17 @@
 //! so that the comparisons in `resolve` can find further mistakes in one run. Its types have no `Debug`: they hold
 //! passwords.
 
+pub mod group;
 mod service;
+pub mod track;
 mod vrrp;
 
-use std::time::Duration;
+use std::{net::SocketAddr, ops::RangeInclusive, time::Duration};
 
 use toml::{Spanned, de::DeTable};
 
 use super::{
+    address,
     diagnostic::{Diagnostic, Report},
     model::Hook,
     reader::{Field, Reader, Refusal},
@@ -30,6 +33,12 @@ pub struct File {
     pub vrrp: Vec<Vrrp>,
     /// `[service.NAME]`, in the order of the file.
     pub services: Vec<Service>,
+    /// `[track.NAME]`, in the order of the file.
+    pub tracks: Vec<track::Track>,
+    /// `[sync_group.NAME]`, in the order of the file.
+    pub groups: Vec<group::Group>,
+    /// `[http] listen`.
+    pub http: Field<SocketAddr>,
 }
 
 /// `[node]`.
@@ -60,11 +69,17 @@ pub fn read(source: &str, report: &mut Report) -> File {
     let node = top.table("node");
     let vrrp = named_tables(&mut top, "vrrp");
     let services = named_tables(&mut top, "service");
+    let tracks = named_tables(&mut top, "track");
+    let groups = named_tables(&mut top, "sync_group");
+    let http = top.table("http");
     top.finish();
     File {
         node: node.given().map(|t| read_node(t, report)).unwrap_or_default(),
         vrrp: vrrp.into_iter().map(|(name, table)| vrrp::read(name, table, report)).collect(),
         services: services.into_iter().map(|(name, table)| service::read(name, table, report)).collect(),
+        tracks: tracks.into_iter().map(|(name, table)| track::read(name, table, report)).collect(),
+        groups: groups.into_iter().map(|(name, table)| group::read(name, table, report)).collect(),
+        http: http.given().map_or(Field::Absent, |t| read_http(t, report)),
     }
 }
 
@@ -120,6 +135,14 @@ fn read_node(table: &Spanned<&DeTable<'_>>, report: &mut Report) -> Node {
     node
 }
 
+fn read_http(table: &Spanned<&DeTable<'_>>, report: &mut Report) -> Field<SocketAddr> {
+    let mut r = Reader::new(table.get_ref(), "[http]", table.span(), report);
+    let listen = r.parsed("listen", address::local);
+    r.require("listen", &listen, "listen = \"127.0.0.1:9112\"");
+    r.finish();
+    listen
+}
+
 /// Every value of a password key, wherever it stands.
 fn hide_secrets(table: &DeTable<'_>, report: &mut Report) {
     for (key, value) in table.iter() {
@@ -160,8 +183,11 @@ pub fn check_interface(text: &str) -> Result<String, Refusal> {
     ))
 }
 
-const FLOWS: std::ops::RangeInclusive<u32> = 1_024..=16_777_216;
+const FLOWS: RangeInclusive<u32> = 1_024..=16_777_216;
 const HOUR: Duration = Duration::from_secs(3_600);
+/// Of `rise`, `fall` and quorums.
+const COUNT: RangeInclusive<u32> = 1..=100;
+
 /// Words of keepalived and HAProxy, and what takes their place.
 type Hints = &'static [(&'static str, &'static str)];
 
@@ -171,4 +197,11 @@ const TOP_HINTS: Hints = &[
     ("global_defs", "write `[node]`"),
     ("frontend", "write `[service.NAME]`"),
     ("backend", "write `[[service.NAME.backend]]`"),
+    ("vrrp_sync_group", "write `[sync_group.NAME]`"),
+    ("vrrp_script", "write `[track.NAME]` with `type = \"script\"`"),
+    ("vrrp_track_process", "write `[track.NAME]` with `type = \"process\"`"),
+    ("vrrp_track_file", "write `[track.NAME]` with `type = \"file\"`"),
+    ("track_file", "write `[track.NAME]` with `type = \"file\"`"),
+    ("bfd_instance", "write `[track.NAME]` with `type = \"peer\"`"),
+    ("garp_group", "write `garp_interval` into `[vrrp.NAME]`"),
 ];

@@ -3,9 +3,11 @@
 //! `config::parse` calls it once per file. It goes on after a mistake; the model only comes out when there is none.
 
 mod compare;
+mod group;
 mod reach;
 mod router;
 mod service;
+mod track;
 
 use std::{
     net::IpAddr,
@@ -31,6 +33,8 @@ pub fn resolve(file: &File, report: &mut Report, around: &Surroundings<'_>) -> O
     let node = r.node();
     let vrrp: Vec<_> = file.vrrp.iter().map(|v| r.router(v)).collect();
     let services: Vec<_> = file.services.iter().map(|s| r.service(s)).collect();
+    let tracks: Vec<_> = file.tracks.iter().map(|t| r.track(t)).collect();
+    let groups: Vec<_> = file.groups.iter().map(|g| r.group(g)).collect();
     if r.report.errors() > 0 {
         return None;
     }
@@ -38,6 +42,9 @@ pub fn resolve(file: &File, report: &mut Report, around: &Surroundings<'_>) -> O
         node: node?,
         vrrp: vrrp.into_iter().collect::<Option<_>>()?,
         services: services.into_iter().collect::<Option<_>>()?,
+        tracks: tracks.into_iter().collect::<Option<_>>()?,
+        groups: groups.into_iter().collect::<Option<_>>()?,
+        http: file.http.value().copied(),
     })
 }
 

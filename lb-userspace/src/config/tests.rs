@@ -1,6 +1,8 @@
 //! Whole files in, the model or every mistake out. What a bad file prints stands in `tests/fixtures/config/*.stderr`
 //! and is compared whole; `VIPLB_BLESS=1 cargo test` writes those files anew.
 
+mod track;
+
 use std::{fs, path::PathBuf, time::Duration};
 
 use super::{
@@ -19,11 +21,29 @@ fn secret(path: &Path) -> Result<String, SecretError> {
     }
 }
 
+fn check_program(path: &Path) -> Result<(), Unfit> {
+    let name = || path.display().to_string();
+    match path.to_str() {
+        Some("/tmp/anybodys") => Err(Unfit::WorldWritable(name())),
+        Some("/usr/bin/logger master") => {
+            Err(Unfit::Unreadable { path: name(), reason: "No such file or directory".into() })
+        }
+        Some("/etc/passwd") => Err(Unfit::NotExecutable(name())),
+        _ => Ok(()),
+    }
+}
+
+fn find_user(name: &str) -> Option<RunAs> {
+    (name == "nobody").then(|| RunAs { name: name.into(), uid: 65534, gid: 65534 })
+}
+
 fn around() -> Surroundings<'static> {
     Surroundings {
         host_name: "h1".into(),
         directory: Path::new("/etc/viplb"),
         read_secret: &secret,
+        check_program: &check_program,
+        find_user: &find_user,
         world_readable: true,
     }
 }
@@ -62,6 +82,7 @@ fn every_mistake_of_a_bad_file_is_shown_where_it_stands() {
         "secrets-in-broken-syntax",
         "shapes",
         "syntax",
+        "track",
         "warnings",
     ] {
         let file = format!("{name}.toml");
@@ -126,7 +147,7 @@ fn the_set_up_of_the_users_is_read_as_they_mean_it() {
 
 #[test]
 fn defaults_are_those_the_documentation_states() {
-    let Config { node, vrrp, services } = good(&minimal("", "")).config;
+    let Config { node, vrrp, services, .. } = good(&minimal("", "")).config;
     assert_eq!((node.name.as_str(), node.flows, node.datapath_log), ("h1", 262_144, false));
     assert!(node.realtime);
     let router = &vrrp[0];
@@ -339,8 +360,10 @@ fn the_example_is_good_and_its_comments_state_the_defaults() {
 #[test]
 fn every_key_is_documented_and_every_documented_key_exists() {
     let docs = include_str!("../../../docs/configuration.md");
+    // All quoted words of a row's first cell; environment variables are no keys.
+    let cells = docs.lines().filter_map(|l| l.strip_prefix("| `")?.split('|').next());
     let documented: Vec<&str> =
-        docs.lines().filter_map(|l| l.strip_prefix("| `")?.split('`').next()).collect();
+        cells.flat_map(|cell| cell.split('`').step_by(2)).filter(|k| !k.starts_with("VIPLB_")).collect();
     let mut known: Vec<String> = Vec::new();
     // An unknown key far from all others is answered with the list of the known ones.
     for section in [
@@ -350,6 +373,15 @@ fn every_key_is_documented_and_every_documented_key_exists() {
         "[service.a]\nZ",
         "[[service.a.backend]]\nZ",
         "[service.a.check]\nZ",
+        "[vrrp.a]\ntrack = [{ Z }]",
+        "[track.a]\ntype = \"interface\"\nZ",
+        "[track.a]\ntype = \"script\"\nZ",
+        "[track.a]\ntype = \"process\"\nZ",
+        "[track.a]\ntype = \"file\"\nZ",
+        "[track.a]\ntype = \"backends\"\nZ",
+        "[track.a]\ntype = \"peer\"\nZ",
+        "[sync_group.a]\nZ",
+        "[http]\nZ",
     ] {
         let report = only_report(&section.replace('Z', "zzzzzzzzzzzzzzzz = 1"));
         let list = report.lines().find_map(|l| l.split_once("known here: ")).expect("the list").1;

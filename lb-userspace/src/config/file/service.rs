@@ -6,7 +6,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use toml::{Spanned, de::DeTable};
 
-use super::{HOUR, Hints, check_name};
+use super::{COUNT, HOUR, Hints, check_name};
 use crate::config::{
     address::{self, Endpoint},
     diagnostic::Report,
@@ -143,7 +143,6 @@ fn check_user(text: &str) -> Result<String, Refusal> {
 
 const INTERVAL: std::ops::RangeInclusive<Duration> = Duration::from_millis(100)..=HOUR;
 const TIMEOUT: std::ops::RangeInclusive<Duration> = Duration::from_millis(10)..=HOUR;
-const COUNT: std::ops::RangeInclusive<u32> = 1..=100;
 
 const SERVICE_HINTS: Hints = &[
     ("bind", "write `listen`"),

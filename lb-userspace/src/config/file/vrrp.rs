@@ -6,7 +6,7 @@ use std::{net::IpAddr, ops::RangeInclusive, time::Duration};
 
 use toml::{Spanned, de::DeTable};
 
-use super::{HOUR, Hints, check_interface};
+use super::{HOUR, Hints, check_interface, group, track};
 use crate::config::{
     address::{self, Placed},
     diagnostic::Report,
@@ -54,6 +54,10 @@ pub struct Vrrp {
     pub probe: Probe,
     /// `garp_…` and `gna_interval`.
     pub garp: Garp,
+    /// `track`.
+    pub track: Field<Vec<Spanned<track::Use>>>,
+    /// `notify` and its kin.
+    pub notify: group::Notify,
 }
 
 /// An element of `unicast_peer`.
@@ -123,6 +127,8 @@ pub fn read(name: Spanned<String>, table: &DeTable<'_>, report: &mut Report) -> 
             lease: r.duration("probe_lease", Bare::Refused, PROBE),
         },
         garp: read_garp(&mut r),
+        track: r.entries("track", track::read_use),
+        notify: group::read_notify(&mut r),
         name,
     };
     r.require("interface", &vrrp.interface, "interface = \"eth0\"");
@@ -234,6 +240,12 @@ const VRRP_HINTS: Hints = &[
     ("garp_refresh", "write `garp_master_refresh`"),
     ("lower_prio_no_advert", "leave it out: RFC 9568 wants a losing advert answered"),
     ("higher_prio_send_advert", "leave it out: a router that yields always says so"),
+    ("track_script", "write `track = [\"NAME\"]` and a `[track.NAME]` with `type = \"script\"`"),
+    ("track_interface", "write `track = [\"NAME\"]` and a `[track.NAME]` with `type = \"interface\"`"),
+    ("track_process", "write `track = [\"NAME\"]` and a `[track.NAME]` with `type = \"process\"`"),
+    ("track_file", "write `track = [\"NAME\"]` and a `[track.NAME]` with `type = \"file\"`"),
+    ("track_bfd", "write `track = [\"NAME\"]` and a `[track.NAME]` with `type = \"peer\"`"),
+    ("script_user", "write `notify_user`, and `user` into a `[track.NAME]`"),
     ("accept", "leave it out: the packet programs answer for the addresses"),
     ("no_accept", "leave it out: the packet programs answer for the addresses"),
 ];

@@ -25,6 +25,7 @@ impl Resolver<'_, '_> {
         let family = addresses.as_ref().map(|list| Family::of(list[0].addr));
         let (transport, source) = (self.transport(v, family), self.source(v, family));
         let probe = self.probe(v, advert_int, lease);
+        let (track, notify) = (self.uses(v), self.notify(&v.notify));
         self.warn_of_what_is_lost(v);
         Some(VirtualRouter {
             name: v.name.get_ref().clone(),
@@ -45,6 +46,8 @@ impl Resolver<'_, '_> {
             lease: lease?,
             probe,
             garp: self.garp(v),
+            track,
+            notify,
         })
     }
 
