@@ -1,13 +1,22 @@
 //! The few things asked of the kernel by rtnetlink: links, addresses, routes. The only module that knows rtnetlink.
+//!
+//! Called by the control loop (addresses, routes) and by `track` (carriers). Nothing here decides anything.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
 
 use anyhow::{Context, Result};
-use futures_util::TryStreamExt;
+use futures_util::{FutureExt, StreamExt, TryStreamExt, stream::Stream};
 use lb_common::addr::Mac;
 use rtnetlink::{
-    Error, Handle, RouteMessageBuilder,
-    packet_route::{address::AddressAttribute, link::LinkAttribute, route::RouteAttribute},
+    Error, Handle, MulticastGroup, RouteMessageBuilder,
+    packet_route::{
+        address::{AddressAttribute, AddressFlags, AddressHeaderFlags, CacheInfo},
+        link::{LinkAttribute, LinkFlags},
+        route::RouteAttribute,
+    },
 };
 
 /// A netlink socket; its task ends when this is dropped.
@@ -44,8 +53,11 @@ impl Netlink {
     }
 
     /// Interface by which an address is reached.
-    pub async fn route_ifindex(&self, to: Ipv4Addr) -> Result<u32> {
-        let message = RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(to, 32).build();
+    pub async fn route_ifindex(&self, to: IpAddr) -> Result<u32> {
+        let message = match to {
+            IpAddr::V4(to) => RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(to, 32).build(),
+            IpAddr::V6(to) => RouteMessageBuilder::<Ipv6Addr>::new().destination_prefix(to, 128).build(),
+        };
         let route = self
             .handle
             .route()
@@ -66,9 +78,20 @@ impl Netlink {
         oif.with_context(|| format!("the route to {to} names no interface"))
     }
 
-    /// Puts an address on an interface; no error if it is there.
+    /// Puts a virtual address on an interface; no error if it is there. An IPv6 one goes without duplicate address
+    /// detection (whoever had it before may still be answering, and the programs answer from now on), and deprecated: the
+    /// node's own connections must not start from an address that moves away.
     pub async fn add_address(&self, ifindex: u32, addr: IpAddr, prefix_len: u8) -> Result<()> {
-        match self.handle.address().add(ifindex, addr, prefix_len).execute().await {
+        let mut request = self.handle.address().add(ifindex, addr, prefix_len);
+        if addr.is_ipv6() {
+            let mut lifetime = CacheInfo::default();
+            (lifetime.ifa_preferred, lifetime.ifa_valid) = (0, u32::MAX);
+            let message = request.message_mut();
+            message.header.flags = AddressHeaderFlags::Nodad;
+            message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
+            message.attributes.push(AddressAttribute::CacheInfo(lifetime));
+        }
+        match request.execute().await {
             Ok(()) => Ok(()),
             Err(Error::NetlinkError(e)) if e.raw_code() == -libc::EEXIST => Ok(()),
             Err(e) => {
@@ -96,5 +119,48 @@ impl Netlink {
             }
         }
         Ok(())
+    }
+}
+
+/// Carriers of some interfaces, told whenever they change.
+pub struct LinkWatch {
+    handle: Handle,
+    changes: Box<dyn Stream<Item = ()> + Send + Unpin>,
+    names: Vec<String>,
+    fresh: bool,
+}
+
+impl LinkWatch {
+    /// Watches the interfaces of these names, which need not exist, in the thread's network namespace.
+    pub fn open(names: Vec<String>) -> Result<Self> {
+        let (connection, handle, messages) = rtnetlink::new_multicast_connection(&[MulticastGroup::Link])
+            .context("cannot open a netlink socket for links")?;
+        tokio::spawn(connection);
+        // Whatever it says, an overrun too, is answered by a look at what is so now.
+        Ok(Self { handle, changes: Box::new(messages.map(|_| ())), names, fresh: true })
+    }
+
+    /// Waits for a change, the first time not at all. Whether each interface is up with a carrier; one that is not there
+    /// is missing.
+    pub async fn next(&mut self) -> Result<BTreeMap<String, bool>> {
+        if !std::mem::take(&mut self.fresh) {
+            self.changes.next().await.context("the netlink socket for links was closed")?;
+        }
+        // One look for a burst of messages; one that comes during the look causes another.
+        while let Some(more) = self.changes.next().now_or_never() {
+            more.context("the netlink socket for links was closed")?;
+        }
+        let mut links = self.handle.link().get().execute();
+        let mut seen = BTreeMap::new();
+        while let Some(link) = links.try_next().await.context("cannot list interfaces")? {
+            let name = link.attributes.iter().find_map(|a| match a {
+                LinkAttribute::IfName(name) if self.names.contains(name) => Some(name.clone()),
+                _ => None,
+            });
+            if let Some(name) = name {
+                seen.insert(name, link.header.flags.contains(LinkFlags::Up | LinkFlags::Running));
+            }
+        }
+        Ok(seen)
     }
 }

@@ -5,17 +5,24 @@
 //! so that the comparisons in `resolve` can find further mistakes in one run. Its types have no `Debug`: they hold
 //! passwords.
 
-use std::{net::SocketAddr, time::Duration};
+pub mod group;
+mod service;
+pub mod track;
+mod vrrp;
+
+use std::{net::SocketAddr, ops::RangeInclusive, time::Duration};
 
 use toml::{Spanned, de::DeTable};
 
 use super::{
-    address::{self, Endpoint},
+    address,
     diagnostic::{Diagnostic, Report},
-    model::{Hook, Mode, Preempt, Protocol, Scheduler, V3Checksum, VirtualAddress},
-    reader::{Bare, Field, Reader, Refusal},
+    model::Hook,
+    reader::{Field, Reader, Refusal},
     secret,
 };
+pub use service::{Check, CheckType, Service};
+pub use vrrp::Vrrp;
 
 /// A whole file.
 #[derive(Default)]
@@ -26,6 +33,12 @@ pub struct File {
     pub vrrp: Vec<Vrrp>,
     /// `[service.NAME]`, in the order of the file.
     pub services: Vec<Service>,
+    /// `[track.NAME]`, in the order of the file.
+    pub tracks: Vec<track::Track>,
+    /// `[sync_group.NAME]`, in the order of the file.
+    pub groups: Vec<group::Group>,
+    /// `[http] listen`.
+    pub http: Field<SocketAddr>,
 }
 
 /// `[node]`.
@@ -43,97 +56,6 @@ pub struct Node {
     pub realtime: Field<bool>,
 }
 
-/// `[vrrp.NAME]`.
-pub struct Vrrp {
-    /// The `NAME`, with its place.
-    pub name: Spanned<String>,
-    /// `interface`.
-    pub interface: Field<String>,
-    /// `virtual_router_id`.
-    pub vrid: Field<u8>,
-    /// `priority`.
-    pub priority: Field<u8>,
-    /// `version`.
-    pub version: Field<u8>,
-    /// `advert_int`.
-    pub advert_int: Field<Duration>,
-    /// `v3_checksum`.
-    pub v3_checksum: Field<V3Checksum>,
-    /// `auth_pass`.
-    pub auth_pass: Field<String>,
-    /// `auth_pass_file`.
-    pub auth_pass_file: Field<String>,
-    /// `virtual_ipaddress`.
-    pub addresses: Field<Vec<Spanned<VirtualAddress>>>,
-    /// `preempt`.
-    pub preempt: Field<Preempt>,
-    /// `lease`.
-    pub lease: Field<Duration>,
-    /// `garp_master_repeat`.
-    pub garp_repeat: Field<u8>,
-    /// `garp_master_delay`.
-    pub garp_delay: Field<Duration>,
-    /// `garp_master_refresh`.
-    pub garp_refresh: Field<Duration>,
-}
-
-/// `[service.NAME]`.
-pub struct Service {
-    /// The `NAME`, with its place.
-    pub name: Spanned<String>,
-    /// `listen`.
-    pub listen: Field<SocketAddr>,
-    /// `protocol`.
-    pub protocol: Field<Protocol>,
-    /// `mode`.
-    pub mode: Field<Mode>,
-    /// `scheduler`.
-    pub scheduler: Field<Scheduler>,
-    /// `[[service.NAME.backend]]`.
-    pub backends: Field<Vec<Backend>>,
-    /// `[service.NAME.check]`.
-    pub check: Field<Check>,
-}
-
-/// `[[service.NAME.backend]]`.
-pub struct Backend {
-    /// `name`.
-    pub name: Field<String>,
-    /// `address`.
-    pub address: Field<Endpoint>,
-    /// `weight`.
-    pub weight: Field<u16>,
-}
-
-/// `[service.NAME.check]`.
-pub struct Check {
-    /// `type`.
-    pub kind: Field<CheckType>,
-    /// `user`.
-    pub user: Field<String>,
-    /// `password`.
-    pub password: Field<String>,
-    /// `password_file`.
-    pub password_file: Field<String>,
-    /// `interval`.
-    pub interval: Field<Duration>,
-    /// `timeout`.
-    pub timeout: Field<Duration>,
-    /// `rise`.
-    pub rise: Field<u32>,
-    /// `fall`.
-    pub fall: Field<u32>,
-}
-
-/// `type` of a check.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CheckType {
-    /// Full login and ping.
-    Mysql,
-    /// Connect.
-    Tcp,
-}
-
 /// Reads the file; every mistake goes into the report, which must have been made of the same `source`.
 pub fn read(source: &str, report: &mut Report) -> File {
     let (document, syntax_errors) = DeTable::parse_recoverable(source);
@@ -147,11 +69,17 @@ pub fn read(source: &str, report: &mut Report) -> File {
     let node = top.table("node");
     let vrrp = named_tables(&mut top, "vrrp");
     let services = named_tables(&mut top, "service");
+    let tracks = named_tables(&mut top, "track");
+    let groups = named_tables(&mut top, "sync_group");
+    let http = top.table("http");
     top.finish();
     File {
         node: node.given().map(|t| read_node(t, report)).unwrap_or_default(),
-        vrrp: vrrp.into_iter().map(|(name, table)| read_vrrp(name, table, report)).collect(),
-        services: services.into_iter().map(|(name, table)| read_service(name, table, report)).collect(),
+        vrrp: vrrp.into_iter().map(|(name, table)| vrrp::read(name, table, report)).collect(),
+        services: services.into_iter().map(|(name, table)| service::read(name, table, report)).collect(),
+        tracks: tracks.into_iter().map(|(name, table)| track::read(name, table, report)).collect(),
+        groups: groups.into_iter().map(|(name, table)| group::read(name, table, report)).collect(),
+        http: http.given().map_or(Field::Absent, |t| read_http(t, report)),
     }
 }
 
@@ -207,93 +135,12 @@ fn read_node(table: &Spanned<&DeTable<'_>>, report: &mut Report) -> Node {
     node
 }
 
-fn read_vrrp(name: Spanned<String>, table: &DeTable<'_>, report: &mut Report) -> Vrrp {
-    let title = format!("[vrrp.{}]", name.get_ref());
-    let mut r = Reader::new(table, title, name.span(), report).hints(VRRP_HINTS);
-    let vrrp = Vrrp {
-        interface: r.parsed("interface", check_interface),
-        vrid: r.integer("virtual_router_id", 1..=255),
-        priority: r.integer("priority", 1..=254),
-        version: r.integer("version", 2..=3),
-        advert_int: r.duration("advert_int", Bare::Seconds, ADVERT_INT),
-        v3_checksum: r.choice("v3_checksum", V3_CHECKSUMS),
-        auth_pass: r.parsed("auth_pass", check_auth_pass),
-        auth_pass_file: r.string("auth_pass_file"),
-        addresses: r.list("virtual_ipaddress", address::virtual_address),
-        preempt: r.choice("preempt", &[("now", Preempt::NOW), ("never", Preempt::Never)]),
-        lease: r.duration("lease", Bare::Refused, LEASE),
-        garp_repeat: r.integer("garp_master_repeat", 1..=100),
-        garp_delay: r.duration("garp_master_delay", Bare::Seconds, Duration::ZERO..=HOUR),
-        garp_refresh: r.duration("garp_master_refresh", Bare::Seconds, Duration::ZERO..=HOUR),
-        name,
-    };
-    r.require("interface", &vrrp.interface, "interface = \"eth0\"");
-    r.require("virtual_router_id", &vrrp.vrid, "virtual_router_id = 51");
-    r.require("priority", &vrrp.priority, "priority = 100");
-    r.require("virtual_ipaddress", &vrrp.addresses, "virtual_ipaddress = [\"172.18.0.201\"]");
+fn read_http(table: &Spanned<&DeTable<'_>>, report: &mut Report) -> Field<SocketAddr> {
+    let mut r = Reader::new(table.get_ref(), "[http]", table.span(), report);
+    let listen = r.parsed("listen", address::local);
+    r.require("listen", &listen, "listen = \"127.0.0.1:9112\"");
     r.finish();
-    vrrp
-}
-
-fn read_service(name: Spanned<String>, table: &DeTable<'_>, report: &mut Report) -> Service {
-    let title = format!("[service.{}]", name.get_ref());
-    let mut r = Reader::new(table, title, name.span(), report).hints(SERVICE_HINTS);
-    let listen = r.parsed("listen", address::listen);
-    r.require("listen", &listen, "listen = \"172.18.0.201:3306\"");
-    let protocol = r.choice("protocol", &[("tcp", Protocol::Tcp)]);
-    let mode = r.choice("mode", &[("nat", Mode::Nat)]);
-    let scheduler = r.choice("scheduler", &[("rr", Scheduler::Rr), ("wrr", Scheduler::Wrr)]);
-    let backends = r.tables("backend");
-    let check = r.table("check");
-    r.require("check", &check, &format!("[service.{}.check]` with `type = \"mysql\"", name.get_ref()));
-    r.finish();
-    let backends = match backends {
-        Field::Absent => Field::Absent,
-        Field::Bad => Field::Bad,
-        Field::Given(list) => {
-            let read = list.get_ref().iter().map(|t| read_backend(name.get_ref(), t, report)).collect();
-            Field::Given(Spanned::new(list.span(), read))
-        }
-    };
-    let check = match check {
-        Field::Absent => Field::Absent,
-        Field::Bad => Field::Bad,
-        Field::Given(table) => {
-            Field::Given(Spanned::new(table.span(), read_check(name.get_ref(), &table, report)))
-        }
-    };
-    Service { name, listen, protocol, mode, scheduler, backends, check }
-}
-
-fn read_backend(service: &str, table: &Spanned<&DeTable<'_>>, report: &mut Report) -> Backend {
-    let title = format!("[[service.{service}.backend]]");
-    let mut r = Reader::new(table.get_ref(), title, table.span(), report).hints(SERVICE_HINTS);
-    let backend = Backend {
-        name: r.parsed("name", check_name),
-        address: r.parsed("address", address::endpoint),
-        weight: r.integer("weight", 0..=256),
-    };
-    r.require("address", &backend.address, "address = \"172.18.0.2:3306\"");
-    r.finish();
-    backend
-}
-
-fn read_check(service: &str, table: &Spanned<&DeTable<'_>>, report: &mut Report) -> Check {
-    let title = format!("[service.{service}.check]");
-    let mut r = Reader::new(table.get_ref(), title, table.span(), report).hints(CHECK_HINTS);
-    let check = Check {
-        kind: r.choice("type", &[("mysql", CheckType::Mysql), ("tcp", CheckType::Tcp)]),
-        user: r.parsed("user", check_user),
-        password: r.string("password"),
-        password_file: r.string("password_file"),
-        interval: r.duration("interval", Bare::Refused, INTERVAL),
-        timeout: r.duration("timeout", Bare::Refused, TIMEOUT),
-        rise: r.integer("rise", COUNT),
-        fall: r.integer("fall", COUNT),
-    };
-    r.require("type", &check.kind, "type = \"mysql\"");
-    r.finish();
-    check
+    listen
 }
 
 /// Every value of a password key, wherever it stands.
@@ -324,7 +171,8 @@ pub fn check_name(text: &str) -> Result<String, Refusal> {
     Err((format!("`{}` cannot be a name", text.escape_debug()), Some(help.into())))
 }
 
-fn check_interface(text: &str) -> Result<String, Refusal> {
+/// Names as the kernel takes them (IFNAMSIZ).
+pub fn check_interface(text: &str) -> Result<String, Refusal> {
     let bad = |c: char| c == '/' || c == ':' || c.is_whitespace() || c.is_control();
     if (1..=15).contains(&text.len()) && !text.contains(bad) && text != "." && text != ".." {
         return Ok(text.to_owned());
@@ -335,33 +183,10 @@ fn check_interface(text: &str) -> Result<String, Refusal> {
     ))
 }
 
-fn check_auth_pass(text: &str) -> Result<String, Refusal> {
-    if text.is_empty() || text.contains('\0') {
-        return Err(("`auth_pass` is empty or holds a NUL".into(), Some("1 to 8 characters".into())));
-    }
-    Ok(text.to_owned())
-}
-
-fn check_user(text: &str) -> Result<String, Refusal> {
-    // MariaDB's limit; MySQL's is 32.
-    if (1..=80).contains(&text.chars().count()) && !text.contains('\0') {
-        return Ok(text.to_owned());
-    }
-    Err(("`user` cannot be the name of an account".into(), Some("1 to 80 characters".into())))
-}
-
-const FLOWS: std::ops::RangeInclusive<u32> = 1_024..=16_777_216;
+const FLOWS: RangeInclusive<u32> = 1_024..=16_777_216;
 const HOUR: Duration = Duration::from_secs(3_600);
-// VRRPv2 carries whole seconds in one byte, version 3 centiseconds in 12 bits; `resolve` refuses with words of its own
-// what the version at hand cannot.
-const ADVERT_INT: std::ops::RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(255);
-const LEASE: std::ops::RangeInclusive<Duration> = Duration::from_millis(10)..=HOUR;
-const INTERVAL: std::ops::RangeInclusive<Duration> = Duration::from_millis(100)..=HOUR;
-const TIMEOUT: std::ops::RangeInclusive<Duration> = Duration::from_millis(10)..=HOUR;
-const COUNT: std::ops::RangeInclusive<u32> = 1..=100;
-
-const V3_CHECKSUMS: &[(&str, V3Checksum)] =
-    &[("pseudo-header", V3Checksum::PseudoHeader), ("plain", V3Checksum::Plain)];
+/// Of `rise`, `fall` and quorums.
+const COUNT: RangeInclusive<u32> = 1..=100;
 
 /// Words of keepalived and HAProxy, and what takes their place.
 type Hints = &'static [(&'static str, &'static str)];
@@ -372,35 +197,11 @@ const TOP_HINTS: Hints = &[
     ("global_defs", "write `[node]`"),
     ("frontend", "write `[service.NAME]`"),
     ("backend", "write `[[service.NAME.backend]]`"),
-];
-
-const VRRP_HINTS: Hints = &[
-    ("state", "leave it out: every node starts as backup and the priority decides"),
-    ("nopreempt", "write `preempt = \"never\"`"),
-    ("authentication", "write `auth_pass = \"…\"`"),
-    ("auth_type", "leave it out: `auth_pass` means PASS"),
-    ("address", "write `virtual_ipaddress = [\"…\"]`"),
-    ("addresses", "write `virtual_ipaddress = [\"…\"]`"),
-    ("vrid", "write `virtual_router_id`"),
-    ("vrrp_version", "write `version`"),
-    ("v3_checksum_as_v2", "write `v3_checksum = \"plain\"`"),
-];
-
-const SERVICE_HINTS: Hints = &[
-    ("bind", "write `listen`"),
-    ("balance", "write `scheduler`"),
-    ("lb_algo", "write `scheduler`"),
-    ("lvs_sched", "write `scheduler`"),
-    ("lb_kind", "write `mode`"),
-    ("server", "write `[[service.NAME.backend]]`"),
-    ("real_server", "write `[[service.NAME.backend]]`"),
-    ("backends", "write `[[service.NAME.backend]]`, once for each"),
-    ("port", "write `address = \"ADDR:PORT\"`"),
-];
-
-const CHECK_HINTS: Hints = &[
-    ("inter", "write `interval`"),
-    ("delay_loop", "write `interval`"),
-    ("connect_timeout", "write `timeout`"),
-    ("retry", "write `fall`"),
+    ("vrrp_sync_group", "write `[sync_group.NAME]`"),
+    ("vrrp_script", "write `[track.NAME]` with `type = \"script\"`"),
+    ("vrrp_track_process", "write `[track.NAME]` with `type = \"process\"`"),
+    ("vrrp_track_file", "write `[track.NAME]` with `type = \"file\"`"),
+    ("track_file", "write `[track.NAME]` with `type = \"file\"`"),
+    ("bfd_instance", "write `[track.NAME]` with `type = \"peer\"`"),
+    ("garp_group", "write `garp_interval` into `[vrrp.NAME]`"),
 ];

@@ -21,7 +21,8 @@ use std::{fs, io, path::Path};
 pub use diagnostic::{Diagnostic, Report, Severity};
 pub use secret::SecretError;
 
-use model::Config;
+use crate::program::{self, Unfit};
+use model::{Config, RunAs};
 
 /// A good file.
 #[derive(Debug)]
@@ -56,6 +57,10 @@ pub struct Surroundings<'a> {
     pub directory: &'a Path,
     /// Reads a password file.
     pub read_secret: &'a dyn Fn(&Path) -> Result<String, SecretError>,
+    /// Whether a program may be run.
+    pub check_program: &'a dyn Fn(&Path) -> Result<(), Unfit>,
+    /// Looks a user up.
+    pub find_user: &'a dyn Fn(&str) -> Option<RunAs>,
     /// Whether every user may read the configuration itself.
     pub world_readable: bool,
 }
@@ -78,6 +83,8 @@ pub fn load(path: &Path) -> Result<Loaded, LoadError> {
         host_name: host_name(),
         directory: path.parent().unwrap_or(Path::new("")),
         read_secret: &secret::read_file,
+        check_program: &program::check,
+        find_user: &program::find_user,
         world_readable: secret::world_readable(&metadata),
     };
     parse(&text, &path.display().to_string(), &around).map_err(LoadError::Invalid)

@@ -3,11 +3,17 @@
 //! Everything here is resolved and valid: defaults are filled in, names are unique, a service's address belongs
 //! to a virtual router. `config::file` holds the form users write; nothing outside `config` sees that one.
 
+mod track;
+
 use std::{
     fmt,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::PathBuf,
     time::Duration,
+};
+
+pub use track::{
+    Backends, FileValue, Notify, Peer, Process, Program, RunAs, Script, SyncGroup, Track, TrackKind, TrackUse,
 };
 
 /// A whole checked configuration file.
@@ -19,6 +25,12 @@ pub struct Config {
     pub vrrp: Vec<VirtualRouter>,
     /// `[service.NAME]`, in the order of the file.
     pub services: Vec<Service>,
+    /// `[track.NAME]`, in the order of the file.
+    pub tracks: Vec<Track>,
+    /// `[sync_group.NAME]`, in the order of the file.
+    pub groups: Vec<SyncGroup>,
+    /// `[http]`: where metrics are served; default nowhere.
+    pub http: Option<SocketAddr>,
 }
 
 /// `[node]`.
@@ -89,6 +101,10 @@ pub struct VirtualRouter {
     pub probe: Option<Probe>,
     /// Announcements by gratuitous ARP and unsolicited neighbour advertisements.
     pub garp: Garp,
+    /// What moves its priority, or keeps it from taking part.
+    pub track: Vec<TrackUse>,
+    /// What is run when its state changes.
+    pub notify: Notify,
 }
 
 /// How adverts travel.

@@ -48,7 +48,7 @@ impl<T> Field<T> {
     }
 
     /// Turns the value into another, or into a diagnostic at its place.
-    fn parse<U>(
+    pub fn parse<U>(
         self,
         report: &mut Report,
         parse: impl FnOnce(T) -> Result<U, (String, Option<String>)>,
@@ -71,6 +71,14 @@ impl<T> Field<T> {
 
 /// A value that is refused: message and help.
 pub type Refusal = (String, Option<String>);
+
+/// An element of an array whose short form is a string and whose long form is a table.
+pub enum Entry<'t> {
+    /// The short form.
+    Text(Spanned<String>),
+    /// The long form.
+    Table(Spanned<&'t DeTable<'t>>),
+}
 
 /// Which plain numbers a duration key takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -238,6 +246,34 @@ impl<'t, 'r> Reader<'t, 'r> {
                 None => self.wrong_type(key, "an array of strings", item),
             };
             match field.parse(self.report, |text| parse(&text)) {
+                Field::Given(item) => items.push(item),
+                Field::Absent | Field::Bad => all_good = false,
+            }
+        }
+        if all_good { Field::Given(Spanned::new(value.span(), items)) } else { Field::Bad }
+    }
+
+    /// An array of strings and tables. `read` makes something of each, or says what is wrong with it.
+    pub fn entries<T>(
+        &mut self,
+        key: &'static str,
+        read: impl Fn(Entry<'t>, &mut Report) -> Field<T>,
+    ) -> Field<Vec<Spanned<T>>> {
+        let Some(value) = self.take(key) else { return Field::Absent };
+        let Some(array) = value.get_ref().as_array() else {
+            return self.wrong_type(key, "an array", value);
+        };
+        let mut items = Vec::new();
+        let mut all_good = true;
+        for item in array.iter() {
+            let read = match item.get_ref() {
+                DeValue::String(text) => {
+                    read(Entry::Text(Spanned::new(item.span(), text.to_string())), self.report)
+                }
+                DeValue::Table(table) => read(Entry::Table(Spanned::new(item.span(), table)), self.report),
+                _ => self.wrong_type(key, "an array of strings or tables", item),
+            };
+            match read {
                 Field::Given(item) => items.push(item),
                 Field::Absent | Field::Bad => all_good = false,
             }

@@ -1,10 +1,12 @@
 //! Whole files in, the model or every mistake out. What a bad file prints stands in `tests/fixtures/config/*.stderr`
 //! and is compared whole; `VIPLB_BLESS=1 cargo test` writes those files anew.
 
+mod track;
+
 use std::{fs, path::PathBuf, time::Duration};
 
 use super::{
-    model::{CheckKind, Preempt, Scheduler, V3Checksum, Version},
+    model::{CheckKind, Preempt, Probe, Protocol, Scheduler, Transport, UnicastPeer, V3Checksum, Version},
     *,
 };
 
@@ -19,11 +21,29 @@ fn secret(path: &Path) -> Result<String, SecretError> {
     }
 }
 
+fn check_program(path: &Path) -> Result<(), Unfit> {
+    let name = || path.display().to_string();
+    match path.to_str() {
+        Some("/tmp/anybodys") => Err(Unfit::WorldWritable(name())),
+        Some("/usr/bin/logger master") => {
+            Err(Unfit::Unreadable { path: name(), reason: "No such file or directory".into() })
+        }
+        Some("/etc/passwd") => Err(Unfit::NotExecutable(name())),
+        _ => Ok(()),
+    }
+}
+
+fn find_user(name: &str) -> Option<RunAs> {
+    (name == "nobody").then(|| RunAs { name: name.into(), uid: 65534, gid: 65534 })
+}
+
 fn around() -> Surroundings<'static> {
     Surroundings {
         host_name: "h1".into(),
         directory: Path::new("/etc/viplb"),
         read_secret: &secret,
+        check_program: &check_program,
+        find_user: &find_user,
         world_readable: true,
     }
 }
@@ -57,10 +77,12 @@ fn every_mistake_of_a_bad_file_is_shown_where_it_stands() {
         "empty",
         "five-mistakes",
         "keepalived-words",
+        "reach",
         "secrets",
         "secrets-in-broken-syntax",
         "shapes",
         "syntax",
+        "track",
         "warnings",
     ] {
         let file = format!("{name}.toml");
@@ -125,7 +147,7 @@ fn the_set_up_of_the_users_is_read_as_they_mean_it() {
 
 #[test]
 fn defaults_are_those_the_documentation_states() {
-    let Config { node, vrrp, services } = good(&minimal("", "")).config;
+    let Config { node, vrrp, services, .. } = good(&minimal("", "")).config;
     assert_eq!((node.name.as_str(), node.flows, node.datapath_log), ("h1", 262_144, false));
     assert!(node.realtime);
     let router = &vrrp[0];
@@ -189,6 +211,73 @@ fn what_one_version_does_not_have_is_refused_and_the_other_one_named() {
     ] {
         assert_eq!(only_error(&minimal(line, "")), message);
     }
+}
+
+#[test]
+fn addresses_are_read_with_their_prefix_and_interface() {
+    let six = "version = 3\nvirtual_ipaddress_excluded = [\"10.0.0.1/8 dev eth1\"]\nassign_address = false";
+    let text = minimal(six, "")
+        .replace("[\"172.18.0.201\"]", "[\"fe80::1\", \"fd00::201/64  dev  eth2\"]")
+        .replace("172.18.0.201:3306", "[fd00::201]:3306")
+        .replace("\"172.18.0.2\"", "\"fd00::2\"");
+    let Config { vrrp, services, .. } = good(&text).config;
+    let shown = |list: &[model::VirtualAddress]| {
+        list.iter().map(|a| format!("{}/{} {:?}", a.addr, a.prefix_len, a.dev)).collect::<Vec<_>>()
+    };
+    assert_eq!(shown(&vrrp[0].addresses), ["fe80::1/128 None", "fd00::201/64 Some(\"eth2\")"]);
+    assert_eq!(shown(&vrrp[0].excluded), ["10.0.0.1/8 Some(\"eth1\")"]);
+    assert!(!vrrp[0].assign);
+    assert_eq!(services[0].backends[0].addr.to_string(), "[fd00::2]:3306", "the port is that of `listen`");
+    assert_eq!((services[0].router, services[0].protocol), (0, Protocol::Tcp));
+}
+
+#[test]
+fn peers_are_on_the_same_link_unless_a_ttl_says_otherwise() {
+    let lines =
+        "unicast_peer = [\"172.18.0.8\", { address = \"10.0.0.8\", min_ttl = 1 }]\nsource = \"172.18.0.7\"";
+    let router = &good(&minimal(lines, "")).config.vrrp[0];
+    let peer = |addr: &str, min_ttl| UnicastPeer { addr: addr.parse().unwrap(), min_ttl, max_ttl: 255 };
+    assert_eq!(router.transport, Transport::Unicast(vec![peer("172.18.0.8", 255), peer("10.0.0.8", 1)]));
+    assert_eq!(router.source, Some("172.18.0.7".parse().unwrap()));
+    let router = &good(&minimal("", "")).config.vrrp[0];
+    assert_eq!((&router.transport, router.source), (&Transport::Multicast, None));
+}
+
+#[test]
+fn preemption_is_at_once_never_or_after_a_while() {
+    let after = |s| Preempt::After(Duration::from_secs(s));
+    for (written, preempt) in
+        [("now", after(0)), ("0s", after(0)), ("never", Preempt::Never), ("30s", after(30))]
+    {
+        let router = &good(&minimal(&format!("preempt = \"{written}\""), "")).config.vrrp[0];
+        assert_eq!(router.preempt, preempt, "{written}");
+    }
+}
+
+#[test]
+fn probes_follow_the_interval_of_adverts_unless_told_otherwise() {
+    let us = Duration::from_micros;
+    let probe = |lines: &str| good(&minimal(lines, "")).config.vrrp[0].probe;
+    for (lines, interval, lease) in [
+        ("", 40_000, 400_000),
+        ("version = 3\nadvert_int = \"10ms\"", 500, 4_000),
+        ("probe_lease = \"200ms\"", 20_000, 200_000),
+        ("probe_interval = \"80ms\"", 80_000, 400_000),
+    ] {
+        assert_eq!(probe(lines), Some(Probe { interval: us(interval), lease: us(lease) }), "{lines}");
+    }
+    assert_eq!(probe("probe = false"), None);
+}
+
+#[test]
+fn announcements_after_a_losing_advert_are_those_of_a_take_over_unless_told_otherwise() {
+    let garp = |lines: &str| good(&minimal(lines, "")).config.vrrp[0].garp;
+    assert_eq!(garp(""), model::Garp::default());
+    let followed = garp("garp_master_repeat = 3\ngarp_master_delay = 1");
+    assert_eq!((followed.lower_prio_repeat, followed.lower_prio_delay), (3, Duration::from_secs(1)));
+    let own = garp("garp_lower_prio_repeat = 2\ngarp_lower_prio_delay = 0\ngarp_interval = \"1ms\"");
+    assert_eq!((own.lower_prio_repeat, own.lower_prio_delay), (2, Duration::ZERO));
+    assert_eq!((own.repeat, own.interval), (5, Duration::from_millis(1)));
 }
 
 #[test]
@@ -271,12 +360,30 @@ fn the_example_is_good_and_its_comments_state_the_defaults() {
 #[test]
 fn every_key_is_documented_and_every_documented_key_exists() {
     let docs = include_str!("../../../docs/configuration.md");
+    // All quoted words of a row's first cell; environment variables are no keys.
+    let cells = docs.lines().filter_map(|l| l.strip_prefix("| `")?.split('|').next());
     let documented: Vec<&str> =
-        docs.lines().filter_map(|l| l.strip_prefix("| `")?.split('`').next()).collect();
+        cells.flat_map(|cell| cell.split('`').step_by(2)).filter(|k| !k.starts_with("VIPLB_")).collect();
     let mut known: Vec<String> = Vec::new();
     // An unknown key far from all others is answered with the list of the known ones.
-    for section in ["[node]", "[vrrp.a]", "[service.a]", "[[service.a.backend]]", "[service.a.check]"] {
-        let report = only_report(&format!("{section}\nzzzzzzzzzzzzzzzz = 1\n"));
+    for section in [
+        "[node]\nZ",
+        "[vrrp.a]\nZ",
+        "[vrrp.a]\nunicast_peer = [{ Z }]",
+        "[service.a]\nZ",
+        "[[service.a.backend]]\nZ",
+        "[service.a.check]\nZ",
+        "[vrrp.a]\ntrack = [{ Z }]",
+        "[track.a]\ntype = \"interface\"\nZ",
+        "[track.a]\ntype = \"script\"\nZ",
+        "[track.a]\ntype = \"process\"\nZ",
+        "[track.a]\ntype = \"file\"\nZ",
+        "[track.a]\ntype = \"backends\"\nZ",
+        "[track.a]\ntype = \"peer\"\nZ",
+        "[sync_group.a]\nZ",
+        "[http]\nZ",
+    ] {
+        let report = only_report(&section.replace('Z', "zzzzzzzzzzzzzzzz = 1"));
         let list = report.lines().find_map(|l| l.split_once("known here: ")).expect("the list").1;
         known.extend(list.split(", ").filter(|k| !matches!(*k, "backend" | "check")).map(str::to_owned));
     }

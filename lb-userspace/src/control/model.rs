@@ -31,6 +31,8 @@ const ALARM: Duration = Duration::from_secs(60);
 pub struct Machine {
     /// Interfaces with programs: name, index, hardware address, first IPv4 address.
     pub interfaces: Vec<MachineInterface>,
+    /// Index of each interface that addresses are put on.
+    pub placements: BTreeMap<String, u32>,
     /// Interface index by which each backend is reached, services and backends in the order of the file.
     pub routes: Vec<u32>,
     /// Ports that translated flows may use.
@@ -295,17 +297,15 @@ impl Model {
     pub fn address_changes(&mut self) -> Vec<AddressChange> {
         let mut changes = Vec::new();
         for (r, c) in self.routers.iter_mut().zip(&self.config.vrrp) {
-            let present = r.state == vrrp::State::Master;
+            let present = r.state == vrrp::State::Master && c.assign;
             if r.addresses_present == Some(present) {
                 continue;
             }
             r.addresses_present = Some(present);
-            let Some(i) = self.machine.interfaces.iter().find(|i| i.name == c.interface) else { continue };
-            changes.extend(c.addresses.iter().map(|a| AddressChange {
-                ifindex: i.ifindex,
-                addr: a.addr,
-                prefix_len: a.prefix_len,
-                present,
+            let placements = &self.machine.placements;
+            changes.extend(c.addresses.iter().chain(&c.excluded).filter_map(|a| {
+                let ifindex = *placements.get(a.dev.as_ref().unwrap_or(&c.interface))?;
+                Some(AddressChange { ifindex, addr: a.addr, prefix_len: a.prefix_len, present })
             }));
         }
         changes

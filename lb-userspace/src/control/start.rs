@@ -1,6 +1,6 @@
 //! Start: everything that can be refused is refused before anything is attached; what fails later is taken back.
 
-use std::time::SystemTime;
+use std::{collections::BTreeMap, time::SystemTime};
 
 use anyhow::{Context, Result};
 use lb_common::settings::SnatPorts;
@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     api::{self, snapshot::Snapshot},
-    config::model::Config,
+    config::model::{Config, VirtualRouter},
     datapath::{lease::KernelLease, load::Datapath, pins, pins::Pins, preflight},
     health,
     netlink::Netlink,
@@ -31,17 +31,18 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<()> {
     }
     // Before the routes: without an address there is none either, and that would name the wrong thing.
     vrrp::check(&config.vrrp.iter().map(vrrp::RouterSetup::from).collect::<Vec<_>>())?;
+    let placements = placements(&config)?;
     let lock = preflight::lock(&config.node.name)?;
     let pins = Pins::of(&config.node.name);
     let netlink = Netlink::open()?;
     let routes = routes(&config, &netlink).await?;
-    let interfaces = interfaces(&config, &routes)?;
+    let interfaces = interfaces(&placements, &routes)?;
     let datapath = Datapath::open(&pins, &interfaces, config.node.hook, config.node.flows)?;
     if datapath.adopted {
         tracing::info!("adopted the maps and flows of a former daemon");
     }
     let socket = pins::socket(&config.node.name);
-    let result = match prepare(config, &pins, netlink, routes, datapath).await {
+    let result = match prepare(config, &pins, netlink, (placements, routes), datapath).await {
         Ok(control) => {
             tracing::info!("running");
             control.run(stop).await
@@ -62,10 +63,20 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<()> {
     result
 }
 
-/// Interfaces to attach to, each once: those of the virtual routers, where clients come in, and those that backends are
-/// reached by, where replies come in.
-fn interfaces(config: &Config, routes: &[u32]) -> Result<Vec<String>> {
-    let mut names: Vec<String> = config.vrrp.iter().map(|r| r.interface.clone()).collect();
+/// Index of each interface that addresses are put on: those of the virtual routers, and those named by `dev`.
+fn placements(config: &Config) -> Result<BTreeMap<String, u32>> {
+    let devs = |r: &VirtualRouter| {
+        let addresses = r.addresses.iter().chain(&r.excluded);
+        addresses.filter_map(|a| a.dev.clone()).chain([r.interface.clone()]).collect::<Vec<_>>()
+    };
+    let names = config.vrrp.iter().flat_map(devs);
+    names.map(|name| Ok((name.clone(), preflight::ifindex(&name)?))).collect()
+}
+
+/// Interfaces to attach to, each once: those of the virtual routers and of their addresses, where clients come in, and
+/// those that backends are reached by, where replies come in. Nobody else is on the loopback.
+fn interfaces(placements: &BTreeMap<String, u32>, routes: &[u32]) -> Result<Vec<String>> {
+    let mut names: Vec<String> = placements.keys().filter(|name| *name != "lo").cloned().collect();
     for ifindex in routes {
         names.push(preflight::ifname(*ifindex)?);
     }
@@ -77,9 +88,7 @@ fn interfaces(config: &Config, routes: &[u32]) -> Result<Vec<String>> {
 async fn routes(config: &Config, netlink: &Netlink) -> Result<Vec<u32>> {
     let mut routes = Vec::new();
     for backend in config.services.iter().flat_map(|s| &s.backends) {
-        let std::net::IpAddr::V4(to) = backend.addr.ip() else {
-            anyhow::bail!("backend {}: IPv6 is not forwarded yet", backend.name);
-        };
+        let to = backend.addr.ip();
         let ifindex = netlink.route_ifindex(to).await.with_context(|| format!("backend {}", backend.name))?;
         anyhow::ensure!(
             preflight::ifname(ifindex)? != "lo",
@@ -91,14 +100,17 @@ async fn routes(config: &Config, netlink: &Netlink) -> Result<Vec<u32>> {
     Ok(routes)
 }
 
+/// Where addresses are put, and how backends are reached.
+type Places = (BTreeMap<String, u32>, Vec<u32>);
+
 async fn prepare(
     config: Config,
     pins: &Pins,
     netlink: Netlink,
-    routes: Vec<u32>,
+    places: Places,
     mut datapath: Datapath,
 ) -> Result<Control, (anyhow::Error, Datapath)> {
-    match parts(&config, pins, &netlink, routes, &mut datapath).await {
+    match parts(&config, pins, &netlink, places, &mut datapath).await {
         Ok(p) => Ok(Control {
             model: p.model,
             datapath,
@@ -133,10 +145,10 @@ async fn parts(
     config: &Config,
     pins: &Pins,
     netlink: &Netlink,
-    routes: Vec<u32>,
+    places: Places,
     datapath: &mut Datapath,
 ) -> Result<Parts> {
-    let machine = machine(netlink, routes, datapath).await?;
+    let machine = machine(netlink, places, datapath).await?;
     let model = Model::new(config.clone(), machine, SystemTime::now());
     // Services are in the maps, without backends, before anybody can own their address.
     datapath.tables.publish(&model.desired())?;
@@ -157,7 +169,7 @@ async fn parts(
     Ok(Parts { model, driver, vrrp_events, health_events, commands, snapshot, cancel, tasks, api })
 }
 
-async fn machine(netlink: &Netlink, routes: Vec<u32>, datapath: &Datapath) -> Result<Machine> {
+async fn machine(netlink: &Netlink, (placements, routes): Places, datapath: &Datapath) -> Result<Machine> {
     let mut interfaces = Vec::new();
     for a in &datapath.attached {
         let ifindex = preflight::ifindex(&a.interface)?;
@@ -175,5 +187,5 @@ async fn machine(netlink: &Netlink, routes: Vec<u32>, datapath: &Datapath) -> Re
         "net.ipv4.ip_local_port_range is {first}–{last} and leaves no port for translated connections: narrow it, e.g. \
          `sysctl net.ipv4.ip_local_port_range=\"32768 60999\"`"
     );
-    Ok(Machine { interfaces, routes, snat_ports, started: Some(SystemTime::now()) })
+    Ok(Machine { interfaces, placements, routes, snat_ports, started: Some(SystemTime::now()) })
 }

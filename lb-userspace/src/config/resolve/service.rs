@@ -35,7 +35,12 @@ impl Resolver<'_, '_> {
             return Some(router);
         }
         // A list with a mistake in it may well have meant this address.
-        if self.file.vrrp.iter().any(|v| matches!(v.addresses, Field::Bad)) {
+        if self
+            .file
+            .vrrp
+            .iter()
+            .any(|v| matches!(v.addresses, Field::Bad) || matches!(v.excluded, Field::Bad))
+        {
             return None;
         }
         let mut known: Vec<_> =
@@ -69,7 +74,7 @@ impl Resolver<'_, '_> {
             let port = s.listen.value().map_or(0, SocketAddr::port);
             let addr = address.get_ref().with_port(port);
             let name = or_else(&backend.name, || address.get_ref().addr.to_string());
-            self.compare_backend(address.span(), addr, &backend.name, &name, &seen);
+            self.compare_backend(address.span(), (s.listen.value(), addr), &backend.name, &name, &seen);
             seen.push(Backend { name, addr, weight: or(&backend.weight, 1) });
         }
         if !seen.is_empty() && seen.iter().all(|b| b.weight == 0) {
@@ -85,7 +90,7 @@ impl Resolver<'_, '_> {
     fn compare_backend(
         &mut self,
         span: Range<usize>,
-        addr: SocketAddr,
+        (listen, addr): (Option<&SocketAddr>, SocketAddr),
         written_name: &Field<String>,
         name: &str,
         seen: &[Backend],
@@ -93,6 +98,9 @@ impl Resolver<'_, '_> {
         if self.file.vrrp.iter().flat_map(virtual_addrs).any(|a| a == addr.ip()) {
             let message = format!("{} is a virtual address: connections would come back for ever", addr.ip());
             self.error(span, message, "write the address of the server itself");
+        } else if listen.is_some_and(|l| l.is_ipv4() != addr.is_ipv4()) {
+            let message = format!("{} is of another family than `listen`", addr.ip());
+            self.error(span, message, "addresses are translated within one family; write one of the same");
         } else if let Some(other) = seen.iter().find(|b| b.addr == addr) {
             self.error(span, format!("{addr} is already the backend `{}`", other.name), "remove one");
         } else if seen.iter().any(|b| b.name == name) {

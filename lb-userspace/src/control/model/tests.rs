@@ -15,6 +15,11 @@ const T: SystemTime = UNIX_EPOCH;
 
 /// Two services on one address: `a` with two backends, `b` with one.
 fn model() -> Model {
+    model_with("")
+}
+
+/// The same with further lines of the virtual router.
+fn model_with(lines: &str) -> Model {
     let text = r#"
         [node]
         name = "h1"
@@ -23,6 +28,7 @@ fn model() -> Model {
         virtual_router_id = 51
         priority = 101
         virtual_ipaddress = ["172.18.0.201"]
+        MORE
         [service.a]
         listen = "172.18.0.201:3306"
         backend = [{ name = "a1", address = "172.18.0.2" }, { name = "a2", address = "172.18.0.3" }]
@@ -31,14 +37,17 @@ fn model() -> Model {
         listen = "172.18.0.201:8888"
         backend = [{ name = "b1", address = "172.18.0.4:80" }]
         check = { type = "tcp" }
-    "#;
+    "#
+    .replace("MORE", lines);
     let around = Surroundings {
         host_name: "test".into(),
         directory: Path::new("."),
         read_secret: &|path| Err(SecretError::WorldReadable(path.display().to_string())),
+        check_program: &|_| Ok(()),
+        find_user: &|_| None,
         world_readable: false,
     };
-    let config = match config::parse(text, "test.toml", &around) {
+    let config = match config::parse(&text, "test.toml", &around) {
         Ok(loaded) => loaded.config,
         Err(report) => panic!("{report}"),
     };
@@ -49,6 +58,7 @@ fn model() -> Model {
             mac: Mac([2; 6]),
             hook: ("tcx", "test".into()),
         }],
+        placements: [("eth0".to_owned(), 7), ("eth1".to_owned(), 8)].into(),
         routes: vec![7, 7, 7],
         snat_ports: SnatPorts::around(32768, 60999),
         started: Some(T),
@@ -139,6 +149,24 @@ fn addresses_follow_the_election_and_a_leftover_one_is_removed_at_start() {
     entered(&mut m, vrrp::State::Master);
     m.address_changes();
     assert_eq!(m.address_removals(), change(false), "at stop");
+}
+
+#[test]
+fn addresses_outside_of_the_advert_move_along_each_on_its_own_interface() {
+    let mut m = model_with("virtual_ipaddress_excluded = [\"fd00::201/64 dev eth1\", \"10.0.0.1/8\"]");
+    m.address_changes();
+    entered(&mut m, vrrp::State::Master);
+    let added = m.address_changes().into_iter().map(|a| (a.ifindex, format!("{}/{}", a.addr, a.prefix_len)));
+    let expected = [(7, "172.18.0.201/32"), (8, "fd00::201/64"), (7, "10.0.0.1/8")];
+    assert_eq!(added.collect::<Vec<_>>(), expected.map(|(i, a)| (i, a.to_owned())));
+}
+
+#[test]
+fn without_assignment_a_leftover_address_is_removed_and_none_is_added() {
+    let mut m = model_with("assign_address = false");
+    assert!(m.address_changes().iter().all(|a| !a.present));
+    entered(&mut m, vrrp::State::Master);
+    assert!(m.address_changes().is_empty());
 }
 
 #[test]
