@@ -155,9 +155,12 @@ async fn parts(
     let listener = api::bind(&pins::socket(&config.node.name))?;
 
     let (vrrp_sender, vrrp_events) = mpsc::unbounded_channel();
-    let setups = config.vrrp.iter().map(vrrp::RouterSetup::from).collect();
+    let setup = vrrp::Setup {
+        routers: config.vrrp.iter().map(vrrp::RouterSetup::from).collect(),
+        groups: config.groups.iter().map(|group| group.members.clone()).collect(),
+    };
     let driver =
-        vrrp::Driver::spawn(setups, config.node.realtime, Box::new(KernelLease::open(pins)?), vrrp_sender)?;
+        vrrp::Driver::spawn(setup, config.node.realtime, Box::new(KernelLease::open(pins)?), vrrp_sender)?;
 
     let (cancel, tasks) = (CancellationToken::new(), TaskTracker::new());
     let (health_sender, health_events) = mpsc::unbounded_channel();
