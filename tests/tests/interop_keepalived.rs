@@ -6,7 +6,7 @@
 use std::time::Instant;
 
 use lb_tests::vrrp_net::{
-    Net, PASSWORD, SECOND, SKEW, TAKEOVER, VIP, Viplb, output, run, setup, tshark, wait_until,
+    Capture, Net, PASSWORD, SECOND, SKEW, TAKEOVER, VIP, Viplb, output, run, setup, wait_until,
 };
 use lb_userspace::vrrp::{Event, Reason, RouterSetup, State, packet::Refusal};
 
@@ -142,13 +142,22 @@ fn a_host_that_has_the_address_but_sends_no_adverts_is_named_by_its_hardware_add
 
 #[test]
 fn tshark_finds_every_emitted_advert_good() {
-    let Some(net) = Net::new("shark", &["tshark"]) else { return };
-    let fields = ["vrrp.checksum.status", "ip.ttl", "ip.dsfield", "ip.src", "ip.dst", "vrrp.prio"];
-    let capture = tshark(&net, 4, &fields);
-    let _viplb = Viplb::start(&net.a, setup(101));
-    let lines = String::from_utf8(capture.wait_with_output().unwrap().stdout).unwrap();
-    assert_eq!(lines.lines().count(), 4, "{lines}");
-    assert!(lines.lines().all(|line| line == "1 255 0xc0 172.18.0.7 224.0.0.18 101"), "{lines}");
+    let Some(net) = Net::new("shark", &["tshark", "tcpdump"]) else { return };
+    let capture = Capture::start(&net);
+    let viplb = Viplb::start(&net.a, setup(101));
+    viplb.wait_sent(8);
+    let fields = [
+        "vrrp.checksum.status",
+        "ip.ttl",
+        "ip.dsfield",
+        "ip.src",
+        "ip.dst",
+        "vrrp.prio",
+        "ip.checksum.status",
+    ];
+    let lines = capture.finish().read("vrrp", &fields);
+    assert!(lines.len() >= 7, "{lines:?}");
+    assert!(lines.iter().all(|line| line == "1 255 0xc0 172.18.0.7 224.0.0.18 101 1"), "{lines:?}");
 }
 
 #[test]
