@@ -22,6 +22,10 @@ pub use self::{
     link::{LinkNews, LinkSocket},
 };
 
+/// TC_PRIO_CONTROL: the kernel's queues send what we say before bulk data, as they do for keepalived. The highest that
+/// needs no permission.
+const PRIORITY_CONTROL: i32 = 6;
+
 /// Why the election could not be started: one sentence each.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
