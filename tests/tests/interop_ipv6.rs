@@ -212,6 +212,6 @@ fn what_ipv6_lacks_is_said_in_one_sentence() {
     assert_eq!(
         error(fast(101)),
         "interface eth0 has no IPv6 link-local address of its own to send adverts from: switch IPv6 on (sysctl \
-         net.ipv6.conf.INTERFACE.disable_ipv6, addr_gen_mode) or give it one (`ip addr add`)"
+         net.ipv6.conf.eth0.disable_ipv6, addr_gen_mode) or give it one (`ip addr add`)"
     );
 }
