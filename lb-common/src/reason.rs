@@ -94,6 +94,8 @@ reasons! {
     ConcurrentOpen = 23, Dropped, "concurrent-open";
     /// A peer asked for the state of a lease.
     ProbeAnswered = 24, Answered, "probe-answered";
+    /// Neighbour solicitation for an owned virtual address.
+    NeighbourAnswered = 25, Answered, "neighbour-answered";
 }
 
 /// Elements of the `REASONS` map.

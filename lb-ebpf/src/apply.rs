@@ -30,10 +30,7 @@ pub fn apply<P: Packet, T: Tables>(p: &mut P, t: &T, plan: &Plan, ifindex: u32) 
         Step::Undecided | Step::Pass => Some(Action::Pass),
         Step::Drop => Some(Action::Drop),
         Step::Nat => nat(p, t, plan).map(Action::Route),
-        Step::Reset => answer::reset(p, plan).map(|()| Action::Send(ifindex)),
-        Step::Echo => answer::echo(p, plan.v6).map(|()| Action::Send(ifindex)),
-        Step::ArpReply => answer::arp(p, plan.mac).map(|()| Action::Send(ifindex)),
-        Step::ProbeAnswer => answer::probe(p, plan).map(|()| Action::Send(ifindex)),
+        _ => answer::write(p, plan).map(|()| Action::Send(ifindex)),
     };
     match action {
         Some(action) => Verdict { reason: plan.reason, action },

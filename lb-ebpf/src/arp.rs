@@ -4,13 +4,21 @@
 use lb_common::{addr::Addr, reason::Reason};
 use network_types::arp::ArpHdr;
 
-use crate::{packet::Arrival, plan::Plan, tables::Tables};
+use crate::{
+    packet::{Arrival, Packet},
+    parse::L3,
+    plan::Plan,
+    tables::Tables,
+};
 
 const REQUEST: [u8; 2] = [0, 1];
 
 /// Decides about an ARP message.
-#[inline(always)]
-pub fn decide<T: Tables>(arp: &ArpHdr, t: &T, at: &Arrival) -> Plan {
+#[inline(never)]
+pub fn decide<P: Packet, T: Tables>(p: &P, t: &T, at: &Arrival) -> Plan {
+    let Some(arp) = p.load::<ArpHdr>(L3).filter(is_ethernet_ipv4) else {
+        return Plan::pass(Reason::OtherProtocol);
+    };
     let Some(vip) = t.vip(&Addr::v4(arp.tpa)) else { return Plan::pass(Reason::NotVirtual) };
     // An announcement (sender = target) is news for the node's own neighbour table; should the kernel want to defend an
     // address that it holds without a lease, the egress fence stops it.
@@ -24,4 +32,9 @@ pub fn decide<T: Tables>(arp: &ArpHdr, t: &T, at: &Arrival) -> Plan {
         Some(i) => Plan::arp_reply(i.mac),
         None => Plan::pass(Reason::NoService),
     }
+}
+
+#[inline(always)]
+fn is_ethernet_ipv4(arp: &ArpHdr) -> bool {
+    arp.htype == [0, 1] && arp.ptype == [8, 0] && arp.hlen == 6 && arp.plen == 4
 }

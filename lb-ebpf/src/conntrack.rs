@@ -49,7 +49,7 @@ pub fn known<T: Tables>(ip: &Ip, t: &T, now: u64) -> Plan {
 
 /// Takes the keys from a flow that has ended, for a new connection of the same client port. Only the collector frees
 /// records: two who push one slot would give it to two flows.
-#[inline(always)]
+#[inline(never)]
 fn retire<T: Tables>(f: &mut Flow, forward: &FlowKey, t: &T) {
     t.remove_key(forward);
     t.remove_key(&f.reverse_key());

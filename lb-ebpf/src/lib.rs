@@ -12,6 +12,7 @@ pub mod arp;
 pub mod balance;
 pub mod conntrack;
 pub mod egress;
+pub mod neighbour;
 pub mod packet;
 pub mod parse;
 pub mod plan;
@@ -28,7 +29,7 @@ pub use plan::{Action, Plan, Step, Verdict};
 pub use tables::Tables;
 
 use lb_common::reason::Reason;
-use parse::{Ip, Parsed};
+use parse::{Frame, Ip, Payload};
 
 /// Decides about one received frame, rewrites it, and counts what became of it.
 #[inline(always)]
@@ -41,17 +42,32 @@ pub fn handle<P: Packet, T: Tables>(p: &mut P, t: &T, at: &Arrival) -> Verdict {
 
 #[inline(always)]
 fn decide<P: Packet, T: Tables>(p: &P, t: &T, at: &Arrival) -> Plan {
-    match (parse::parse(p), p.delivery()) {
-        (Parsed::Arp(arp), Delivery::Host | Delivery::Group) => arp::decide(&arp, t, at),
-        (Parsed::Ip(ip), Delivery::Host) => Plan { v6: ip.v6, ..unicast(&ip, p, t, at) },
-        (Parsed::Other, _) => Plan::pass(Reason::OtherProtocol),
-        _ => Plan::pass(Reason::OtherHost),
+    let mut ip = Ip::default();
+    match (parse::parse(p, &mut ip), p.delivery()) {
+        (Frame::Other, _) => Plan::pass(Reason::OtherProtocol),
+        (_, Delivery::Other) => Plan::pass(Reason::OtherHost),
+        (Frame::Arp, _) => arp::decide(p, t, at),
+        (Frame::Ip, Delivery::Host) => Plan { v6: ip.v6, ..unicast(&ip, p, t, at) },
+        (Frame::Ip, Delivery::Group) => group(&ip, p, t, at),
     }
 }
 
 #[inline(always)]
+fn group<P: Packet, T: Tables>(ip: &Ip, p: &P, t: &T, at: &Arrival) -> Plan {
+    if ip.payload != Payload::Solicitation {
+        return Plan::pass(Reason::OtherHost);
+    }
+    let plan = neighbour::decide(p, t, at);
+    if plan.step == Step::Undecided { Plan::pass(Reason::NotVirtual) } else { plan }
+}
+
+#[inline(always)]
 fn unicast<P: Packet, T: Tables>(ip: &Ip, p: &P, t: &T, at: &Arrival) -> Plan {
-    let mut plan = conntrack::known(ip, t, at.now);
+    let mut plan = if ip.payload == Payload::Solicitation {
+        neighbour::decide(p, t, at)
+    } else {
+        conntrack::known(ip, t, at.now)
+    };
     if plan.step == Step::Undecided && probe::may_be(ip) {
         plan = probe::decide(ip, p, t, at);
     }

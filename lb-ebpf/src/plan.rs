@@ -20,7 +20,7 @@ pub struct Plan {
     pub slot: u32,
     /// For [`Step::Reset`].
     pub reset: Reset,
-    /// For [`Step::ArpReply`] and [`Step::ProbeAnswer`].
+    /// For [`Step::ArpReply`], [`Step::Advertisement`] and [`Step::ProbeAnswer`].
     pub mac: Mac,
     /// For [`Step::ProbeAnswer`].
     pub state: State,
@@ -45,6 +45,8 @@ pub enum Step {
     Echo,
     /// Turn an ARP request into its reply.
     ArpReply,
+    /// Turn a neighbour solicitation into the advertisement that answers it.
+    Advertisement,
     /// Turn a peer's probe into its answer.
     ProbeAnswer,
 }
@@ -105,6 +107,12 @@ impl Plan {
     #[inline(always)]
     pub const fn arp_reply(mac: Mac) -> Self {
         Self { mac, ..Self::of(Step::ArpReply, Reason::ArpAnswered) }
+    }
+
+    /// Answers a neighbour solicitation with `mac`.
+    #[inline(always)]
+    pub const fn advertisement(mac: Mac) -> Self {
+        Self { mac, ..Self::of(Step::Advertisement, Reason::NeighbourAnswered) }
     }
 
     /// Answers a peer's probe.

@@ -29,7 +29,7 @@ pub fn may_be(ip: &Ip) -> bool {
 
 /// The answer to a probe; undecided about anything else. A virtual address is asked about, but never asked itself: what is
 /// sent to one goes to its owner.
-#[inline(always)]
+#[inline(never)]
 pub fn decide<P: Packet, T: Tables>(ip: &Ip, p: &P, t: &T, at: &Arrival) -> Plan {
     let message = ip.l4() + UdpHdr::LEN;
     let [a, b, c, d] = MAGIC;
