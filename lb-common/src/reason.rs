@@ -96,6 +96,8 @@ reasons! {
     ProbeAnswered = 24, Answered, "probe-answered";
     /// Neighbour solicitation for an owned virtual address.
     NeighbourAnswered = 25, Answered, "neighbour-answered";
+    /// For a virtual address that was handed over: sent on to the peer that has it now.
+    Relayed = 26, Forwarded, "relayed";
 }
 
 /// Elements of the `REASONS` map.

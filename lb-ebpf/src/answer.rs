@@ -30,7 +30,7 @@ pub fn write<P: Packet>(p: &mut P, plan: &Plan) -> Option<()> {
         Step::ArpReply => arp(p, plan.mac),
         Step::Advertisement => solicitation(p, plan.mac),
         Step::ProbeAnswer => probe(p, plan),
-        Step::Undecided | Step::Pass | Step::Drop | Step::Nat => None,
+        Step::Undecided | Step::Pass | Step::Drop | Step::Nat | Step::Relay => None,
     }
 }
 
@@ -177,20 +177,14 @@ fn probe<P: Packet>(p: &mut P, plan: &Plan) -> Option<()> {
     p.write(l4, &[dest, source])?;
     let message = l4 + UdpHdr::LEN;
     let kind = [VERSION, Kind::Answer as u8];
-    let asked = sum2(p.read(message + 4)?) + sum_words(p.load(message + 32)?);
-    let mut told = [0u8; 16];
-    told[0] = plan.state as u8;
-    told[2..8].copy_from_slice(&plan.mac.0);
-    told[8..].copy_from_slice(&plan.rest.to_be_bytes());
-    let answer = sum2(kind) + sum_words(told);
-    let field = Checksum { offset: l4 + UDP_CHECK, optional: true };
-    p.update_l4_checksum(field, 0, delta(asked, answer))?;
+    let [a, b, c, d, e, f] = plan.mac.0;
+    let rest = plan.rest.to_be_bytes();
+    // Sixteen bytes, taken as an address is.
+    let told = [plan.state as u8, 0, a, b, c, d, e, f];
+    let told = Addr::from_halves(u64::from_ne_bytes(told), u64::from_ne_bytes(rest));
+    let asked: Addr = p.load(message + 32)?;
+    let changed = delta(sum2(p.read(message + 4)?) + sum_addr(&asked), sum2(kind) + sum_addr(&told));
+    p.update_l4_checksum(Checksum { offset: l4 + UDP_CHECK, optional: true }, 0, changed)?;
     p.write(message + 4, &kind)?;
     p.store(message + 32, &told)
-}
-
-/// Folded sum of sixteen bytes.
-#[inline(always)]
-fn sum_words(b: [u8; 16]) -> u32 {
-    sum_addr(&Addr::new(b))
 }

@@ -9,18 +9,26 @@ use crate::{
     parse::L4_V6,
     plan::Plan,
     tables::Tables,
+    virtual_mac,
 };
 
-/// Decides about a solicitation; undecided if it is not for a virtual address.
+/// Decides about a solicitation. One that is sent to a virtual address and asks for another is none that anybody sends.
 #[inline(never)]
-pub fn decide<P: Packet, T: Tables>(p: &P, t: &T, at: &Arrival) -> Plan {
-    let Some(target) = p.load::<Addr>(L4_V6 + 8) else { return Plan::undecided() };
-    let Some(vip) = t.vip(&target) else { return Plan::undecided() };
+pub fn decide<P: Packet, T: Tables>(p: &P, t: &T, at: &Arrival, plan: &mut Plan) {
+    *plan = match p.load::<Addr>(L4_V6 + 8) {
+        Some(target) => solicitation(&target, t, at),
+        None => Plan::drop(Reason::Malformed),
+    };
+}
+
+#[inline(always)]
+fn solicitation<T: Tables>(target: &Addr, t: &T, at: &Arrival) -> Plan {
+    let Some(vip) = t.vip(target) else { return Plan::pass(Reason::NotVirtual) };
     if !t.owns(vip.router, at.now) {
         return Plan::drop(Reason::NotOwner);
     }
-    match t.interface(at.ifindex) {
-        Some(i) => Plan::advertisement(i.mac),
+    match virtual_mac::of(vip, t, at) {
+        Some(mac) => Plan::advertisement(mac),
         None => Plan::pass(Reason::NoService),
     }
 }

@@ -20,8 +20,13 @@ pub struct Plan {
     pub slot: u32,
     /// For [`Step::Reset`].
     pub reset: Reset,
-    /// For [`Step::ArpReply`], [`Step::Advertisement`] and [`Step::ProbeAnswer`].
+    /// An answer goes by the route to its destination, not back to the frame's link-layer source.
+    pub routed: bool,
+    /// For [`Step::ArpReply`], [`Step::Advertisement`] and [`Step::ProbeAnswer`]: where it says that something is. For
+    /// [`Step::Relay`]: to whom.
     pub mac: Mac,
+    /// For [`Step::Relay`]: this node's own address.
+    pub from: Mac,
     /// For [`Step::ProbeAnswer`].
     pub state: State,
     /// For [`Step::ProbeAnswer`]: rest of the lease, ns.
@@ -39,6 +44,8 @@ pub enum Step {
     Drop,
     /// Rewrite it as its flow's record says and send it on.
     Nat,
+    /// Send it on to another node of this link.
+    Relay,
     /// Answer with a TCP reset.
     Reset,
     /// Turn an echo request into its reply.
@@ -61,7 +68,9 @@ impl Plan {
             direction: 0,
             slot: 0,
             reset: Reset { seq: 0, ack: 0, flags: 0 },
+            routed: false,
             mac: Mac([0; 6]),
+            from: Mac([0; 6]),
             state: State::Unknown,
             rest: 0,
         }
@@ -89,6 +98,12 @@ impl Plan {
     #[inline(always)]
     pub const fn nat(reason: Reason, slot: u32, direction: u8) -> Self {
         Self { slot, direction, ..Self::of(Step::Nat, reason) }
+    }
+
+    /// Sends it on to the node at `mac`.
+    #[inline(always)]
+    pub const fn relay(mac: Mac, from: Mac) -> Self {
+        Self { mac, from, ..Self::of(Step::Relay, Reason::Relayed) }
     }
 
     /// Answers with a reset.

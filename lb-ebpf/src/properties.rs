@@ -121,7 +121,7 @@ fn tables() -> Memory {
     m.interfaces.insert(1, Interface { mac: Mac([2; 6]), pad: [0; 2] });
     for (family, v6) in (0..).zip([false, true]) {
         let vip = address(v6, VIP).into();
-        m.vips.insert(vip, Vip { router: 0 });
+        m.vips.insert(vip, Vip::default());
         let base = family * 3;
         for (i, proto) in (0..).zip([6, 17]) {
             let key = ServiceKey { addr: vip, port: Port::new(PORT), proto, pad: [0; 5] };
@@ -139,6 +139,45 @@ fn tables() -> Memory {
 
 fn lease(until: u64) -> Lease {
     Lease { until, term: 1, ..Lease::default() }
+}
+
+/// A node that may hand over to this one, or take over from it.
+const PEER: [u8; 6] = [6; 6];
+
+/// Who sends a frame, and what the lease says at the moment.
+#[derive(Debug, Clone)]
+struct Moment {
+    from_peer: bool,
+    valid: bool,
+    fenced: bool,
+    relay: bool,
+    delegate: bool,
+}
+
+fn moment() -> impl Strategy<Value = Moment> {
+    any::<[bool; 5]>().prop_map(|[from_peer, valid, fenced, relay, delegate]| Moment {
+        from_peer,
+        valid,
+        fenced,
+        relay,
+        delegate,
+    })
+}
+
+impl Moment {
+    fn lease(&self) -> Lease {
+        let until = |on| if on { u64::MAX } else { 1 };
+        Lease {
+            until: until(self.valid),
+            relay_until: until(self.relay),
+            delegate_until: until(self.delegate),
+            term: 1,
+            fenced: u32::from(self.fenced),
+            relay: Mac(PEER),
+            delegate: Mac(PEER),
+            ..Lease::default()
+        }
+    }
 }
 
 fn check_pairs(m: &Memory) {
@@ -242,5 +281,40 @@ proptest! {
             prop_assert_eq!(matches!(v.reason, Reason::NotOwner), packet.dst.0 == VIP);
         }
         prop_assert_eq!(m.keys.borrow().len(), 0);
+    }
+
+    /// Whatever hands over to whom: without a valid lease nothing for a virtual address is answered or forwarded, but for
+    /// what is relayed as it is, and what comes from the node that hands over.
+    #[test]
+    fn without_the_lease_only_hand_overs_move_anything(
+        steps in prop::collection::vec((packet(), moment()), 1..60),
+    ) {
+        let mut m = tables();
+        for (now, (packet, moment)) in (2..).zip(&steps) {
+            m.set_lease(0, moment.lease());
+            let mut sent = frame(packet);
+            if moment.from_peer {
+                sent[6..12].copy_from_slice(&PEER);
+            }
+            let keys = m.keys.borrow().len();
+            let mut b = Buffer::new(sent.clone());
+            let v = handle(&mut b, &m, &Arrival { now, ifindex: 1 });
+            check_pairs(&m);
+            if packet.dst.0 != VIP {
+                prop_assert_eq!((v.action, &b.bytes), (Action::Pass, &sent));
+            } else if moment.valid && !moment.fenced {
+                prop_assert!(!matches!(v.reason, Reason::NotOwner | Reason::Relayed));
+            } else if moment.delegate && moment.from_peer {
+                prop_assert!(!matches!(v.action, Action::Pass | Action::Send(_)), "{:?}", v);
+            } else if moment.relay && !moment.from_peer && packet.ttl > 1 {
+                prop_assert_eq!((v.reason, v.action), (Reason::Relayed, Action::Send(1)));
+                prop_assert_eq!(&b.bytes[..12], [PEER, [2; 6]].concat());
+                check_emitted(&b.bytes);
+                prop_assert_eq!(m.keys.borrow().len(), keys);
+            } else {
+                prop_assert!(matches!(v.reason, Reason::NotOwner | Reason::TtlExpired));
+                prop_assert_eq!((v.action, m.keys.borrow().len()), (Action::Drop, keys));
+            }
+        }
     }
 }
