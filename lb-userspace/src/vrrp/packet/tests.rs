@@ -437,6 +437,8 @@ fn a_link_local_address_is_advertised_first_wherever_it_stands_in_the_file() {
         transport: Transport::Multicast,
         source: None,
         addresses: listed.to_vec(),
+        track: Vec::new(),
+        notify: Default::default(),
         excluded: Vec::new(),
         assign: true,
         virtual_mac: false,
