@@ -17,7 +17,7 @@ use std::{
 pub use crate::expect::wait_until;
 
 use lb_userspace::{
-    config::model::{AuthPass, Garp, Preempt},
+    config::model::{AuthPass, Garp, Preempt, Transport},
     vrrp::{
         BootTime, Driver, Event, Lease, Reason, RouterSetup, StartError, State,
         packet::{Auth, Identity, V3Checksum, Version},
@@ -284,8 +284,12 @@ pub fn setup(priority: u8) -> RouterSetup {
             advert_int: SECOND,
             auth: Auth::Pass(AuthPass(password)),
             v3_checksum: V3Checksum::PseudoHeader,
-            addresses: vec![VIP],
+            addresses: vec![VIP.into()],
         },
+        transport: Transport::Multicast,
+        source: None,
+        excluded: Vec::new(),
+        virtual_mac: false,
         priority,
         preempt: Preempt::NOW,
         lease: Duration::from_millis(2500),

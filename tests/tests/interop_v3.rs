@@ -5,6 +5,7 @@
 
 use std::{
     fs,
+    net::Ipv4Addr,
     time::{Duration, Instant},
 };
 
@@ -173,7 +174,8 @@ fn two_routers_of_opposite_priorities_share_the_work_of_one_interface_and_surviv
     let pair = |first: u8, second: u8| {
         let one = setup(first);
         let two = fast(second);
-        let three_addresses = |from: u32| (0..3).map(|i| (u32::from(VIP) + from + i).into()).collect();
+        let three_addresses =
+            |from: u32| (0..3).map(|i| Ipv4Addr::from(u32::from(VIP) + from + i).into()).collect();
         let one = RouterSetup { identity: Identity { addresses: three_addresses(0), ..one.identity }, ..one };
         let two = RouterSetup {
             name: "second".into(),

@@ -131,7 +131,7 @@ pub struct UnicastPeer {
 /// How a Backup watches its master, and what lease a master keeps while it is watched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Probe {
-    /// Between two probes. Default an eighth of `lease`, and as often the lease is renewed.
+    /// Between two probes. Default a tenth of `lease`, and as often the lease is renewed.
     pub interval: Duration,
     /// Lease while a peer probes it. Default 0.4 × `advert_int`.
     pub lease: Duration,

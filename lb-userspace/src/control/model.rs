@@ -171,6 +171,15 @@ impl Model {
                 let name = &self.config.vrrp[*router].name;
                 tracing::warn!("vrrp {name}: advert of {from} refused: {reason} ({count} so far)");
             }
+            vrrp::Event::NoSource { router } => {
+                let c = &self.config.vrrp[*router];
+                tracing::warn!(
+                    "vrrp {}: waits for an address of {} that it may send adverts from: the kernel may still be checking \
+                     whether another host has it (`ip addr` shows `tentative`, or `dadfailed` if one has)",
+                    c.name,
+                    c.interface
+                );
+            }
             vrrp::Event::LeaseFailed { router, error } => {
                 let name = &self.config.vrrp[*router].name;
                 self.alarm(format!("vrrp {name}: the lease cannot be written: {error}"), now);

@@ -26,13 +26,11 @@ const COMMANDS: usize = 8;
 /// Runs the daemon until `stop` is cancelled.
 pub async fn run(config: Config, stop: CancellationToken) -> Result<()> {
     preflight::check()?;
-    let virtual_addresses: Vec<_> =
-        config.vrrp.iter().flat_map(|r| vrrp::RouterSetup::from(r).identity.addresses).collect();
     for router in &config.vrrp {
         preflight::ifindex(&router.interface)?;
-        // Before the routes: without an address there is none either, and that would name the wrong thing.
-        vrrp::Interface::find(&router.interface, &virtual_addresses)?;
     }
+    // Before the routes: without an address there is none either, and that would name the wrong thing.
+    vrrp::check(&config.vrrp.iter().map(vrrp::RouterSetup::from).collect::<Vec<_>>())?;
     let placements = placements(&config)?;
     let lock = preflight::lock(&config.node.name)?;
     let pins = Pins::of(&config.node.name);

@@ -1,49 +1,79 @@
-//! ARP frames about virtual addresses: gratuitous announcements, the probe for a foreign owner, and what others say.
+//! Frames about virtual addresses: announcements of this node's, probes for a foreign owner, and what others say.
 //!
-//! Announcements are broadcast requests with sender = target = the address (RFC 5227 §3 prefers this form, and it is
-//! keepalived's). Called by `io`; pure bytes.
+//! IPv4 has it in ARP (`arp`), IPv6 in neighbour discovery (`nd`). Called by `io`, which sends and receives them; pure
+//! bytes.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
+
+use super::packet::Family;
+
+mod arp;
+mod nd;
+
+pub(super) use self::{
+    arp::SENDER_ADDRESS_AT as ARP_SENDER_AT,
+    nd::{MARKS as NA_MARKS, TARGET_AT as NA_TARGET_AT, solicited_node},
+};
 
 /// An Ethernet hardware address.
 pub type Mac = [u8; 6];
 
-/// Length of an ARP frame for IPv4 over Ethernet, without padding.
-pub const FRAME_LEN: usize = 42;
-/// Where the sender's protocol address starts in a frame.
-pub(super) const SENDER_ADDRESS_AT: usize = 28;
+/// Length of an Ethernet header.
+pub const ETHERNET_LEN: usize = 14;
+/// As much of a frame as [`claimed`] looks at.
+pub const CLAIM_LEN: usize = 128;
 
-const BROADCAST: Mac = [0xff; 6];
-/// Ethertype 0x0806; hardware Ethernet, protocol IPv4, lengths 6 and 4.
-const ARP_HEADER: [u8; 8] = [0x08, 0x06, 0x00, 0x01, 0x08, 0x00, 6, 4];
-const REQUEST: [u8; 2] = [0, 1];
-
-/// "`address` is at `mac`", to everybody.
-pub fn gratuitous(mac: Mac, address: Ipv4Addr) -> [u8; FRAME_LEN] {
-    request(mac, address, BROADCAST, address)
+/// The hardware address of a virtual router (RFC 9568 §7.3), whichever node owns it. All of its addresses are there,
+/// those of the other family too: two routers that share an id, one for each family, can have two owners.
+pub fn virtual_mac(family: Family, vrid: u8) -> Mac {
+    let family = match family {
+        Family::V4 => 1,
+        Family::V6 => 2,
+    };
+    [0x00, 0x00, 0x5e, 0x00, family, vrid]
 }
 
-/// "Who has `address`?" by somebody who does not claim it himself (RFC 5227 §2.1.1).
-pub fn probe(mac: Mac, address: Ipv4Addr) -> [u8; FRAME_LEN] {
-    request(mac, Ipv4Addr::UNSPECIFIED, [0; 6], address)
-}
-
-/// Who says in an ARP frame to have which address.
-pub fn claimed(frame: &[u8]) -> Option<(Mac, Ipv4Addr)> {
-    let frame: &[u8; FRAME_LEN] = frame.first_chunk()?;
-    if frame[12..20] != ARP_HEADER {
-        return None;
+/// Ethernet address of an IP multicast group (RFC 1112 §6.4, RFC 2464 §7).
+pub fn multicast_mac(group: IpAddr) -> Mac {
+    match group {
+        IpAddr::V4(v4) => {
+            let [_, b, c, d] = v4.octets();
+            [0x01, 0x00, 0x5e, b & 0x7f, c, d]
+        }
+        IpAddr::V6(v6) => {
+            let [.., a, b, c, d] = v6.octets();
+            [0x33, 0x33, a, b, c, d]
+        }
     }
-    let mac = *frame[22..28].first_chunk()?;
-    let address: [u8; 4] = *frame[SENDER_ADDRESS_AT..].first_chunk()?;
-    Some((mac, address.into()))
 }
 
-fn request(mac: Mac, sender: Ipv4Addr, target_mac: Mac, target: Ipv4Addr) -> [u8; FRAME_LEN] {
-    let parts: [&[u8]; 8] =
-        [&BROADCAST, &mac, &ARP_HEADER, &REQUEST, &mac, &sender.octets(), &target_mac, &target.octets()];
-    let mut frame = [0; FRAME_LEN];
-    for (slot, byte) in frame.iter_mut().zip(parts.into_iter().flatten()) {
+/// "`address` is at `mac`", to everybody: gratuitous ARP or an unsolicited neighbour advertisement. `is_virtual` says
+/// whether `mac` is a [`virtual_mac`].
+pub fn announcement(mac: Mac, is_virtual: bool, address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(v4) => arp::gratuitous(mac, is_virtual, v4).to_vec(),
+        IpAddr::V6(v6) => nd::unsolicited(mac, v6).to_vec(),
+    }
+}
+
+/// "Who has `address`?" by somebody who does not claim it himself.
+pub fn probe(mac: Mac, address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(v4) => arp::probe(mac, v4).to_vec(),
+        IpAddr::V6(v6) => nd::probe(mac, v6).to_vec(),
+    }
+}
+
+/// Who says in a frame to have which address.
+pub fn claimed(frame: &[u8]) -> Option<(Mac, IpAddr)> {
+    let in_arp = arp::claimed(frame).map(|(mac, address)| (mac, address.into()));
+    in_arp.or_else(|| nd::claimed(frame).map(|(mac, address)| (mac, address.into())))
+}
+
+/// Puts `parts` one behind the other; together they are as long as the result.
+fn joined<const N: usize>(parts: &[&[u8]]) -> [u8; N] {
+    let mut frame = [0; N];
+    for (slot, byte) in frame.iter_mut().zip(parts.iter().copied().flatten()) {
         *slot = *byte;
     }
     frame
@@ -53,42 +83,18 @@ fn request(mac: Mac, sender: Ipv4Addr, target_mac: Mac, target: Ipv4Addr) -> [u8
 mod tests {
     use super::*;
 
-    const MAC: Mac = [0x96, 0x50, 0xaa, 0x19, 0x62, 0x48];
-    const VIP: Ipv4Addr = Ipv4Addr::new(172, 18, 0, 201);
-
-    fn keepaliveds_frame() -> Vec<u8> {
-        include_str!("../../../tests/fixtures/vrrp/keepalived-garp.hex")
-            .lines()
-            .filter(|line| !line.starts_with('#'))
-            .flat_map(str::split_whitespace)
-            .map(|byte| u8::from_str_radix(byte, 16).unwrap())
-            .collect()
+    #[test]
+    fn a_virtual_routers_hardware_address_tells_its_family_and_id() {
+        assert_eq!(virtual_mac(Family::V4, 51), [0x00, 0x00, 0x5e, 0x00, 0x01, 51]);
+        assert_eq!(virtual_mac(Family::V6, 255), [0x00, 0x00, 0x5e, 0x00, 0x02, 255]);
     }
 
     #[test]
-    fn the_announcement_is_keepaliveds_byte_for_byte() {
-        assert_eq!(gratuitous(MAC, VIP)[..], keepaliveds_frame());
-    }
-
-    #[test]
-    fn an_announcement_tells_who_claims_what() {
-        assert_eq!(claimed(&keepaliveds_frame()), Some((MAC, VIP)));
-    }
-
-    #[test]
-    fn a_probe_claims_no_address() {
-        assert_eq!(claimed(&probe(MAC, VIP)), Some((MAC, Ipv4Addr::UNSPECIFIED)));
-        assert_eq!(probe(MAC, VIP)[38..], VIP.octets());
-    }
-
-    #[test]
-    fn other_frames_claim_nothing() {
-        let frame = keepaliveds_frame();
-        assert_eq!(claimed(&frame[..FRAME_LEN - 1]), None);
-        for at in 12..20 {
-            let mut other = frame.clone();
-            other[at] ^= 0x40;
-            assert_eq!(claimed(&other), None, "byte {at}");
-        }
+    fn groups_have_the_ethernet_addresses_that_hosts_listen_to() {
+        let of = |group: &str| multicast_mac(group.parse().unwrap());
+        assert_eq!(of("224.0.0.18"), [0x01, 0x00, 0x5e, 0, 0, 0x12]);
+        assert_eq!(of("239.129.2.3"), [0x01, 0x00, 0x5e, 1, 2, 3]);
+        assert_eq!(of("ff02::12"), [0x33, 0x33, 0, 0, 0, 0x12]);
+        assert_eq!(of("ff02::1:ff00:201"), [0x33, 0x33, 0xff, 0, 2, 1]);
     }
 }

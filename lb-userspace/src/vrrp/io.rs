@@ -16,7 +16,7 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use self::thread::Thread;
 use super::{
-    announce::Mac,
+    announce::{self, Mac},
     counters::Counters,
     packet::{Identity, Refusal},
     realtime::Scheduling,
@@ -24,9 +24,15 @@ use super::{
     socket::StartError,
     time::BootTime,
 };
-use crate::config::model::{Garp, Preempt, VirtualRouter};
+use crate::config::model::{Garp, Preempt, Transport, VirtualRouter};
 
+mod announcing;
+mod hearing;
+mod port;
 mod thread;
+mod unit;
+
+pub(crate) use self::port::check;
 
 /// Where leases are written: the map that the packet programs check. `router` is the index into the setup.
 ///
@@ -71,7 +77,15 @@ pub struct RouterSetup {
     pub interface: String,
     /// What it shares with its peers.
     pub identity: Identity,
-    /// 1–254.
+    /// How adverts travel.
+    pub transport: Transport,
+    /// Source address of adverts; default the interface's own one.
+    pub source: Option<IpAddr>,
+    /// Addresses that are announced but not in the advert; of either family.
+    pub excluded: Vec<IpAddr>,
+    /// Whether the addresses are at the virtual hardware address.
+    pub virtual_mac: bool,
+    /// 1–255.
     pub priority: u8,
     /// Whether a lower master is pre-empted.
     pub preempt: Preempt,
@@ -87,11 +101,27 @@ impl From<&VirtualRouter> for RouterSetup {
             name: router.name.clone(),
             interface: router.interface.clone(),
             identity: router.into(),
+            transport: router.transport.clone(),
+            source: router.source,
+            excluded: router.excluded.iter().map(|address| address.addr).collect(),
+            virtual_mac: router.virtual_mac,
             priority: router.priority,
             preempt: router.preempt,
             lease: router.lease,
             garp: router.garp,
         }
+    }
+}
+
+impl RouterSetup {
+    /// All virtual addresses, those that are not in the advert too.
+    fn addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        self.identity.addresses.iter().chain(&self.excluded).copied()
+    }
+
+    /// The hardware address that the addresses are at, if it is not the interface's.
+    fn virtual_mac(&self) -> Option<Mac> {
+        self.virtual_mac.then(|| announce::virtual_mac(self.identity.family(), self.identity.vrid))
     }
 }
 
@@ -156,6 +186,12 @@ pub enum Event {
         addr: IpAddr,
         /// The host's hardware address.
         mac: Mac,
+    },
+    /// The link is up, but the interface has no address that adverts may be sent from: it is being checked for
+    /// duplicates, was found at another host, or was removed. The router is in Fault until there is one.
+    NoSource {
+        /// Our router.
+        router: usize,
     },
     /// The lease could not be written; the router gave up the addresses.
     LeaseFailed {

@@ -21,8 +21,9 @@ mod time;
 pub mod timers;
 
 pub use counters::Counters;
+pub(crate) use io::check;
 pub use io::{Driver, Event, Lease, Noted, RouterSetup};
 pub use realtime::Scheduling;
 pub use router::{Reason, State};
-pub use socket::{Interface, StartError};
+pub use socket::StartError;
 pub use time::BootTime;

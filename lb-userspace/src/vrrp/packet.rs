@@ -1,38 +1,43 @@
-//! VRRP adverts over IPv4 on the wire: version 2 with no authentication or PASS (RFC 3768 §5, RFC 2338 §5.3.6), and
-//! version 3 (RFC 9568 §5).
+//! VRRP adverts on the wire: version 2 over IPv4 with no authentication or PASS (RFC 3768 §5, RFC 2338 §5.3.6), and
+//! version 3 over both families (RFC 9568 §5).
 //!
-//! An [`Identity`] is what both sides of a virtual router must agree on; it parses received adverts against itself
-//! and emits its own. Each reason to refuse one has its own [`Refusal`], because operators tell a wrong password
-//! from a wrong interval by these counters. Called by `io`; nothing here allocates on the receive path, and no
-//! input makes it panic.
+//! An [`Identity`] is what both sides of a virtual router must agree on; it parses received adverts against itself and
+//! the [`Path`] they came by, and emits its own. Each reason to refuse one has its own [`Refusal`], because operators
+//! tell a wrong password from a wrong interval by these counters. Called by `io`; nothing here allocates but
+//! [`Identity::from`], and no input makes it panic.
 
-use std::{
-    fmt,
-    net::{IpAddr, Ipv4Addr},
-    time::Duration,
-};
+use std::{net::IpAddr, time::Duration};
 
 use crate::config::model::{AuthPass, VirtualRouter};
 pub use crate::config::model::{V3Checksum, Version};
 
 /// IP protocol number of VRRP.
 pub const PROTOCOL: u8 = 112;
-/// Where IPv4 adverts go.
-pub const GROUP: Ipv4Addr = Ipv4Addr::new(224, 0, 0, 18);
-/// The only TTL an advert may arrive with: it never crossed a router.
+/// The TTL (hop limit) of all adverts, and the only one of multicast adverts that arrive: they never crossed a router.
 pub const TTL: u8 = 255;
 /// The priority of a router that gives up or does not hold the addresses.
 pub const PRIORITY_LEAVING: u8 = 0;
 /// The priority of the addresses' real owner, whose address list is not questioned.
-const PRIORITY_OWNER: u8 = 255;
+pub const PRIORITY_OWNER: u8 = 255;
 
 const TYPE_ADVERTISEMENT: u8 = 1;
 const HEADER_LEN: usize = 8;
 const AUTH_LEN: usize = 8;
 /// What version 3's interval has 12 bits for, which are also their mask.
 const MAX_CENTISECONDS: u16 = 0x0fff;
+/// Most addresses that an IPv6 advert may have: more do not fit into the smallest MTU that a link may have (RFC 8200
+/// §5), and an advert in fragments is none.
+pub const MAX_IPV6_ADDRESSES: usize = (1280 - 40 - HEADER_LEN) / 16;
 
-mod checksum;
+pub(super) mod checksum;
+mod datagram;
+mod refusal;
+
+pub(super) use self::datagram::write_ipv6_header;
+pub use self::{
+    datagram::{Datagram, Family, GROUP_V4, GROUP_V6, Path},
+    refusal::Refusal,
+};
 
 mod field {
     use std::ops::Range;
@@ -65,117 +70,6 @@ impl Auth {
     }
 }
 
-/// Why a received advert was not believed. Each is counted on its own.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Refusal {
-    /// Not sent to the VRRP group.
-    Destination,
-    /// TTL other than 255.
-    Ttl,
-    /// Shorter than its header, or not as long as its address count says.
-    Length,
-    /// Another protocol version than configured.
-    Version,
-    /// Not an advertisement.
-    Type,
-    /// Damaged.
-    Checksum,
-    /// A virtual router id that is not this router's.
-    Vrid,
-    /// No virtual address in it (RFC erratum 8299).
-    NoAddress,
-    /// Another authentication type than configured.
-    AuthType,
-    /// Right type, wrong password.
-    Password,
-    /// An advertisement interval of 0 (RFC erratum 8301).
-    ZeroInterval,
-    /// Another advertisement interval than configured; version 2 only.
-    Interval,
-    /// Another set of virtual addresses than configured.
-    Addresses,
-}
-
-impl Refusal {
-    /// Every reason, in the order of the checks; the position is the index of its counter.
-    pub const ALL: [Self; 13] = [
-        Self::Destination,
-        Self::Ttl,
-        Self::Length,
-        Self::Version,
-        Self::Type,
-        Self::Checksum,
-        Self::Vrid,
-        Self::NoAddress,
-        Self::AuthType,
-        Self::Password,
-        Self::ZeroInterval,
-        Self::Interval,
-        Self::Addresses,
-    ];
-
-    /// The reason in words, as status and log print it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Destination => "not sent to the VRRP group",
-            Self::Ttl => "TTL is not 255",
-            Self::Length => "wrong length",
-            Self::Version => "other VRRP version",
-            Self::Type => "not an advertisement",
-            Self::Checksum => "bad checksum",
-            Self::Vrid => "other virtual router id",
-            Self::NoAddress => "no virtual address",
-            Self::AuthType => "other authentication type",
-            Self::Password => "wrong password",
-            Self::ZeroInterval => "advertisement interval of 0",
-            Self::Interval => "other advertisement interval",
-            Self::Addresses => "other virtual addresses",
-        }
-    }
-}
-
-impl fmt::Display for Refusal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-/// A received IPv4 datagram, as much of it as the checks need.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Datagram<'a> {
-    /// Sender.
-    pub source: Ipv4Addr,
-    /// Where it was sent.
-    pub destination: Ipv4Addr,
-    /// TTL on arrival.
-    pub ttl: u8,
-    /// What follows the IP header.
-    pub payload: &'a [u8],
-}
-
-impl<'a> Datagram<'a> {
-    /// Splits what a raw IPv4 socket hands out; `None` if it is not a whole IPv4 datagram.
-    pub fn from_ipv4(bytes: &'a [u8]) -> Option<Self> {
-        let header: &[u8; 20] = bytes.first_chunk()?;
-        let header_len = usize::from(header[0] & 0x0f) * 4;
-        let total = usize::from(u16::from_be_bytes([header[2], header[3]]));
-        if header[0] >> 4 != 4 || header_len < 20 {
-            return None;
-        }
-        Some(Self {
-            source: Ipv4Addr::new(header[12], header[13], header[14], header[15]),
-            destination: Ipv4Addr::new(header[16], header[17], header[18], header[19]),
-            ttl: header[8],
-            payload: bytes.get(header_len..total)?,
-        })
-    }
-
-    /// The virtual router id, for finding the router this is for.
-    pub fn vrid(&self) -> Option<u8> {
-        self.payload.get(field::VRID).copied()
-    }
-}
-
 /// An advert that passed every check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Advert {
@@ -198,19 +92,22 @@ pub struct Identity {
     pub auth: Auth,
     /// What the checksum of sent version 3 adverts covers.
     pub v3_checksum: V3Checksum,
-    /// Virtual addresses, in the order they are advertised.
-    pub addresses: Vec<Ipv4Addr>,
+    /// Virtual addresses, in the order they are advertised; all of one family, IPv6 only in version 3.
+    pub addresses: Vec<IpAddr>,
 }
 
 impl From<&VirtualRouter> for Identity {
+    /// A link-local address comes first, wherever it stands in the file: RFC 9568 §5.2.9 wants it there.
     fn from(router: &VirtualRouter) -> Self {
+        let mut addresses: Vec<IpAddr> = router.addresses.iter().map(|address| address.addr).collect();
+        addresses.sort_by_key(|address| !is_link_local(*address));
         Self {
             version: router.version,
             vrid: router.vrid,
             advert_int: router.advert_int,
             auth: router.auth_pass.map_or(Auth::None, Auth::Pass),
             v3_checksum: router.v3_checksum,
-            addresses: router.ipv4().collect(),
+            addresses,
         }
     }
 }
@@ -218,14 +115,9 @@ impl From<&VirtualRouter> for Identity {
 impl Identity {
     /// Checks a datagram by RFC 3768 §7.1 or RFC 9568 §7.1, in their order, and more strictly where keepalived is:
     /// the address list must match, and in version 2 the interval.
-    pub fn parse(&self, datagram: &Datagram<'_>) -> Result<Advert, Refusal> {
+    pub fn parse(&self, path: &Path, datagram: &Datagram<'_>) -> Result<Advert, Refusal> {
+        path.check(datagram)?;
         let bytes = datagram.payload;
-        if datagram.destination != GROUP {
-            return Err(Refusal::Destination);
-        }
-        if datagram.ttl != TTL {
-            return Err(Refusal::Ttl);
-        }
         let header: &[u8; HEADER_LEN] = bytes.first_chunk().ok_or(Refusal::Length)?;
         if header[field::VERSION_TYPE] >> 4 != self.version_code() {
             return Err(Refusal::Version);
@@ -246,7 +138,7 @@ impl Identity {
         if count == 0 {
             return Err(Refusal::NoAddress);
         }
-        let (addresses, auth) = bytes[HEADER_LEN..].split_at(4 * count);
+        let (addresses, auth) = bytes[HEADER_LEN..].split_at(self.family().address_len() * count);
         let interval = self.check_interval(header, auth)?;
         let priority = header[field::PRIORITY];
         if priority != PRIORITY_OWNER && !self.same_addresses(addresses) {
@@ -255,14 +147,33 @@ impl Identity {
         Ok(Advert { priority, interval })
     }
 
-    /// Bytes that [`emit`](Self::emit) writes.
-    pub fn buffer_len(&self) -> usize {
-        self.message_len(self.addresses.len())
+    /// The family of the addresses, and so of the adverts.
+    pub fn family(&self) -> Family {
+        self.addresses.first().map_or(Family::V4, |first| Family::of(*first))
     }
 
-    /// Writes an advert of the given priority, to be sent from `source` to the group, over `buffer`, which is exactly
-    /// [`buffer_len`](Self::buffer_len) long.
-    pub fn emit(&self, priority: u8, source: Ipv4Addr, buffer: &mut [u8]) {
+    /// Bytes that [`emit`](Self::emit) writes.
+    pub fn datagram_len(&self) -> usize {
+        self.family().header_len() + self.message_len(self.addresses.len())
+    }
+
+    /// Writes an advert of the given priority with its IP header over `datagram`, which is exactly
+    /// [`datagram_len`](Self::datagram_len) long. Both addresses are of the router's family.
+    pub fn emit(&self, priority: u8, source: IpAddr, destination: IpAddr, datagram: &mut [u8]) {
+        datagram::write_header(source, destination, datagram);
+        let message = &mut datagram[self.family().header_len()..];
+        self.write_message(priority, message);
+        let sum = match (self.version, self.v3_checksum, self.family()) {
+            (Version::V2, ..) | (Version::V3, V3Checksum::Plain, Family::V4) => checksum::plain(message),
+            (Version::V3, V3Checksum::PseudoHeader, Family::V4) | (Version::V3, _, Family::V6) => {
+                checksum::with_pseudo_header(source, destination, PROTOCOL, message)
+            }
+        };
+        message[field::CHECKSUM].copy_from_slice(&sum.to_be_bytes());
+    }
+
+    /// Everything but the checksum, which is left 0.
+    fn write_message(&self, priority: u8, buffer: &mut [u8]) {
         buffer[field::VERSION_TYPE] = self.version_code() << 4 | TYPE_ADVERTISEMENT;
         buffer[field::VRID] = self.vrid;
         buffer[field::PRIORITY] = priority;
@@ -279,32 +190,31 @@ impl Identity {
             }
         }
         buffer[field::CHECKSUM].fill(0);
-        let (addresses, auth) = buffer[HEADER_LEN..].split_at_mut(4 * self.addresses.len());
-        for (slot, address) in addresses.chunks_exact_mut(4).zip(&self.addresses) {
-            slot.copy_from_slice(&address.octets());
+        let size = self.family().address_len();
+        let (addresses, auth) = buffer[HEADER_LEN..].split_at_mut(size * self.addresses.len());
+        for (slot, address) in addresses.chunks_exact_mut(size).zip(&self.addresses) {
+            match address {
+                IpAddr::V4(v4) => slot.copy_from_slice(&v4.octets()),
+                IpAddr::V6(v6) => slot.copy_from_slice(&v6.octets()),
+            }
         }
         match self.auth {
             Auth::Pass(password) if self.version == Version::V2 => auth.copy_from_slice(&password.0),
             Auth::Pass(_) | Auth::None => auth.fill(0),
         }
-        let sum = match (self.version, self.v3_checksum) {
-            (Version::V2, _) | (Version::V3, V3Checksum::Plain) => checksum::plain(buffer),
-            (Version::V3, V3Checksum::PseudoHeader) => checksum::with_pseudo_header(source, GROUP, buffer),
-        };
-        buffer[field::CHECKSUM].copy_from_slice(&sum.to_be_bytes());
-    }
-
-    /// Whether `address` is one of the virtual ones.
-    pub fn owns(&self, address: IpAddr) -> bool {
-        matches!(address, IpAddr::V4(v4) if self.addresses.contains(&v4))
     }
 
     /// Version 3 over IPv4 is sent in two ways: RFC 9568 §5.2.8 leaves the pseudo-header out, keepalived and FRR do
-    /// not. Both are taken, at the price of one of the checksum's sixteen bits.
+    /// not. Both are taken, at the price of one of the checksum's sixteen bits. Over IPv6 it is always there.
     fn is_undamaged(&self, datagram: &Datagram<'_>) -> bool {
         let Datagram { source, destination, payload, .. } = *datagram;
-        checksum::plain(payload) == 0
-            || self.version == Version::V3 && checksum::with_pseudo_header(source, destination, payload) == 0
+        let plain = || checksum::plain(payload) == 0;
+        let pseudo = || checksum::with_pseudo_header(source, destination, PROTOCOL, payload) == 0;
+        match (self.version, self.family()) {
+            (Version::V2, _) => plain(),
+            (Version::V3, Family::V4) => plain() || pseudo(),
+            (Version::V3, Family::V6) => pseudo(),
+        }
     }
 
     /// The sender's interval. In version 2 it has to be ours (and so has the authentication), in version 3 it is
@@ -339,8 +249,14 @@ impl Identity {
 
     /// Order does not matter: two configurations that list the same addresses mean the same router.
     fn same_addresses(&self, wire: &[u8]) -> bool {
-        let on_wire = |ours: &Ipv4Addr| wire.chunks_exact(4).any(|theirs| theirs == ours.octets());
-        wire.len() == self.addresses.len() * 4 && self.addresses.iter().all(on_wire)
+        let size = self.family().address_len();
+        let on_wire = |ours: &IpAddr| {
+            wire.chunks_exact(size).any(|theirs| match ours {
+                IpAddr::V4(v4) => theirs == v4.octets(),
+                IpAddr::V6(v6) => theirs == v6.octets(),
+            })
+        };
+        wire.len() == self.addresses.len() * size && self.addresses.iter().all(on_wire)
     }
 
     fn version_code(&self) -> u8 {
@@ -355,8 +271,13 @@ impl Identity {
             Version::V2 => AUTH_LEN,
             Version::V3 => 0,
         };
-        HEADER_LEN + 4 * addresses + auth_len
+        HEADER_LEN + self.family().address_len() * addresses + auth_len
     }
+}
+
+/// Whether it is an IPv6 address of one link only.
+pub(super) fn is_link_local(address: IpAddr) -> bool {
+    matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local())
 }
 
 #[cfg(test)]

@@ -140,7 +140,7 @@ impl Resolver<'_, '_> {
         }
         let advert_int = advert_int?;
         let probe_lease = or(&v.probe.lease, advert_int * 2 / 5);
-        let interval = or(&v.probe.interval, probe_lease / 8);
+        let interval = or(&v.probe.interval, probe_lease / 10);
         let (shown, adverts) = (show_duration(probe_lease), show_duration(advert_int));
         if let Some(given) = v.probe.lease.given() {
             if probe_lease >= advert_int * 3 {
@@ -161,7 +161,7 @@ impl Resolver<'_, '_> {
                  pass for a dead owner",
                 show_duration(interval)
             );
-            self.error(at, message, "leave it out: the default is an eighth of `probe_lease`");
+            self.error(at, message, "leave it out: the default is a tenth of `probe_lease`");
         }
         Some(Probe { interval, lease: probe_lease })
     }

@@ -1,22 +1,27 @@
-//! The Internet checksum (RFC 1071) over a VRRP message, with and without IPv4's pseudo-header.
+//! The Internet checksum (RFC 1071) over a message, with and without IP's pseudo-header.
 //!
-//! Version 2 covers the message alone, authentication data included. Version 3 over IPv4 does too by RFC 9568 §5.2.8,
-//! but keepalived and FRR put the pseudo-header before it. Zero for a received message means that it is undamaged.
+//! VRRP version 2 covers the message alone, authentication data included. Version 3 over IPv4 does too by RFC 9568
+//! §5.2.8, but keepalived and FRR put the pseudo-header before it; over IPv6 it is always there. Zero for a received
+//! message means that it is undamaged.
 
-use std::net::Ipv4Addr;
-
-use super::PROTOCOL;
+use std::net::IpAddr;
 
 /// Over the message alone.
-pub(super) fn plain(message: &[u8]) -> u16 {
+pub(crate) fn plain(message: &[u8]) -> u16 {
     fold(words(message))
 }
 
 /// Over source, destination, protocol and length, and the message.
-pub(super) fn with_pseudo_header(source: Ipv4Addr, destination: Ipv4Addr, message: &[u8]) -> u16 {
+pub(crate) fn with_pseudo_header(source: IpAddr, destination: IpAddr, protocol: u8, message: &[u8]) -> u16 {
     let length = u32::try_from(message.len()).unwrap_or(u32::MAX);
-    let pseudo = words(&source.octets()) + words(&destination.octets()) + u32::from(PROTOCOL) + length;
-    fold(pseudo + words(message))
+    fold(address(source) + address(destination) + u32::from(protocol) + length + words(message))
+}
+
+fn address(address: IpAddr) -> u32 {
+    match address {
+        IpAddr::V4(v4) => words(&v4.octets()),
+        IpAddr::V6(v6) => words(&v6.octets()),
+    }
 }
 
 /// The sum of 16-bit words; a message of at most 64 KiB cannot overflow it.

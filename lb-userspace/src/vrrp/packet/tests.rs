@@ -1,8 +1,11 @@
-//! Golden frames captured from keepalived 2.2.7 and FRR 8.4.4, one refusal per check, and arbitrary bytes.
+//! Golden frames captured from keepalived 2.2.7 and FRR 8.4.4, one refusal per check and family, and arbitrary bytes.
+
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use proptest::prelude::*;
 
 use super::*;
+use crate::config::model::{Transport, UnicastPeer};
 
 const ETHERNET_LEN: usize = 14;
 const ADVERT: &str = include_str!("../../../../tests/fixtures/vrrp/keepalived-v2-pass-advert.hex");
@@ -10,8 +13,13 @@ const LEAVE: &str = include_str!("../../../../tests/fixtures/vrrp/keepalived-v2-
 const ADVERT_V3: &str = include_str!("../../../../tests/fixtures/vrrp/keepalived-v3-advert.hex");
 
 const LEAVE_V3: &str = include_str!("../../../../tests/fixtures/vrrp/keepalived-v3-leave.hex");
+const ADVERT_IPV6: &str = include_str!("../../../../tests/fixtures/vrrp/keepalived-v3-ipv6-advert.hex");
+const LEAVE_IPV6: &str = include_str!("../../../../tests/fixtures/vrrp/keepalived-v3-ipv6-leave.hex");
 const FRR_V3: &str = include_str!("../../../../tests/fixtures/vrrp/frr-v3-advert.hex");
-const SOURCE: Ipv4Addr = Ipv4Addr::new(172, 18, 0, 7);
+const SOURCE: IpAddr = IpAddr::V4(Ipv4Addr::new(172, 18, 0, 7));
+const LOCAL: IpAddr = IpAddr::V4(Ipv4Addr::new(172, 18, 0, 8));
+const GROUP: IpAddr = IpAddr::V4(GROUP_V4);
+const MESSAGE_AT: usize = ETHERNET_LEN + 20;
 
 fn frame(hex: &str) -> Vec<u8> {
     hex.lines()
@@ -28,7 +36,7 @@ fn seed_router() -> Identity {
         advert_int: Duration::from_secs(1),
         auth: Auth::Pass(AuthPass(*b"123456\0\0")),
         v3_checksum: V3Checksum::default(),
-        addresses: vec![Ipv4Addr::new(172, 18, 0, 201)],
+        addresses: vec![Ipv4Addr::new(172, 18, 0, 201).into()],
     }
 }
 
@@ -42,45 +50,106 @@ fn v3() -> Identity {
     v3_router(V3Checksum::PseudoHeader)
 }
 
+/// This node's way to all others.
+fn multicast() -> Path {
+    Path { local: LOCAL, transport: Transport::Multicast }
+}
+
+fn parse(identity: &Identity, datagram: &Datagram<'_>) -> Result<Advert, Refusal> {
+    identity.parse(&multicast(), datagram)
+}
+
 fn parse_frame(identity: &Identity, frame: &[u8]) -> Result<Advert, Refusal> {
-    identity.parse(&Datagram::from_ipv4(&frame[ETHERNET_LEN..]).unwrap())
+    parse(identity, &Datagram::from_ipv4(&frame[ETHERNET_LEN..]).unwrap())
+}
+
+/// The message of an advert to the group.
+fn emitted(identity: &Identity, priority: u8) -> Vec<u8> {
+    emitted_datagram(identity, priority, SOURCE, GROUP)[20..].to_vec()
+}
+
+fn emitted_datagram(identity: &Identity, priority: u8, source: IpAddr, destination: IpAddr) -> Vec<u8> {
+    let mut datagram = vec![0xa5; identity.datagram_len()];
+    identity.emit(priority, source, destination, &mut datagram);
+    datagram
 }
 
 /// The seed's advert with `change` made to its VRRP message and the checksum put right again.
 fn altered(change: impl FnOnce(&mut Vec<u8>)) -> Result<Advert, Refusal> {
-    let mut message = frame(ADVERT)[ETHERNET_LEN + 20..].to_vec();
+    let mut message = frame(ADVERT)[MESSAGE_AT..].to_vec();
     change(&mut message);
     if message.len() >= HEADER_LEN {
         message[field::CHECKSUM].fill(0);
         let sum = checksum::plain(&message);
         message[field::CHECKSUM].copy_from_slice(&sum.to_be_bytes());
     }
-    seed_router().parse(&received(&message))
+    parse(&seed_router(), &received(&message))
 }
 
 /// keepalived's version 3 advert with `change` made to its VRRP message and the checksum put right again.
 fn altered_v3(change: impl FnOnce(&mut Vec<u8>)) -> Result<Advert, Refusal> {
-    let mut message = frame(ADVERT_V3)[ETHERNET_LEN + 20..].to_vec();
+    let mut message = frame(ADVERT_V3)[MESSAGE_AT..].to_vec();
     change(&mut message);
     if message.len() >= HEADER_LEN {
         message[field::CHECKSUM].fill(0);
-        let sum = checksum::with_pseudo_header(SOURCE, GROUP, &message);
+        let sum = checksum::with_pseudo_header(SOURCE, GROUP, PROTOCOL, &message);
         message[field::CHECKSUM].copy_from_slice(&sum.to_be_bytes());
     }
-    v3().parse(&received(&message))
+    parse(&v3(), &received(&message))
 }
 
 fn received(payload: &[u8]) -> Datagram<'_> {
     Datagram { source: SOURCE, destination: GROUP, ttl: TTL, payload }
 }
 
+/// The router of the IPv6 captures: two addresses, 100 ms.
+fn ipv6() -> Identity {
+    let address = |last| IpAddr::V6(Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, last));
+    Identity { addresses: vec![address(0x201), address(0x202)], ..v3() }
+}
+
+/// The node beside the one of the IPv6 captures.
+fn ipv6_path(transport: Transport) -> Path {
+    Path { local: "fe80::2".parse().unwrap(), transport }
+}
+
+/// What a raw socket and its control messages tell of a captured IPv6 frame.
+fn received_v6(frame: &[u8]) -> Datagram<'_> {
+    let address = |at: usize| Ipv6Addr::from(*frame[ETHERNET_LEN + at..].first_chunk::<16>().unwrap()).into();
+    let (source, destination, payload) = (address(8), address(24), &frame[ETHERNET_LEN + 40..]);
+    Datagram { source, destination, ttl: frame[ETHERNET_LEN + 7], payload }
+}
+
+fn parse_v6(datagram: &Datagram<'_>) -> Result<Advert, Refusal> {
+    ipv6().parse(&ipv6_path(Transport::Multicast), datagram)
+}
+
+/// keepalived's IPv6 advert with `change` made to its VRRP message and the checksum put right again.
+fn altered_v6(change: impl FnOnce(&mut Vec<u8>)) -> Result<Advert, Refusal> {
+    let frame = frame(ADVERT_IPV6);
+    let good = received_v6(&frame);
+    let mut message = good.payload.to_vec();
+    change(&mut message);
+    if message.len() >= HEADER_LEN {
+        message[field::CHECKSUM].fill(0);
+        let sum = checksum::with_pseudo_header(good.source, good.destination, PROTOCOL, &message);
+        message[field::CHECKSUM].copy_from_slice(&sum.to_be_bytes());
+    }
+    parse_v6(&Datagram { payload: &message, ..good })
+}
+
+/// A peer at `SOURCE` whose adverts may have crossed up to `hops` routers.
+fn peer(hops: u8) -> Transport {
+    Transport::Unicast(vec![UnicastPeer { addr: SOURCE, min_ttl: TTL - hops, max_ttl: TTL }])
+}
+
 #[test]
 fn keepaliveds_advert_deconstructs() {
     let frame = frame(ADVERT);
     let datagram = Datagram::from_ipv4(&frame[ETHERNET_LEN..]).unwrap();
-    assert_eq!(datagram.source, Ipv4Addr::new(172, 18, 0, 7));
+    assert_eq!(datagram.source, SOURCE);
     assert_eq!(datagram.vrid(), Some(51));
-    let advert = seed_router().parse(&datagram).unwrap();
+    let advert = parse(&seed_router(), &datagram).unwrap();
     assert_eq!(advert, Advert { priority: 101, interval: Duration::from_secs(1) });
 }
 
@@ -92,19 +161,16 @@ fn keepaliveds_farewell_deconstructs_to_priority_zero() {
 #[test]
 fn our_advert_constructs_keepaliveds_bytes() {
     for (capture, priority) in [(ADVERT, 101), (LEAVE, 0)] {
-        let mut buffer = vec![0xa5; seed_router().buffer_len()];
-        seed_router().emit(priority, SOURCE, &mut buffer);
-        assert_eq!(buffer, frame(capture)[ETHERNET_LEN + 20..]);
+        assert_eq!(emitted(&seed_router(), priority), frame(capture)[MESSAGE_AT..]);
     }
 }
 
 #[test]
 fn without_authentication_the_eight_bytes_are_sent_as_zero() {
     let identity = Identity { auth: Auth::None, ..seed_router() };
-    let mut buffer = vec![0xa5; identity.buffer_len()];
-    identity.emit(100, SOURCE, &mut buffer);
+    let buffer = emitted(&identity, 100);
     assert_eq!((buffer.len(), buffer[field::AUTH_TYPE], &buffer[12..]), (20, 0, &[0; 8][..]));
-    assert_eq!(identity.parse(&received(&buffer)).unwrap().priority, 100);
+    assert_eq!(parse(&identity, &received(&buffer)).unwrap().priority, 100);
 }
 
 #[test]
@@ -139,9 +205,7 @@ fn keepaliveds_and_frrs_version_3_adverts_deconstruct() {
 #[test]
 fn our_version_3_advert_constructs_keepaliveds_and_frrs_bytes() {
     for (capture, priority) in [(ADVERT_V3, 101), (FRR_V3, 101), (LEAVE_V3, 0)] {
-        let mut buffer = vec![0xa5; v3().buffer_len()];
-        v3().emit(priority, SOURCE, &mut buffer);
-        assert_eq!(buffer, frame(capture)[ETHERNET_LEN + 20..]);
+        assert_eq!(emitted(&v3(), priority), frame(capture)[MESSAGE_AT..]);
     }
 }
 
@@ -149,27 +213,26 @@ fn our_version_3_advert_constructs_keepaliveds_and_frrs_bytes() {
 fn the_version_3_checksum_is_taken_with_and_without_the_pseudo_header_and_sent_as_set() {
     let mut sums = Vec::new();
     for sent in [V3Checksum::PseudoHeader, V3Checksum::Plain] {
-        let mut buffer = vec![0xa5; v3().buffer_len()];
-        v3_router(sent).emit(101, SOURCE, &mut buffer);
+        let buffer = emitted(&v3_router(sent), 101);
         for set in [V3Checksum::PseudoHeader, V3Checksum::Plain] {
-            assert!(v3_router(set).parse(&received(&buffer)).is_ok(), "sent {sent:?}, set to {set:?}");
+            assert!(parse(&v3_router(set), &received(&buffer)).is_ok(), "sent {sent:?}, set to {set:?}");
         }
         sums.push(buffer[field::CHECKSUM].to_vec());
     }
     assert_eq!(sums[0], [0x30, 0x3d]);
     assert_ne!(sums[0], sums[1]);
     let bytes = frame(ADVERT_V3);
-    let forged = Datagram { source: Ipv4Addr::new(172, 18, 0, 8), ..received(&bytes[ETHERNET_LEN + 20..]) };
-    assert_eq!(v3().parse(&forged), Err(Refusal::Checksum), "the pseudo-header counts");
+    let forged = Datagram { source: LOCAL, ..received(&bytes[MESSAGE_AT..]) };
+    assert_eq!(parse(&v3(), &forged), Err(Refusal::Checksum), "the pseudo-header counts");
 }
 
 #[test]
 fn version_2_has_no_pseudo_header() {
-    let mut message = frame(ADVERT)[ETHERNET_LEN + 20..].to_vec();
+    let mut message = frame(ADVERT)[MESSAGE_AT..].to_vec();
     message[field::CHECKSUM].fill(0);
-    let sum = checksum::with_pseudo_header(SOURCE, GROUP, &message);
+    let sum = checksum::with_pseudo_header(SOURCE, GROUP, PROTOCOL, &message);
     message[field::CHECKSUM].copy_from_slice(&sum.to_be_bytes());
-    assert_eq!(seed_router().parse(&received(&message)), Err(Refusal::Checksum));
+    assert_eq!(parse(&seed_router(), &received(&message)), Err(Refusal::Checksum));
 }
 
 #[test]
@@ -188,8 +251,8 @@ fn each_check_of_version_3_has_its_own_refusal() {
     });
     assert_eq!(no_address, Err(Refusal::NoAddress));
     let bytes = frame(ADVERT_V3);
-    let crossed = Datagram { ttl: 254, ..received(&bytes[ETHERNET_LEN + 20..]) };
-    assert_eq!(v3().parse(&crossed), Err(Refusal::Ttl));
+    let crossed = Datagram { ttl: 254, ..received(&bytes[MESSAGE_AT..]) };
+    assert_eq!(parse(&v3(), &crossed), Err(Refusal::Ttl));
 }
 
 #[test]
@@ -201,19 +264,126 @@ fn in_version_3_another_interval_is_learnt_and_the_reserved_bits_are_ignored() {
 }
 
 #[test]
+fn keepaliveds_ipv6_adverts_deconstruct() {
+    let expected = Advert { priority: 101, interval: Duration::from_millis(100) };
+    assert_eq!(parse_v6(&received_v6(&frame(ADVERT_IPV6))), Ok(expected));
+    assert_eq!(parse_v6(&received_v6(&frame(LEAVE_IPV6))).unwrap().priority, PRIORITY_LEAVING);
+}
+
+#[test]
+fn our_ipv6_advert_constructs_keepaliveds_bytes_but_for_the_flow_label() {
+    for (capture, priority) in [(ADVERT_IPV6, 101), (LEAVE_IPV6, 0)] {
+        let mut expected = frame(capture)[ETHERNET_LEN..].to_vec();
+        expected[1] &= 0xf0;
+        expected[2..4].fill(0);
+        let source = received_v6(&frame(capture)).source;
+        for set in [V3Checksum::PseudoHeader, V3Checksum::Plain] {
+            let identity = Identity { v3_checksum: set, ..ipv6() };
+            assert_eq!(emitted_datagram(&identity, priority, source, GROUP_V6.into()), expected, "{set:?}");
+        }
+    }
+}
+
+#[test]
+fn each_check_of_an_ipv6_advert_has_its_own_refusal() {
+    let frame = frame(ADVERT_IPV6);
+    let good = received_v6(&frame);
+    assert_eq!(parse_v6(&Datagram { ttl: 254, ..good }), Err(Refusal::Ttl));
+    assert_eq!(
+        parse_v6(&Datagram { destination: "ff02::1".parse().unwrap(), ..good }),
+        Err(Refusal::Destination)
+    );
+    assert_eq!(parse_v6(&Datagram { source: "fe80::9".parse().unwrap(), ..good }), Err(Refusal::Checksum));
+    assert_eq!(altered_v6(|m| m[0] = 0x21), Err(Refusal::Version));
+    assert_eq!(altered_v6(|m| m[0] = 0x32), Err(Refusal::Type));
+    assert_eq!(altered_v6(|m| m.truncate(7)), Err(Refusal::Length));
+    assert_eq!(altered_v6(|m| m.truncate(39)), Err(Refusal::Length));
+    assert_eq!(altered_v6(|m| m[3] = 8), Err(Refusal::Length), "as many addresses of IPv4 would fit");
+    assert_eq!(altered_v6(|m| m[1] = 52), Err(Refusal::Vrid));
+    assert_eq!(altered_v6(|m| m[5] = 0), Err(Refusal::ZeroInterval));
+    assert_eq!(altered_v6(|m| m[39] = 9), Err(Refusal::Addresses));
+    let no_address = altered_v6(|m| {
+        m[3] = 0;
+        m.truncate(8);
+    });
+    assert_eq!(no_address, Err(Refusal::NoAddress));
+}
+
+#[test]
+fn over_ipv6_a_checksum_without_the_pseudo_header_is_a_bad_one() {
+    let frame = frame(ADVERT_IPV6);
+    let good = received_v6(&frame);
+    let mut message = good.payload.to_vec();
+    message[field::CHECKSUM].fill(0);
+    let sum = checksum::plain(&message);
+    message[field::CHECKSUM].copy_from_slice(&sum.to_be_bytes());
+    assert_eq!(parse_v6(&Datagram { payload: &message, ..good }), Err(Refusal::Checksum));
+}
+
+#[test]
+fn an_advert_of_the_address_owner_is_believed_whatever_addresses_it_lists() {
+    let owners = |m: &mut Vec<u8>| (m[2], m[11]) = (255, 202);
+    assert_eq!(altered(owners).unwrap().priority, 255);
+    assert_eq!(altered_v3(owners).unwrap().priority, 255);
+    assert_eq!(emitted(&v3(), 255)[field::PRIORITY], 255);
+}
+
+#[test]
+fn with_peers_only_theirs_to_our_own_address_are_believed_within_their_limits() {
+    let sent = |to: IpAddr, from: IpAddr| emitted_datagram(&seed_router(), 101, from, to);
+    let parse = |transport, datagram: &[u8], ttl| {
+        let datagram = Datagram { ttl, ..Datagram::from_ipv4(datagram).unwrap() };
+        seed_router().parse(&Path { local: LOCAL, transport }, &datagram).map(|advert| advert.priority)
+    };
+    let to_us = sent(LOCAL, SOURCE);
+    assert_eq!(parse(peer(0), &to_us, 255), Ok(101));
+    assert_eq!(parse(peer(0), &to_us, 254), Err(Refusal::Ttl));
+    assert_eq!((parse(peer(1), &to_us, 254), parse(peer(1), &to_us, 253)), (Ok(101), Err(Refusal::Ttl)));
+    let far = Transport::Unicast(vec![UnicastPeer { addr: SOURCE, min_ttl: 60, max_ttl: 64 }]);
+    assert_eq!((parse(far.clone(), &to_us, 64), parse(far, &to_us, 65)), (Ok(101), Err(Refusal::Ttl)));
+    let stranger = sent(LOCAL, IpAddr::from([172, 18, 0, 9]));
+    assert_eq!(parse(peer(0), &stranger, 255), Err(Refusal::Source));
+    assert_eq!(parse(peer(0), &sent(GROUP, SOURCE), 255), Err(Refusal::Destination));
+    assert_eq!(parse(Transport::Multicast, &to_us, 255), Err(Refusal::Destination));
+}
+
+#[test]
+fn each_peer_gets_an_advert_whose_checksum_is_for_it() {
+    let peers = [LOCAL, IpAddr::from([172, 18, 0, 9])];
+    let of = |addr| UnicastPeer { addr, min_ttl: TTL, max_ttl: TTL };
+    let path = Path { local: SOURCE, transport: Transport::Unicast(peers.map(of).to_vec()) };
+    assert!(path.destinations().eq(peers));
+    for to in path.destinations() {
+        let datagram = emitted_datagram(&v3(), 101, path.local, to);
+        let back = Path { local: to, transport: peer(0) };
+        assert!(v3().parse(&back, &Datagram::from_ipv4(&datagram).unwrap()).is_ok(), "{to}");
+    }
+}
+
+#[test]
+fn the_ip_header_is_keepaliveds_but_for_the_identification() {
+    let mut expected = frame(ADVERT)[ETHERNET_LEN..MESSAGE_AT].to_vec();
+    expected[4..6].fill(0);
+    expected[10..12].fill(0);
+    let sum = checksum::plain(&expected);
+    expected[10..12].copy_from_slice(&sum.to_be_bytes());
+    assert_eq!(emitted_datagram(&seed_router(), 101, SOURCE, GROUP)[..20], expected);
+}
+
+#[test]
 fn a_damaged_advert_is_refused() {
     let mut bytes = frame(ADVERT);
-    bytes[ETHERNET_LEN + 20 + field::PRIORITY] ^= 1;
+    bytes[MESSAGE_AT + field::PRIORITY] ^= 1;
     assert_eq!(parse_frame(&seed_router(), &bytes), Err(Refusal::Checksum));
 }
 
 #[test]
 fn an_advert_that_crossed_a_router_or_was_sent_elsewhere_is_refused() {
     let bytes = frame(ADVERT);
-    let good = received(&bytes[ETHERNET_LEN + 20..]);
-    assert_eq!(seed_router().parse(&Datagram { ttl: 254, ..good }), Err(Refusal::Ttl));
-    let unicast = Datagram { destination: Ipv4Addr::new(172, 18, 0, 8), ..good };
-    assert_eq!(seed_router().parse(&unicast), Err(Refusal::Destination));
+    let good = received(&bytes[MESSAGE_AT..]);
+    assert_eq!(parse(&seed_router(), &Datagram { ttl: 254, ..good }), Err(Refusal::Ttl));
+    let unicast = Datagram { destination: LOCAL, ..good };
+    assert_eq!(parse(&seed_router(), &unicast), Err(Refusal::Destination));
 }
 
 #[test]
@@ -224,14 +394,13 @@ fn a_peer_without_authentication_is_refused_as_keepalived_does() {
 
 #[test]
 fn the_order_of_addresses_does_not_matter_but_their_set_does() {
-    let [a, b, c] = [201, 202, 203].map(|host| Ipv4Addr::new(172, 18, 0, host));
-    let with = |addresses: &[Ipv4Addr]| Identity { addresses: addresses.to_vec(), ..seed_router() };
+    let [a, b, c] = [201, 202, 203].map(|host| IpAddr::from([172, 18, 0, host]));
+    let with = |addresses: &[IpAddr]| Identity { addresses: addresses.to_vec(), ..seed_router() };
     let sent = with(&[a, b]);
-    let mut buffer = vec![0xa5; sent.buffer_len()];
-    sent.emit(100, SOURCE, &mut buffer);
-    assert!(with(&[b, a]).parse(&received(&buffer)).is_ok());
+    let buffer = emitted(&sent, 100);
+    assert!(parse(&with(&[b, a]), &received(&buffer)).is_ok());
     for other in [&[a, c][..], &[a], &[a, b, c]] {
-        assert_eq!(with(other).parse(&received(&buffer)), Err(Refusal::Addresses));
+        assert_eq!(parse(&with(other), &received(&buffer)), Err(Refusal::Addresses));
     }
 }
 
@@ -251,54 +420,74 @@ proptest! {
     #[test]
     fn no_input_makes_the_parser_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
         if let Some(datagram) = Datagram::from_ipv4(&bytes) {
-            let _ = (seed_router().parse(&datagram), v3().parse(&datagram));
+            let _ = (parse(&seed_router(), &datagram), parse(&v3(), &datagram));
         }
-        let _ = (seed_router().parse(&received(&bytes)), v3().parse(&received(&bytes)));
+        let _ = (parse(&seed_router(), &received(&bytes)), parse(&v3(), &received(&bytes)));
     }
 
     #[test]
     fn damage_never_turns_into_an_advert(at in 0_usize..20, bit in 0_u8..8) {
         let mut bytes = frame(ADVERT);
-        bytes[ETHERNET_LEN + 20 + at] ^= 1 << bit;
+        bytes[MESSAGE_AT + at] ^= 1 << bit;
         prop_assert!(parse_frame(&seed_router(), &bytes).is_err());
     }
 
     #[test]
     fn damage_never_turns_into_a_version_3_advert(at in 0_usize..12, bit in 0_u8..8) {
         let mut bytes = frame(ADVERT_V3);
-        bytes[ETHERNET_LEN + 20 + at] ^= 1 << bit;
+        bytes[MESSAGE_AT + at] ^= 1 << bit;
         prop_assert!(parse_frame(&v3(), &bytes).is_err());
     }
 
     #[test]
     fn whatever_is_emitted_in_version_3_is_parsed_back(
         priority: u8, vrid in 1_u8.., centiseconds in 1_u32..=4095, plain: bool,
-        addresses in proptest::collection::hash_set(any::<u32>().prop_map(Ipv4Addr::from), 1..20),
+        addresses in proptest::collection::hash_set(any::<u32>().prop_map(|bits| Ipv4Addr::from(bits).into()), 1..20),
     ) {
         let identity = Identity {
             version: Version::V3, vrid, advert_int: Duration::from_millis(10) * centiseconds, auth: Auth::None,
             v3_checksum: if plain { V3Checksum::Plain } else { V3Checksum::PseudoHeader },
             addresses: addresses.into_iter().collect(),
         };
-        let mut buffer = vec![0xa5; identity.buffer_len()];
-        identity.emit(priority, SOURCE, &mut buffer);
-        let advert = identity.parse(&received(&buffer)).unwrap();
+        let buffer = emitted(&identity, priority);
+        let advert = parse(&identity, &received(&buffer)).unwrap();
         prop_assert_eq!(advert, Advert { priority, interval: identity.advert_int });
+    }
+
+    #[test]
+    fn whatever_is_emitted_over_ipv6_is_parsed_back(
+        priority: u8, vrid in 1_u8.., centiseconds in 1_u32..=4095, source: u128,
+        addresses in proptest::collection::hash_set(any::<u128>(), 1..=MAX_IPV6_ADDRESSES),
+    ) {
+        let addresses = addresses.into_iter().map(|bits| Ipv6Addr::from(bits).into()).collect();
+        let identity = Identity { vrid, advert_int: Duration::from_millis(10) * centiseconds, addresses, ..v3() };
+        let source = Ipv6Addr::from(source).into();
+        let datagram = emitted_datagram(&identity, priority, source, GROUP_V6.into());
+        prop_assert!(datagram.len() <= 1280);
+        let received = Datagram { source, destination: GROUP_V6.into(), ttl: datagram[7], payload: &datagram[40..] };
+        let advert = identity.parse(&ipv6_path(Transport::Multicast), &received).unwrap();
+        prop_assert_eq!(advert, Advert { priority, interval: identity.advert_int });
+    }
+
+    #[test]
+    fn damage_never_turns_into_an_ipv6_advert(at in 0_usize..40, bit in 0_u8..8) {
+        let mut bytes = frame(ADVERT_IPV6);
+        bytes[ETHERNET_LEN + 40 + at] ^= 1 << bit;
+        prop_assert!(parse_v6(&received_v6(&bytes)).is_err());
     }
 
     #[test]
     fn whatever_is_emitted_is_parsed_back(
         priority: u8, vrid in 1_u8.., seconds in 1_u64..=255, password: [u8; 8],
-        addresses in proptest::collection::hash_set(any::<u32>().prop_map(Ipv4Addr::from), 1..20),
+        addresses in proptest::collection::hash_set(any::<u32>().prop_map(|bits| Ipv4Addr::from(bits).into()), 1..20),
     ) {
         let identity = Identity {
             version: Version::V2, vrid, advert_int: Duration::from_secs(seconds),
             auth: Auth::Pass(AuthPass(password)), v3_checksum: V3Checksum::Plain,
             addresses: addresses.into_iter().collect(),
         };
-        let mut buffer = vec![0xa5; identity.buffer_len()];
-        identity.emit(priority, SOURCE, &mut buffer);
-        let advert = identity.parse(&received(&buffer)).unwrap();
+        let buffer = emitted(&identity, priority);
+        let advert = parse(&identity, &received(&buffer)).unwrap();
         prop_assert_eq!(advert, Advert { priority, interval: identity.advert_int });
     }
 }

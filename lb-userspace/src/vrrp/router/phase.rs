@@ -4,29 +4,45 @@
 
 use std::net::IpAddr;
 
-use super::types::Reason;
-use crate::vrrp::time::BootTime;
+use super::types::{Reason, State};
+use crate::vrrp::{announce::Mac, time::BootTime};
 
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Phase {
     Init,
     Fault,
     Backup(Backup),
+    Requesting(Request),
     Claiming(Claim),
     Master(Master),
 }
 
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Backup {
+    /// Since when it listens: a master that can be asked is asked from a hold-down after this.
+    pub(super) since: BootTime,
     /// Master-down timer, or the skew after a master's farewell.
     pub(super) deadline: BootTime,
     /// No advert shortens the wait to before this: until then a router heard before the last one may hold a lease.
     pub(super) not_before: BootTime,
-    /// The hold-down is over and a lower master lives: its next advert is answered with a claim. Claiming only
-    /// then makes sure that it was awake a moment ago, and so can drop its lease.
+    /// Since when the master that is heard is a lower one.
+    pub(super) lower_since: Option<BootTime>,
+    /// The hold-down is over, this thread was awake then, and a lower master lives: its next advert is answered with a
+    /// claim. Claiming only then makes sure that it was awake a moment ago, and so can drop its lease.
     pub(super) armed: bool,
     /// Why the deadline's claim would be made.
     pub(super) reason: Reason,
+}
+
+/// The living master was asked for its lease.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Request {
+    pub(super) reason: Reason,
+    pub(super) holder: IpAddr,
+    pub(super) nonce: u64,
+    /// A grant that comes later is void: by then the holder may have taken the lease back.
+    pub(super) until: BootTime,
+    pub(super) resend_at: BootTime,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -47,6 +63,8 @@ pub(super) struct Claim {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Master {
     pub(super) advert_at: BootTime,
+    /// While a peer watches: when the short lease is renewed.
+    pub(super) renew_at: Option<BootTime>,
     /// End of the lease as the driver was told; `None` before `TakeLease` was polled.
     pub(super) lease: Option<BootTime>,
     /// The last advert did not leave.
@@ -54,12 +72,51 @@ pub(super) struct Master {
     pub(super) answered: BootTime,
     pub(super) announced: BootTime,
     pub(super) next_announce: Option<(BootTime, Burst)>,
+    /// A successor is being looked for.
+    pub(super) leaving: Option<Leaving>,
+}
+
+/// Looking for a successor, still owner.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Leaving {
+    /// Where to afterwards: `Init` or `Fault`.
+    pub(super) to: State,
+    pub(super) reason: Reason,
+    pub(super) nonce: u64,
+    /// Nobody asked until here: it leaves by an advert of priority 0.
+    pub(super) until: BootTime,
+    pub(super) resend_at: BootTime,
+    /// The best of those that asked, and when it gets the lease.
+    pub(super) best: Option<(Asker, BootTime)>,
+}
+
+/// Who asked for the lease.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Asker {
+    pub(super) from: IpAddr,
+    pub(super) priority: u8,
+    pub(super) mac: Mac,
+    pub(super) nonce: u64,
+}
+
+/// The lease was given to somebody, who may ask again because the grant was lost.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Granted {
+    pub(super) to: IpAddr,
+    pub(super) nonce: u64,
+    pub(super) until: BootTime,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Burst {
     /// Another owner may have been seen: a burst, and a second one after the delay.
     Again,
-    Second,
+    /// A lower priority was heard: likewise, with numbers of its own.
+    LowerPriority,
+    /// The old owner handed the addresses over and relays what still comes to it: one burst is enough.
+    Once,
+    Second {
+        repeat: u8,
+    },
     Refresh,
 }

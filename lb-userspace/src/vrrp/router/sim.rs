@@ -14,10 +14,14 @@
 
 use std::{collections::BTreeMap, net::Ipv4Addr};
 
+use lb_common::lease::{Lease, Standing};
 use proptest::prelude::*;
 
 use super::*;
-use crate::vrrp::packet::Version;
+use crate::{
+    config::model::{Garp, Probe},
+    vrrp::{Noted, packet::Version},
+};
 
 const MS: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
@@ -31,13 +35,19 @@ struct Pace {
     advert_int: Duration,
     /// The last node's interval is this many times the others' (version 3 only).
     last_factor: u32,
+    /// The nodes probe each other.
+    probing: bool,
 }
 
 impl Pace {
-    const SEED: Self = Self { version: Version::V2, advert_int: SECOND, last_factor: 1 };
+    const SEED: Self = Self { version: Version::V2, advert_int: SECOND, last_factor: 1, probing: false };
 
     fn v3(ms: u64) -> Self {
-        Self { version: Version::V3, advert_int: Duration::from_millis(ms), last_factor: 1 }
+        Self { version: Version::V3, advert_int: Duration::from_millis(ms), ..Self::SEED }
+    }
+
+    fn probing(self) -> Self {
+        Self { probing: true, ..self }
     }
 
     fn slowest(self) -> Duration {
@@ -81,21 +91,51 @@ struct Node {
     params: Params,
     router: Option<Router>,
     /// What the kernel map says; it outlives freeze and kill.
-    lease: BootTime,
+    lease: Lease,
+    /// The packet programs are loaded: they answer probes, whatever the daemon does.
+    programs: bool,
     frozen: bool,
     carrier: bool,
-    queue: Vec<(IpAddr, Advert)>,
+    queue: Vec<(IpAddr, Packet)>,
     bursts: u32,
+}
+
+impl Node {
+    fn holds(&self, now: BootTime) -> bool {
+        self.lease.is_valid(now.0)
+    }
+
+    fn noted(&self) -> Noted {
+        let Lease { probed, term, fenced, .. } = self.lease;
+        Noted { probed: BootTime(probed), fenced: fenced == term }
+    }
+
+    /// As the packet programs do: the promise comes before the answer.
+    fn answer(&mut self, now: BootTime, nonce: u64) -> Message {
+        self.lease.probed = now.0;
+        let standing = self.lease.standing(now.0);
+        if standing == Standing::Expired {
+            self.lease.fenced = self.lease.term;
+        }
+        Message::Answer { nonce, standing, mac: [0; 6] }
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Packet {
+    Advert(u8),
+    Probe(u64),
+    Message(Message),
 }
 
 struct Sim {
     pace: Pace,
     now: BootTime,
     nodes: Vec<Node>,
-    in_flight: BTreeMap<(BootTime, u64), (usize, usize, u8)>,
+    in_flight: BTreeMap<(BootTime, u64), (usize, usize, Packet)>,
     sequence: u64,
-    /// Last arrival and losses in a row per direction.
-    last: BTreeMap<(usize, usize), (BootTime, u8)>,
+    /// Last arrival and losses in a row per direction, of adverts and of other packets.
+    last: BTreeMap<(usize, usize, bool), (BootTime, u8)>,
     parted: Option<usize>,
     healed: BootTime,
     lossy: bool,
@@ -114,12 +154,18 @@ impl Sim {
                 advert_int: pace.advert_int * factor,
                 preempt,
                 lease: pace.advert_int * factor * 5 / 2,
+                probe: pace.probing.then(|| {
+                    let lease = pace.advert_int * factor * 2 / 5;
+                    Probe { interval: lease / 10, lease }
+                }),
+                seed,
                 garp: Garp { repeat: 5, delay: 5 * SECOND, refresh: None, ..Garp::default() },
             };
             Node {
                 params,
                 router: None,
-                lease: BootTime(0),
+                lease: Lease::default(),
+                programs: false,
                 frozen: false,
                 carrier: true,
                 queue: Vec::new(),
@@ -151,7 +197,7 @@ impl Sim {
     fn apply(&mut self, op: Op) {
         match op {
             Op::Wait(duration) => self.run(duration.mul_f64(self.pace.advert_int.as_secs_f64())),
-            Op::Freeze(_) | Op::Kill(_) if self.a_claimer_sleeps() => {}
+            Op::Freeze(_) | Op::Kill(_) if !self.pace.probing && self.a_claimer_sleeps() => {}
             Op::Freeze(node) => {
                 self.let_claims_settle();
                 self.nodes[node].frozen = self.nodes[node].router.is_some();
@@ -163,7 +209,10 @@ impl Sim {
                 node.queue.clear();
             }
             Op::Thaw(node) => self.thaw(node),
-            Op::Stop(node) if !self.nodes[node].frozen => self.local(node, LocalEvent::Stop),
+            Op::Stop(node) if !self.nodes[node].frozen && self.nodes[node].router.is_some() => {
+                self.local(node, LocalEvent::Stop);
+                self.let_leave(node);
+            }
             Op::Stop(_) => {}
             Op::Start(node) => self.start(node),
             Op::Part(node) => {
@@ -189,7 +238,7 @@ impl Sim {
         let now = self.now;
         let node = &mut self.nodes[index];
         if node.router.as_ref().is_none_or(|router| router.state() == State::Init) {
-            node.lease = BootTime(0);
+            (node.lease.until, node.programs) = (0, true);
             let mut router = Router::new(node.params, now);
             if !node.carrier {
                 router.handle_local(now, LocalEvent::LinkDown);
@@ -210,6 +259,7 @@ impl Sim {
             self.healed = now; // asleep since the partition, it is heard only now
         }
         let queue = std::mem::take(&mut node.queue);
+        let noted = node.noted();
         let Some(router) = &mut node.router else { return };
         if router.overslept(now) {
             router.handle_local(now, LocalEvent::LateWake);
@@ -218,10 +268,37 @@ impl Sim {
             assert_eq!(self.nodes[index].bursts, before, "a late waker announced its addresses");
             return;
         }
-        for (from, advert) in queue {
-            router.handle_advert(now, from, &advert);
+        router.handle_noted(now, noted);
+        self.flush(index);
+        for (from, packet) in queue {
+            self.hand_in(index, from, packet);
+        }
+    }
+
+    fn hand_in(&mut self, index: usize, from: IpAddr, packet: Packet) {
+        let now = self.now;
+        let interval = |from: IpAddr| {
+            let sender = self.nodes.iter().find(|node| node.params.local == from);
+            sender.map(|node| node.params.advert_int).unwrap()
+        };
+        let interval = interval(from);
+        let noted = self.nodes[index].noted();
+        let Some(router) = &mut self.nodes[index].router else { return };
+        router.handle_noted(now, noted);
+        match packet {
+            Packet::Advert(priority) => router.handle_advert(now, from, &Advert { priority, interval }),
+            Packet::Message(message) => router.handle_message(now, from, message),
+            Packet::Probe(_) => unreachable!("the programs answer"),
         }
         self.flush(index);
+    }
+
+    /// A daemon that was told to stop runs until it has found a successor or given up looking; then its programs go.
+    fn let_leave(&mut self, index: usize) {
+        while self.nodes[index].router.as_ref().is_some_and(|router| router.is_leaving(self.now)) {
+            self.run(MS);
+        }
+        self.nodes[index].programs = false;
     }
 
     fn local(&mut self, index: usize, event: LocalEvent) {
@@ -234,6 +311,9 @@ impl Sim {
 
     /// Freezing an owner within a claim's few milliseconds is the excused window: wait until none is open.
     fn let_claims_settle(&mut self) {
+        if self.pace.probing {
+            return;
+        }
         let step = (15 * MS).min(self.pace.slowest() * 3 / 16);
         self.run(step);
         while self.nodes.iter().any(|node| node.router.as_ref().is_some_and(Router::is_claiming)) {
@@ -251,12 +331,19 @@ impl Sim {
 
     fn run(&mut self, duration: Duration) {
         let end = self.now + duration;
+        let mut at_this_instant = 0;
         loop {
             let deadline = |node: &Node| node.router.as_ref().filter(|_| !node.frozen)?.poll_deadline();
             let timer = self.nodes.iter().filter_map(deadline).min();
             let arrival = self.in_flight.keys().next().map(|key| key.0);
             let next = timer.into_iter().chain(arrival).min().filter(|next| *next <= end);
             let Some(next) = next else { break };
+            at_this_instant = if next > self.now { 0 } else { at_this_instant + 1 };
+            assert!(
+                at_this_instant < 10_000,
+                "a deadline that is met comes again: {:?}",
+                self.nodes[0].router
+            );
             self.now = self.now.max(next);
             self.check();
             if arrival.is_some_and(|at| at <= self.now) {
@@ -264,9 +351,10 @@ impl Sim {
                 continue;
             }
             for index in 0..self.nodes.len() {
-                let now = self.now;
-                let node = &mut self.nodes[index];
+                let (now, node) = (self.now, &mut self.nodes[index]);
+                let noted = node.noted();
                 if let (false, Some(router)) = (node.frozen, &mut node.router) {
+                    router.handle_noted(now, noted);
                     router.handle_timeout(now);
                     self.flush(index);
                 }
@@ -277,58 +365,82 @@ impl Sim {
     }
 
     fn deliver(&mut self) {
-        let Some((_, (from, to, priority))) = self.in_flight.pop_first() else { return };
+        let Some((_, (from, to, packet))) = self.in_flight.pop_first() else { return };
         let now = self.now;
-        let advert = Advert { priority, interval: self.nodes[from].params.advert_int };
         let node = &mut self.nodes[to];
         if !node.carrier {
             return;
         }
-        match &mut node.router {
-            Some(_) if node.frozen => node.queue.push((address(from), advert)),
-            Some(router) => router.handle_advert(now, address(from), &advert),
-            None => {}
-        }
-        if !self.nodes[to].frozen {
-            self.flush(to);
+        if let Packet::Probe(nonce) = packet {
+            if node.programs {
+                let answer = node.answer(now, nonce);
+                self.transmit(to, from, Packet::Message(answer));
+            }
+        } else if node.frozen {
+            node.queue.push((address(from), packet));
+        } else {
+            self.hand_in(to, address(from), packet);
         }
     }
 
     fn flush(&mut self, index: usize) {
         while let Some(action) = self.nodes[index].router.as_mut().and_then(Router::poll_action) {
+            let node = &mut self.nodes[index];
+            let (priority, mac) = (node.params.priority, [0; 6]);
             match action {
-                Action::Send { priority } => self.send(index, priority),
-                Action::TakeLease { until } | Action::RenewLease { until } => self.nodes[index].lease = until,
-                Action::DropLease => self.nodes[index].lease = BootTime(0),
-                Action::Announce { .. } => {
-                    assert!(self.nodes[index].lease > self.now, "announced without a lease");
-                    self.nodes[index].bursts += 1;
+                Action::Send { priority } => self.broadcast(index, Packet::Advert(priority)),
+                Action::TakeLease { until } => {
+                    node.lease.term = node.lease.term.max(node.lease.fenced) + 1;
+                    node.lease.until = until.0;
                 }
+                Action::RenewLease { until } => node.lease.until = until.0,
+                Action::DropLease => node.lease.until = 0,
+                Action::Announce { .. } => {
+                    assert!(node.holds(self.now), "announced without a lease");
+                    node.bursts += 1;
+                }
+                Action::Probe { to, nonce } => self.transmit(index, host(to), Packet::Probe(nonce)),
+                Action::Offer { .. } => self.broadcast(index, Packet::Message(Message::Offer { mac })),
+                Action::Request { to, nonce } => {
+                    self.transmit(
+                        index,
+                        host(to),
+                        Packet::Message(Message::Request { nonce, priority, mac }),
+                    );
+                }
+                Action::Grant { to, nonce } => {
+                    self.transmit(index, host(to), Packet::Message(Message::Grant { nonce }));
+                }
+                Action::Relay { .. } | Action::Delegate { .. } => {}
                 Action::Rival { .. } | Action::Entered { .. } => {}
             }
         }
         self.check();
     }
 
-    fn send(&mut self, from: usize, priority: u8) {
+    fn broadcast(&mut self, from: usize, packet: Packet) {
         for to in (0..self.nodes.len()).filter(|to| *to != from) {
-            let lose = self.lossy && self.random(3) == 0;
-            let longest = self.pace.delay().as_nanos() as u64;
-            let arrival = self.now + Duration::from_nanos(longest / 20 + self.random(longest - longest / 20));
-            let last = self.last.entry((from, to)).or_default();
-            last.1 = if lose && last.1 < 2 { last.1 + 1 } else { 0 };
-            if last.1 > 0 || !reachable(&self.nodes, self.parted, from, to) {
-                continue;
-            }
-            last.0 = arrival.max(last.0 + Duration::from_nanos(1));
-            self.sequence += 1;
-            self.in_flight.insert((last.0, self.sequence), (from, to, priority));
+            self.transmit(from, to, packet);
         }
+    }
+
+    fn transmit(&mut self, from: usize, to: usize, packet: Packet) {
+        let lose = self.lossy && self.random(3) == 0;
+        let longest = self.pace.delay().as_nanos() as u64;
+        let arrival = self.now + Duration::from_nanos(longest / 20 + self.random(longest - longest / 20));
+        let last = self.last.entry((from, to, matches!(packet, Packet::Advert(_)))).or_default();
+        last.1 = if lose && last.1 < 2 { last.1 + 1 } else { 0 };
+        if last.1 > 0 || !reachable(&self.nodes, self.parted, from, to) {
+            return;
+        }
+        last.0 = arrival.max(last.0 + Duration::from_nanos(1));
+        self.sequence += 1;
+        self.in_flight.insert((last.0, self.sequence), (from, to, packet));
     }
 
     /// Owners by their lease alone, as the packet programs see it; a node without carrier reaches nobody.
     fn owners(&self) -> Vec<usize> {
-        (0..self.nodes.len()).filter(|i| self.nodes[*i].lease > self.now).collect()
+        (0..self.nodes.len()).filter(|i| self.nodes[*i].holds(self.now)).collect()
     }
 
     fn check(&self) {
@@ -378,6 +490,11 @@ impl Sim {
 
 fn address(index: usize) -> IpAddr {
     Ipv4Addr::new(172, 18, 0, 7 + u8::try_from(index).unwrap()).into()
+}
+
+fn host(address: IpAddr) -> usize {
+    let IpAddr::V4(address) = address else { panic!("{address}") };
+    usize::from(address.octets()[3] - 7)
 }
 
 fn reachable(nodes: &[Node], parted: Option<usize>, a: usize, b: usize) -> bool {
@@ -492,6 +609,57 @@ proptest! {
     #[test]
     fn whatever_happened_there_is_one_owner_soon_after(
         seed: u64, pace in pace(), priorities in priorities(), ops in proptest::collection::vec(faults(), 1..40),
+    ) {
+        let mut sim = Sim::new(pace, &priorities, Preempt::NOW, seed);
+        (sim.lossy, sim.checked) = (true, false);
+        play(&mut sim, &ops);
+        sim.end_faults();
+        sim.run(pace.settled());
+        sim.assert_one_owner_from_now_on(priorities.iter().max().copied());
+    }
+}
+
+/// Version 2 as the users have it, and version 3, with probes.
+fn probing_pace() -> impl Strategy<Value = Pace> {
+    prop_oneof![3 => Just(Pace::SEED), 1 => Just(Pace::v3(1000)), 2 => Just(Pace::v3(80))]
+        .prop_map(Pace::probing)
+}
+
+proptest! {
+    // Twenty probes a second and router cost time.
+    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
+
+    #[test]
+    fn probing_routers_never_make_two_owners_however_they_lose_packets(
+        seed: u64, pace in probing_pace(), priorities in priorities(),
+        ops in proptest::collection::vec(restarts(), 1..30),
+    ) {
+        let mut sim = Sim::new(pace, &priorities, Preempt::NOW, seed);
+        sim.lossy = true;
+        play(&mut sim, &ops);
+        sim.end_faults();
+        sim.run(pace.settled());
+        sim.assert_one_owner_from_now_on(priorities.iter().max().copied());
+    }
+
+    /// None of the windows that time-outs need to be excused for, but that of a healed partition.
+    #[test]
+    fn probing_routers_never_make_two_owners_whatever_freezes_or_dies_at_whatever_moment(
+        seed: u64, pace in probing_pace(), priorities in priorities(), never: bool,
+        ops in proptest::collection::vec(faults(), 1..40),
+    ) {
+        let preempt = if never { Preempt::Never } else { Preempt::NOW };
+        let mut sim = Sim::new(pace, &priorities, preempt, seed);
+        play(&mut sim, &ops);
+        sim.end_faults();
+        sim.run(pace.settled());
+        sim.assert_one_owner_from_now_on(priorities.iter().max().copied().filter(|_| !never));
+    }
+
+    #[test]
+    fn whatever_happened_to_probing_routers_there_is_one_owner_soon_after(
+        seed: u64, pace in probing_pace(), priorities in priorities(),
+        ops in proptest::collection::vec(faults(), 1..40),
     ) {
         let mut sim = Sim::new(pace, &priorities, Preempt::NOW, seed);
         (sim.lossy, sim.checked) = (true, false);

@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 
 use super::*;
-use crate::vrrp::packet::Version;
+use crate::{config::model::Garp, vrrp::packet::Version};
 
 const MS: u64 = 1_000_000;
 const SECOND: Duration = Duration::from_secs(1);
@@ -24,6 +24,8 @@ fn params() -> Params {
         advert_int: SECOND,
         preempt: Preempt::NOW,
         lease: LEASE,
+        probe: None,
+        seed: 1,
         garp: Garp { repeat: 5, delay: 5 * SECOND, refresh: None, ..Garp::default() },
     }
 }
@@ -51,6 +53,12 @@ fn actions(router: &mut Router) -> String {
             Action::Announce { repeat } => format!("garp{repeat}"),
             Action::Rival { priority, .. } => format!("rival{priority}"),
             Action::Entered { state, reason } => format!("{state:?}:{reason:?}"),
+            Action::Probe { .. } => "probe".into(),
+            Action::Offer { .. } => "offer".into(),
+            Action::Request { .. } => "request".into(),
+            Action::Grant { .. } => "grant".into(),
+            Action::Relay { .. } => "relay".into(),
+            Action::Delegate { .. } => "delegate".into(),
         });
     }
     words.join(" ")
@@ -109,6 +117,7 @@ impl Bench {
             Phase::Fault => "fault",
             Phase::Backup(Backup { armed: false, .. }) => "backup",
             Phase::Backup(Backup { armed: true, .. }) => "armed",
+            Phase::Requesting(_) => "requesting",
             Phase::Claiming(_) => "claiming",
             Phase::Master(_) => "master",
         }

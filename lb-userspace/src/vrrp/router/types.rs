@@ -4,9 +4,11 @@
 
 use std::{fmt, net::IpAddr, time::Duration};
 
+use lb_common::lease::Standing;
+
 use crate::{
-    config::model::{Garp, Preempt},
-    vrrp::{packet::Version, time::BootTime},
+    config::model::{Garp, Preempt, Probe},
+    vrrp::{announce::Mac, packet::Version, time::BootTime},
 };
 
 /// What a router is set to do.
@@ -16,14 +18,19 @@ pub struct Params {
     pub version: Version,
     /// Source address of this node's adverts; decides between equal priorities.
     pub local: IpAddr,
-    /// 1–254.
+    /// 1–255; tracking changes it ([`LocalEvent::Tracked`]). 255 is the addresses' owner, whom nothing keeps from
+    /// pre-empting.
     pub priority: u8,
     /// This node's advertisement interval: as master, and as long as no other master is heard.
     pub advert_int: Duration,
     /// Whether a living lower-priority master is pre-empted.
     pub preempt: Preempt,
-    /// What one advert buys: less than a peer's master-down time.
+    /// What one advert buys while no peer watches: less than a peer's master-down time.
     pub lease: Duration,
+    /// How a master is watched, and what lease a watched one keeps; `None`: by adverts alone.
+    pub probe: Option<Probe>,
+    /// Where nonces start; unpredictable, so that nobody off the path can answer.
+    pub seed: u64,
     /// Announcements.
     pub garp: Garp,
 }
@@ -66,6 +73,18 @@ pub enum Reason {
     LinkUp,
     /// The daemon stops.
     Stopped,
+    /// The master's lease ran out although its data plane answers: its daemon is frozen or dead.
+    MasterFrozen,
+    /// The master answers no probe, and its lease is over.
+    MasterGone,
+    /// The lease went to another router that asked for it.
+    HandedOver,
+    /// A peer was told that this node's lease had run out, and takes over.
+    Fenced,
+    /// A tracker with fault failed.
+    TrackerFailed,
+    /// All trackers pass again.
+    TrackersPass,
 }
 
 impl fmt::Display for Reason {
@@ -82,6 +101,12 @@ impl fmt::Display for Reason {
             Self::LinkDown => "the interface has no carrier",
             Self::LinkUp => "the interface has a carrier again",
             Self::Stopped => "stopped",
+            Self::MasterFrozen => "the master's lease ran out",
+            Self::MasterGone => "the master answers no probe",
+            Self::HandedOver => "handed over",
+            Self::Fenced => "a peer takes over the lease that ran out",
+            Self::TrackerFailed => "a tracker failed",
+            Self::TrackersPass => "all trackers pass again",
         })
     }
 }
@@ -99,8 +124,52 @@ pub enum LocalEvent {
     SendFailed,
     /// The lease of the last [`Action::TakeLease`] or [`Action::RenewLease`] could not be written.
     LeaseFailed,
+    /// What the trackers make of this node, from now on.
+    Tracked(Tracked),
     /// The daemon stops.
     Stop,
+}
+
+/// What the trackers of a virtual router come to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Tracked {
+    /// The configured priority with the weights of the trackers; 1–255.
+    pub priority: u8,
+    /// A tracker without a weight fails, or another member of the sync group: the router takes no part.
+    pub fault: bool,
+}
+
+/// What a viplb peer says outside of adverts (`lb_common::probe`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Message {
+    /// Its packet program's answer to a probe.
+    Answer {
+        /// That of the probe.
+        nonce: u64,
+        /// What its lease is worth.
+        standing: Standing,
+        /// Its hardware address.
+        mac: Mac,
+    },
+    /// It leaves and looks for a successor.
+    Offer {
+        /// Its hardware address.
+        mac: Mac,
+    },
+    /// It asks for the lease.
+    Request {
+        /// To be repeated in the grant.
+        nonce: u64,
+        /// Its priority.
+        priority: u8,
+        /// Its hardware address.
+        mac: Mac,
+    },
+    /// It has given the lease up in favour of this node.
+    Grant {
+        /// That of the request.
+        nonce: u64,
+    },
 }
 
 /// What the driver is to do, in this order.
@@ -123,6 +192,46 @@ pub enum Action {
     },
     /// The packet programs own nothing any more, from now on.
     DropLease,
+    /// Ask a peer's packet program for its lease.
+    Probe {
+        /// The peer.
+        to: IpAddr,
+        /// To be repeated in the answer.
+        nonce: u64,
+    },
+    /// Ask all peers who takes over.
+    Offer {
+        /// Of this offer.
+        nonce: u64,
+    },
+    /// Ask the owner for its lease.
+    Request {
+        /// The owner.
+        to: IpAddr,
+        /// To be repeated in the grant.
+        nonce: u64,
+    },
+    /// Tell a peer that the lease is its own now.
+    Grant {
+        /// The peer.
+        to: IpAddr,
+        /// That of its request.
+        nonce: u64,
+    },
+    /// Without a lease, what still comes for the addresses goes on to `to`.
+    Relay {
+        /// The new owner's hardware address.
+        to: Mac,
+        /// Until then.
+        until: BootTime,
+    },
+    /// What `from` relays is taken before the lease is there.
+    Delegate {
+        /// The old owner's hardware address.
+        from: Mac,
+        /// Until then.
+        until: BootTime,
+    },
     /// Announce every address this many times (gratuitous ARP).
     Announce {
         /// Announcements per address.
