@@ -45,7 +45,7 @@ pub const FORWARD: u8 = 0;
 /// Backend to client.
 pub const REVERSE: u8 = 1;
 
-/// A connection.
+/// A connection, or what passes between two UDP ports.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Flow {
@@ -107,7 +107,7 @@ pub const FIN_CLIENT: u8 = 1;
 /// The backend has sent FIN.
 pub const FIN_BACKEND: u8 = 2;
 
-/// Where a TCP connection stands, as the flags seen tell.
+/// Where a flow stands: a TCP connection as the flags seen tell, a UDP flow as its directions do.
 #[repr(u8)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Stage {
@@ -124,6 +124,10 @@ pub enum Stage {
     Closing = 4,
     /// RST was seen.
     Closed = 5,
+    /// UDP: the client has sent, the backend has not.
+    OneWay = 6,
+    /// UDP: both have sent.
+    TwoWay = 7,
 }
 
 impl Stage {
@@ -136,12 +140,15 @@ impl Stage {
             3 => Self::Established,
             4 => Self::Closing,
             5 => Self::Closed,
+            6 => Self::OneWay,
+            7 => Self::TwoWay,
             _ => Self::Free,
         }
     }
 
     /// How long a flow may be silent in this stage, ns. Established flows are given five days (what Linux's conntrack
-    /// gives): pools of database connections idle for hours, and a shorter time-out silently breaks them.
+    /// gives): pools of database connections idle for hours, and a shorter time-out silently breaks them. UDP flows are
+    /// given what conntrack gave them for most of its life (180 s, 120 s since Linux 5.0): some clients know no less.
     pub const fn timeout_ns(self) -> u64 {
         const S: u64 = 1_000_000_000;
         match self {
@@ -150,6 +157,8 @@ impl Stage {
             Self::Established => 5 * 24 * 3600 * S,
             Self::Closing => 60 * S,
             Self::Closed => 10 * S,
+            Self::OneWay => 30 * S,
+            Self::TwoWay => 180 * S,
         }
     }
 }

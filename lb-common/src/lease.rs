@@ -65,6 +65,24 @@ impl Lease {
     }
 }
 
+impl Lease {
+    /// What a peer that asks at `now` (boottime ns) is told, with all that follows from telling it: the time is noted, and
+    /// a term that has run out is fenced first. For the packet programs.
+    #[inline(always)]
+    pub fn tell(&mut self, now: u64) -> Standing {
+        self.probed = now;
+        let standing = self.standing(now);
+        if standing != Standing::Expired {
+            return standing;
+        }
+        let (term, fenced) = (&raw const self.term, &raw mut self.fenced);
+        // SAFETY: fields of a live element; volatile because the daemon may take the lease at this moment.
+        unsafe { fenced.write_volatile(term.read_volatile()) };
+        // If it has, the answer is about the new term.
+        self.standing(now)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -78,6 +96,19 @@ mod tests {
         assert_eq!(renewed_too_late.standing(200), Standing::Expired);
         let taken_anew = Lease { term: 8, ..renewed_too_late };
         assert_eq!(taken_anew.standing(200), Standing::Valid(100));
+    }
+
+    #[test]
+    fn telling_a_peer_that_the_lease_ran_out_is_a_promise() {
+        let mut lease = Lease { until: 100, term: 7, ..Lease::default() };
+        assert_eq!((lease.tell(40), lease.probed, lease.fenced), (Standing::Valid(60), 40, 0));
+        assert_eq!((lease.tell(100), lease.probed, lease.fenced), (Standing::Expired, 100, 7));
+        lease.until = 300;
+        assert_eq!(lease.tell(200), Standing::Expired, "renewed too late");
+        lease.term = 8;
+        assert_eq!((lease.tell(200), lease.fenced), (Standing::Valid(100), 7));
+        lease.until = 0;
+        assert_eq!((lease.tell(300), lease.fenced), (Standing::Released, 7), "nothing to fence");
     }
 
     #[test]

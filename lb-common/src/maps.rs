@@ -1,11 +1,11 @@
 //! Names and capacities of the maps: the schema that programs, daemon and a status command after a crash share.
 
 /// Number of the map layout. A daemon refuses pins of another number.
-pub const SCHEMA: u32 = 1;
+pub const SCHEMA: u32 = 2;
 
 /// `Addr → Vip`: virtual addresses.
 pub const VIPS: &str = "VIPS";
-/// `u32 → u64`: lease deadline of each virtual router, boottime ns; 0 = not owner.
+/// `u32 → Lease`: the lease of each virtual router; the daemon maps the array into its memory.
 pub const LEASES: &str = "LEASES";
 /// `ServiceKey → Service`.
 pub const SERVICES: &str = "SERVICES";

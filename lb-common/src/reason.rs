@@ -37,14 +37,14 @@ pub enum Kind {
     Forwarded,
     /// Answered by the program itself.
     Answered,
-    /// A connection refused with RST.
+    /// Refused: a connection with RST, a datagram in silence.
     Refused,
     /// Dropped.
     Dropped,
 }
 
 reasons! {
-    /// Not IPv4 and no ARP for a virtual address.
+    /// Neither IP nor ARP.
     OtherProtocol = 0, Passed, "other-protocol";
     /// Not addressed to a virtual address.
     NotVirtual = 1, Passed, "not-virtual";
@@ -52,7 +52,7 @@ reasons! {
     NoService = 2, Passed, "no-service";
     /// Addressed to another host's MAC (a flooding bridge, promiscuous mode).
     OtherHost = 3, Passed, "other-host";
-    /// IPv4 options: the node's own stack decides.
+    /// IPv4 options or IPv6 extension headers: the node's own stack decides.
     IpOptions = 4, Passed, "ip-options";
     /// Packet of a known flow, client to backend.
     Forwarded = 5, Forwarded, "forwarded";
@@ -92,6 +92,8 @@ reasons! {
     EgressPassed = 22, Passed, "egress-passed";
     /// The same SYN is being opened on another processor; the client retransmits into that flow.
     ConcurrentOpen = 23, Dropped, "concurrent-open";
+    /// A peer asked for the state of a lease.
+    ProbeAnswered = 24, Answered, "probe-answered";
 }
 
 /// Elements of the `REASONS` map.

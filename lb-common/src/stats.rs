@@ -17,7 +17,7 @@ layout!(Traffic = 16: packets, bytes);
 pub struct ServiceStats {
     /// New flows.
     pub flows: u64,
-    /// Answered with RST: no backend, no flow, table full, ports exhausted.
+    /// Refused for want of a backend, a known flow, a place in the table or a source port: TCP with RST, UDP in silence.
     pub refused: u64,
     /// Client to backend.
     pub forward: Traffic,

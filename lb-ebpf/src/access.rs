@@ -4,21 +4,30 @@
 //! and the verifier holds us to it.
 
 use aya_ebpf::{
-    helpers::{bpf_l4_csum_replace, bpf_skb_change_tail, bpf_skb_pull_data},
+    helpers::{
+        bpf_csum_update, bpf_l4_csum_replace, bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_pull_data,
+        bpf_skb_store_bytes,
+    },
     programs::TcContext,
 };
+use core::mem::MaybeUninit;
+
 use lb_common::checksum::fold;
 use lb_ebpf::{
-    packet::{Delivery, Packet, Plain},
-    parse::L4,
+    packet::{Checksum, Delivery, Packet, Plain},
+    parse::{L4, L4_V6},
 };
-use network_types::tcp::TcpHdr;
+use network_types::{eth::EtherType, tcp::TcpHdr};
 
 /// `BPF_F_PSEUDO_HDR`: the changed words are part of the pseudo-header, so that frames whose checksum is completed
 /// later (CHECKSUM_PARTIAL) need them too.
 const PSEUDO_HEADER: u64 = 1 << 4;
-/// Everything the core reads.
+/// `BPF_F_MARK_MANGLED_0`: a field of zero is left alone, and a sum of zero becomes 0xffff.
+const ZERO_IS_NONE: u64 = 1 << 5;
+/// All that the core reads directly.
 const HEADERS: u32 = (L4 + TcpHdr::LEN) as u32;
+/// Likewise in IPv6.
+const HEADERS_V6: u32 = (L4_V6 + TcpHdr::LEN) as u32;
 const PACKET_HOST: u32 = 0;
 const PACKET_BROADCAST: u32 = 1;
 const PACKET_MULTICAST: u32 = 2;
@@ -33,8 +42,11 @@ impl<'a> Frame<'a> {
     #[inline(always)]
     pub fn new(ctx: &'a TcContext) -> Self {
         let linear = ctx.data_end() - ctx.data();
-        if (linear as u32) < HEADERS && ctx.len() > linear as u32 {
-            let want = if ctx.len() < HEADERS { ctx.len() } else { HEADERS };
+        // SAFETY: a context field.
+        let v6 = unsafe { (*ctx.skb.skb).protocol } == EtherType::Ipv6 as u32;
+        let headers = if v6 { HEADERS_V6 } else { HEADERS };
+        if (linear as u32) < headers && ctx.len() > linear as u32 {
+            let want = if ctx.len() < headers { ctx.len() } else { headers };
             // SAFETY: the context is the one the program was called with. On failure the reads below find too little.
             unsafe { bpf_skb_pull_data(ctx.skb.skb, want) };
         }
@@ -104,9 +116,30 @@ impl Packet for Frame<'_> {
     }
 
     #[inline(always)]
-    fn update_l4_checksum(&mut self, offset: usize, pseudo: u16, body: u16) -> Option<()> {
-        self.replace(offset, pseudo, PSEUDO_HEADER)?;
-        self.replace(offset, body, 0)
+    fn load<T: Plain>(&self, offset: usize) -> Option<T> {
+        let mut value = MaybeUninit::<T>::uninit();
+        let (to, length) = (value.as_mut_ptr().cast(), size_of::<T>() as u32);
+        // SAFETY: the context is the one the program was called with; the helper fills the value or fails, and `Plain`
+        // allows any bit pattern.
+        unsafe {
+            let done = bpf_skb_load_bytes(self.ctx.skb.skb.cast(), offset as u32, to, length);
+            (done == 0).then(|| value.assume_init())
+        }
+    }
+
+    #[inline(always)]
+    fn store<T: Plain>(&mut self, offset: usize, value: &T) -> Option<()> {
+        let (from, length) = ((&raw const *value).cast(), size_of::<T>() as u32);
+        // SAFETY: the context is the one the program was called with; `Plain` has no padding.
+        let done = unsafe { bpf_skb_store_bytes(self.ctx.skb.skb, offset as u32, from, length, 0) };
+        (done == 0).then_some(())
+    }
+
+    #[inline(always)]
+    fn update_l4_checksum(&mut self, field: Checksum, pseudo: u16, body: u16) -> Option<()> {
+        let zero = if field.optional { ZERO_IS_NONE } else { 0 };
+        self.replace(field.offset, pseudo, PSEUDO_HEADER | zero)?;
+        self.replace(field.offset, body, zero)
     }
 
     /// One sequence for both kinds of frame. The field is first given the pseudo-header's sum P: what a frame that is
@@ -118,8 +151,15 @@ impl Packet for Frame<'_> {
         self.replace(offset, fold(2 * u32::from(pseudo) + u32::from(body)), 0)
     }
 
+    /// The kernel takes every change of a pseudo-header's addresses for one that IPv4's header checksum makes up for.
     #[inline(always)]
-    fn truncate(&mut self, length: u32) -> Option<()> {
+    fn amend_frame_sum(&mut self, delta: u16) {
+        // SAFETY: the context is the one the program was called with. It fails where there is no such sum: fine.
+        unsafe { bpf_csum_update(self.ctx.skb.skb, u32::from(delta.to_be())) };
+    }
+
+    #[inline(always)]
+    fn resize(&mut self, length: u32) -> Option<()> {
         // SAFETY: the context is the one the program was called with.
         (unsafe { bpf_skb_change_tail(self.ctx.skb.skb, length, 0) } == 0).then_some(())
     }

@@ -1,7 +1,7 @@
 //! New flows: pick a backend from the service's ring, claim a source port towards it, record the flow.
 
 use lb_common::{
-    addr::PROTO_TCP,
+    addr::PROTO_UDP,
     checksum::{delta, sum_addr, sum2},
     flow::{FORWARD, Flow, FlowKey, FlowRef, REVERSE, Stage},
     hash,
@@ -11,7 +11,7 @@ use lb_common::{
 
 use crate::{
     packet::Arrival,
-    parse::Ipv4,
+    parse::Ip,
     tables::{InsertError, Tables},
 };
 
@@ -19,11 +19,11 @@ use crate::{
 /// occupancy of the range 32 tries fail once in 1,300 (0.8³²).
 const PORT_TRIES: u32 = 32;
 
-/// Opens a flow for a SYN and gives its slot.
+/// Opens a flow for a SYN or a datagram and gives its slot.
 ///
 /// A function of its own in the kernel as well: inlined, the whole path would need more than the 512 bytes of stack.
 #[inline(never)]
-pub fn open<T: Tables>(ip: &Ipv4, service: &Service, t: &T, at: &Arrival) -> Result<u32, Reason> {
+pub fn open<T: Tables>(ip: &Ip, service: &Service, t: &T, at: &Arrival) -> Result<u32, Reason> {
     if service.ring_len == 0 {
         return Err(Reason::NoBackend);
     }
@@ -52,7 +52,7 @@ pub fn open<T: Tables>(ip: &Ipv4, service: &Service, t: &T, at: &Arrival) -> Res
 }
 
 #[inline(always)]
-fn fill(f: &mut Flow, ip: &Ipv4, service: &Service, backend: &Backend, now: u64) {
+fn fill(f: &mut Flow, ip: &Ip, service: &Service, backend: &Backend, now: u64) {
     f.client = ip.key.src;
     f.vip = ip.key.dst;
     f.backend = backend.addr;
@@ -72,9 +72,9 @@ fn fill(f: &mut Flow, ip: &Ipv4, service: &Service, backend: &Backend, now: u64)
         sum_addr(&service.snat) + sum_addr(&backend.addr),
     );
     f.generation = f.generation.wrapping_add(1);
-    f.proto = PROTO_TCP;
+    f.proto = ip.key.proto;
     f.flags = 0;
-    f.stage = Stage::SynSent as u8;
+    f.stage = if ip.key.proto == PROTO_UDP { Stage::OneWay } else { Stage::SynSent } as u8;
 }
 
 /// Enters both keys of a filled record, the reverse one with a free source port.

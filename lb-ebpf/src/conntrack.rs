@@ -6,16 +6,16 @@ use lb_common::{
 };
 
 use crate::{
-    parse::{Ipv4, Payload, Tcp, flag},
-    plan::{Nat, Plan},
+    parse::{Ip, Payload, Tcp, flag},
+    plan::Plan,
     tables::Tables,
 };
 
 /// The plan for a packet of a known flow; undecided if there is no such flow, or if the packet opens a new connection
 /// where an old one has ended.
 #[inline(always)]
-pub fn known<T: Tables>(ip: &Ipv4, t: &T, now: u64) -> Plan {
-    if ip.payload != Payload::Tcp {
+pub fn known<T: Tables>(ip: &Ip, t: &T, now: u64) -> Plan {
+    if !matches!(ip.payload, Payload::Tcp | Payload::Udp) {
         return Plan::undecided();
     }
     let tcp = &ip.tcp;
@@ -36,11 +36,15 @@ pub fn known<T: Tables>(ip: &Ipv4, t: &T, now: u64) -> Plan {
     if ip.ttl <= 1 {
         return Plan::drop(Reason::TtlExpired);
     }
-    advance(f, tcp, r.direction);
+    if ip.payload == Payload::Tcp {
+        advance(f, tcp, r.direction);
+    } else if r.direction == REVERSE {
+        f.stage = Stage::TwoWay as u8;
+    }
     f.seen = now;
     count(f, r.direction, ip.length, t);
     let reason = if r.direction == FORWARD { Reason::Forwarded } else { Reason::Returned };
-    Plan::nat(reason, rewrite(f, r.direction))
+    Plan::nat(reason, r.slot, r.direction)
 }
 
 /// Takes the keys from a flow that has ended, for a new connection of the same client port. Only the collector frees
@@ -79,7 +83,7 @@ fn advance(f: &mut Flow, tcp: &Tcp, direction: u8) {
 }
 
 #[inline(always)]
-fn count<T: Tables>(f: &Flow, direction: u8, length: u16, t: &T) {
+fn count<T: Tables>(f: &Flow, direction: u8, length: u32, t: &T) {
     if let Some(s) = t.service_stats(f.service) {
         let side = if direction == FORWARD { &mut s.forward } else { &mut s.reverse };
         side.count(u64::from(length));
@@ -87,31 +91,5 @@ fn count<T: Tables>(f: &Flow, direction: u8, length: u16, t: &T) {
     if let Some(b) = t.backend_stats(f.backend_id) {
         let side = if direction == FORWARD { &mut b.forward } else { &mut b.reverse };
         side.count(u64::from(length));
-    }
-}
-
-/// The rewrite of a packet of `f` in one direction.
-#[inline(always)]
-pub fn rewrite(f: &Flow, direction: u8) -> Nat {
-    if direction == FORWARD {
-        Nat {
-            src: f.snat.v4_word(),
-            dst: f.backend.v4_word(),
-            sport: f.snat_port,
-            dport: f.backend_port,
-            addr_delta: f.addr_delta,
-            port_delta: f.port_delta,
-            ifindex: f.backend_if,
-        }
-    } else {
-        Nat {
-            src: f.vip.v4_word(),
-            dst: f.client.v4_word(),
-            sport: f.vip_port,
-            dport: f.client_port,
-            addr_delta: !f.addr_delta,
-            port_delta: !f.port_delta,
-            ifindex: f.client_if,
-        }
     }
 }

@@ -79,13 +79,24 @@ mod programs {
         if !(slow || verdict.reason == Reason::NewFlow) || Kernel.settings().is_none_or(|s| s.log == 0) {
             return;
         }
+        let number = verdict.reason as u8;
+        if let Some([src, dst]) = addresses_v6(frame) {
+            info!(ctx, "{} if={} {:i} > {:i}", number, frame.ifindex(), src, dst);
+            return;
+        }
         // ARP has its sender's and target's addresses elsewhere, and not side by side.
         let [source, destination] = match frame.read::<[u8; 1]>(L3) {
             Some([b]) if b >> 4 == 4 => frame.read::<[[u8; 4]; 2]>(L3 + 12).unwrap_or_default(),
             _ => [frame.read(L3 + 14).unwrap_or_default(), frame.read(L3 + 24).unwrap_or_default()],
         };
         let (source, destination) = (u32::from_be_bytes(source), u32::from_be_bytes(destination));
-        info!(ctx, "{} if={} {:i} > {:i}", verdict.reason as u8, frame.ifindex(), source, destination);
+        info!(ctx, "{} if={} {:i} > {:i}", number, frame.ifindex(), source, destination);
+    }
+
+    #[inline(always)]
+    fn addresses_v6(frame: &Frame<'_>) -> Option<[[u8; 16]; 2]> {
+        let [version] = frame.read::<[u8; 1]>(L3)?;
+        if version >> 4 == 6 { frame.load(L3 + 8) } else { None }
     }
 }
 

@@ -10,6 +10,7 @@ use aya_ebpf::{
 use lb_common::{
     addr::Addr,
     flow::{Flow, FlowKey, FlowRef},
+    lease::Lease,
     maps::{
         DEFAULT_FLOWS, MAX_BACKENDS, MAX_INTERFACES, MAX_RING_SLOTS, MAX_ROUTERS, MAX_SERVICES, MAX_VIPS,
         MMAPABLE,
@@ -24,7 +25,7 @@ use lb_ebpf::tables::{InsertError, Tables};
 #[btf_map]
 static VIPS: HashMap<Addr, Vip, MAX_VIPS> = HashMap::new();
 #[btf_map]
-static LEASES: Array<u64, MAX_ROUTERS> = Array::new();
+static LEASES: Array<Lease, MAX_ROUTERS, MMAPABLE> = Array::new();
 #[btf_map]
 static SERVICES: HashMap<ServiceKey, Service, MAX_SERVICES> = HashMap::new();
 #[btf_map]
@@ -68,9 +69,9 @@ impl Tables for Kernel {
     }
 
     #[inline(always)]
-    fn lease(&self, router: u32) -> u64 {
-        // SAFETY: a live array element; volatile because the daemon writes it.
-        LEASES.get_ptr(router).map_or(0, |p| unsafe { p.read_volatile() })
+    fn lease(&self, router: u32) -> Option<&mut Lease> {
+        // SAFETY: a live array element, of which the daemon writes other words than the core.
+        LEASES.get_ptr_mut(router).map(|p| unsafe { &mut *p })
     }
 
     #[inline(always)]

@@ -3,7 +3,8 @@
 //! A front end differs in more than memory: XDP edits a checksum in place, TC has to go through the kernel's helper or
 //! frames whose checksum is still to be completed (CHECKSUM_PARTIAL) break. So the checksum is an operation here.
 
-use network_types::{arp::ArpHdr, eth::EthHdr, icmp::Icmpv4Hdr, ip::Ipv4Hdr, tcp::TcpHdr};
+use lb_common::addr::Addr;
+use network_types::{arp::ArpHdr, eth::EthHdr, icmp::Icmpv4Hdr, ip::Ipv4Hdr, tcp::TcpHdr, udp::UdpHdr};
 
 /// A frame starting at its Ethernet header.
 pub trait Packet {
@@ -19,16 +20,35 @@ pub trait Packet {
     /// Copies a header in; `None` beyond the end. The caller keeps checksums right.
     fn write<T: Plain>(&mut self, offset: usize, value: &T) -> Option<()>;
 
-    /// Updates the layer-4 checksum field at `offset` after words changed: `pseudo` is the delta of addresses (part of
-    /// the pseudo-header), `body` the delta of everything else. Call it before writing the changed words.
-    fn update_l4_checksum(&mut self, offset: usize, pseudo: u16, body: u16) -> Option<()>;
+    /// As [`read`](Self::read), for pieces of 16 bytes and more: cheaper there, and free of the frame's linear part.
+    fn load<T: Plain>(&self, offset: usize) -> Option<T>;
+
+    /// As [`write`](Self::write), likewise.
+    fn store<T: Plain>(&mut self, offset: usize, value: &T) -> Option<()>;
+
+    /// Updates a layer-4 checksum after words changed: `pseudo` is the delta of addresses (part of the pseudo-header),
+    /// `body` the delta of everything else. Call it before writing the changed words.
+    fn update_l4_checksum(&mut self, field: Checksum, pseudo: u16, body: u16) -> Option<()>;
 
     /// Sets the layer-4 checksum field at `offset` of a header written from scratch: `pseudo` is the folded sum of the
     /// pseudo-header, `body` that of header and data with the field zero.
     fn set_l4_checksum(&mut self, offset: usize, pseudo: u16, body: u16) -> Option<()>;
 
-    /// Cuts the frame to `length` bytes.
-    fn truncate(&mut self, length: u32) -> Option<()>;
+    /// Says that words of an IPv6 header changed by `delta`: no header checksum makes up for them in a sum that the
+    /// hardware has formed of the whole frame.
+    fn amend_frame_sum(&mut self, delta: u16);
+
+    /// Cuts the frame to `length` bytes, or lengthens it with zeros.
+    fn resize(&mut self, length: u32) -> Option<()>;
+}
+
+/// A layer-4 checksum field.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Checksum {
+    /// Where it is in the frame.
+    pub offset: usize,
+    /// UDP's: zero means that there is none, so that none stays none, and a sum of zero is sent as 0xffff (RFC 768).
+    pub optional: bool,
 }
 
 /// When and where a frame came in.
@@ -70,8 +90,14 @@ unsafe impl Plain for TcpHdr {}
 unsafe impl Plain for ArpHdr {}
 // SAFETY: repr(C) of byte arrays.
 unsafe impl Plain for Icmpv4Hdr {}
+// SAFETY: repr(C) of byte arrays.
+unsafe impl Plain for UdpHdr {}
+// SAFETY: sixteen bytes, each.
+unsafe impl Plain for [Addr; 2] {}
+// SAFETY: sixteen bytes.
+unsafe impl Plain for Addr {}
 // SAFETY: repr(C) of byte arrays and a u16 at an even offset.
 unsafe impl Plain for EthHdr {}
 
 const _: () = assert!(size_of::<EthHdr>() == 14 && size_of::<Ipv4Hdr>() == 20 && size_of::<TcpHdr>() == 20);
-const _: () = assert!(size_of::<ArpHdr>() == 28 && size_of::<Icmpv4Hdr>() == 8);
+const _: () = assert!(size_of::<ArpHdr>() == 28 && size_of::<Icmpv4Hdr>() == 8 && size_of::<UdpHdr>() == 8);

@@ -1,22 +1,25 @@
-//! Frame → headers, copied out. Offsets are constants (IPv4 options go to the node's stack), which is what the
-//! verifier likes best; nothing here judges a packet that may not be meant for a virtual address.
+//! Frame → headers, copied out. Offsets are constants (packets with IPv4 options or IPv6 extension headers go to the node's
+//! stack), which is what the verifier likes best; nothing here judges a packet that may not be meant for a virtual address.
 
-use lb_common::addr::{Addr, PROTO_ICMP, PROTO_TCP, Port};
+use lb_common::addr::{Addr, PROTO_ICMP, PROTO_ICMPV6, PROTO_TCP, PROTO_UDP, Port};
 use lb_common::flow::FlowKey;
 use network_types::{
     arp::ArpHdr,
     eth::{EthHdr, EtherType},
     icmp::Icmpv4Hdr,
-    ip::Ipv4Hdr,
+    ip::{Ipv4Hdr, Ipv6Hdr},
     tcp::TcpHdr,
+    udp::UdpHdr,
 };
 
 use crate::packet::Packet;
 
 /// Offset of the network header.
 pub const L3: usize = EthHdr::LEN;
-/// Offset of the transport header.
+/// Offset of the transport header in IPv4.
 pub const L4: usize = L3 + Ipv4Hdr::LEN;
+/// Offset of the transport header in IPv6.
+pub const L4_V6: usize = L3 + Ipv6Hdr::LEN;
 
 /// TCP flag bits (byte 13 of the header).
 pub mod flag {
@@ -34,37 +37,51 @@ pub mod flag {
 pub enum Parsed {
     /// ARP for IPv4 over Ethernet.
     Arp(ArpHdr),
-    /// IPv4.
-    Ipv4(Ipv4),
+    /// IPv4 or IPv6.
+    Ip(Ip),
     /// Anything else.
     Other,
 }
 
-/// An IPv4 packet.
+/// An IP packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Ipv4 {
-    /// Addresses, and ports where the payload is TCP (else 0): the key under which a flow would be known.
+pub struct Ip {
+    /// Addresses, and ports where the payload is TCP or UDP (else 0): the key under which a flow would be known.
     pub key: FlowKey,
     /// Length of the IP packet by its header.
-    pub length: u16,
-    /// Time to live.
+    pub length: u32,
+    /// Time to live, or hop limit.
     pub ttl: u8,
+    /// IPv6.
+    pub v6: bool,
     /// What follows.
     pub payload: Payload,
     /// The TCP header, if that is what follows.
     pub tcp: Tcp,
 }
 
-/// What an IPv4 packet carries.
+impl Ip {
+    /// Offset of the transport header.
+    #[inline(always)]
+    pub const fn l4(&self) -> usize {
+        if self.v6 { L4_V6 } else { L4 }
+    }
+}
+
+/// What an IP packet carries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Payload {
     /// A whole TCP segment (its data may lie beyond the frame's linear part).
     Tcp,
-    /// ICMP echo request.
+    /// A whole UDP datagram, likewise.
+    Udp,
+    /// ICMP or ICMPv6 echo request.
     EchoRequest,
+    /// Neighbour solicitation (RFC 4861 section 4.3) that never crossed a router.
+    Solicitation,
     /// A fragment; headers beyond IP are not looked at.
     Fragment,
-    /// An IPv4 header longer than 20 bytes.
+    /// An IPv4 header longer than 20 bytes, or IPv6 extension headers.
     Options,
     /// Headers cut short or contradictory.
     Malformed,
@@ -106,8 +123,13 @@ pub fn parse<P: Packet>(p: &P) -> Parsed {
     let ether_type = eth.ether_type;
     if ether_type == EtherType::Ipv4 as u16 {
         match p.read::<Ipv4Hdr>(L3) {
-            Some(ip) if ip.vihl >> 4 == 4 => Parsed::Ipv4(ipv4(p, &ip)),
+            Some(ip) if ip.vihl >> 4 == 4 => Parsed::Ip(ipv4(p, &ip)),
             _ => Parsed::Other,
+        }
+    } else if ether_type == EtherType::Ipv6 as u16 {
+        match ipv6(p) {
+            Some(ip) => Parsed::Ip(ip),
+            None => Parsed::Other,
         }
     } else if ether_type == EtherType::Arp as u16 {
         match p.read::<ArpHdr>(L3) {
@@ -122,9 +144,9 @@ pub fn parse<P: Packet>(p: &P) -> Parsed {
 }
 
 #[inline(always)]
-fn ipv4<P: Packet>(p: &P, h: &Ipv4Hdr) -> Ipv4 {
-    let length = u16::from_be_bytes(h.tot_len);
-    let mut ip = Ipv4 {
+fn ipv4<P: Packet>(p: &P, h: &Ipv4Hdr) -> Ip {
+    let length = u32::from(u16::from_be_bytes(h.tot_len));
+    let mut ip = Ip {
         key: FlowKey {
             src: Addr::v4(h.src_addr),
             dst: Addr::v4(h.dst_addr),
@@ -133,6 +155,7 @@ fn ipv4<P: Packet>(p: &P, h: &Ipv4Hdr) -> Ipv4 {
         },
         length,
         ttl: h.ttl,
+        v6: false,
         payload: Payload::Other,
         tcp: Tcp::default(),
     };
@@ -142,10 +165,12 @@ fn ipv4<P: Packet>(p: &P, h: &Ipv4Hdr) -> Ipv4 {
         Payload::Options
     } else if fragment {
         Payload::Fragment
-    } else if (length as u32) < Ipv4Hdr::LEN as u32 || L3 as u32 + length as u32 > p.length() {
+    } else if length < Ipv4Hdr::LEN as u32 || L3 as u32 + length > p.length() {
         Payload::Malformed
     } else if h.proto == PROTO_TCP {
-        tcp(p, &mut ip)
+        tcp(p, &mut ip, L4)
+    } else if h.proto == PROTO_UDP {
+        udp(p, &mut ip, L4)
     } else if h.proto == PROTO_ICMP {
         icmp(p)
     } else {
@@ -154,13 +179,59 @@ fn ipv4<P: Packet>(p: &P, h: &Ipv4Hdr) -> Ipv4 {
     ip
 }
 
+/// An IPv6 packet. Of extension headers only the first one's kind is looked at: none of the payloads that matter here is
+/// sent with any, but for fragments.
 #[inline(always)]
-fn tcp<P: Packet>(p: &P, ip: &mut Ipv4) -> Payload {
-    let Some(h) = p.read::<TcpHdr>(L4) else { return Payload::Malformed };
+fn ipv6<P: Packet>(p: &P) -> Option<Ip> {
+    const FRAGMENT: u8 = 44;
+    // Version and so on, payload length, next header, hop limit.
+    let [vcf, _, _, _, high, low, next, hops] = p.read::<[u8; 8]>(L3)?;
+    if vcf >> 4 != 6 {
+        return None;
+    }
+    // Both addresses in one piece: byte by byte they would cost more than the call.
+    let [src, dst] = p.load::<[Addr; 2]>(L3 + 8)?;
+    let length = Ipv6Hdr::LEN as u32 + u32::from(u16::from_be_bytes([high, low]));
+    let mut ip = Ip {
+        key: FlowKey { src, dst, proto: next, ..FlowKey::default() },
+        length,
+        ttl: hops,
+        v6: true,
+        payload: Payload::Other,
+        tcp: Tcp::default(),
+    };
+    ip.payload = if next == FRAGMENT {
+        Payload::Fragment
+    } else if is_extension(next) {
+        Payload::Options
+    } else if L3 as u32 + length > p.length() {
+        Payload::Malformed
+    } else if next == PROTO_TCP {
+        tcp(p, &mut ip, L4_V6)
+    } else if next == PROTO_UDP {
+        udp(p, &mut ip, L4_V6)
+    } else if next == PROTO_ICMPV6 {
+        icmpv6(p, &ip)
+    } else {
+        Payload::Other
+    };
+    Some(ip)
+}
+
+/// Hop-by-hop options, routing, authentication, destination options, mobility, HIP, shim6 (RFC 7045 section 4); what is
+/// encrypted (ESP) is a payload of its own.
+#[inline(always)]
+const fn is_extension(next: u8) -> bool {
+    matches!(next, 0 | 43 | 51 | 60 | 135 | 139 | 140)
+}
+
+#[inline(always)]
+fn tcp<P: Packet>(p: &P, ip: &mut Ip, l4: usize) -> Payload {
+    let Some(h) = p.read::<TcpHdr>(l4) else { return Payload::Malformed };
     // Data offset and flags: network-types gives them bit by bit, which costs too much here.
-    let Some([doff, flags]) = p.read::<[u8; 2]>(L4 + 12) else { return Payload::Malformed };
+    let Some([doff, flags]) = p.read::<[u8; 2]>(l4 + 12) else { return Payload::Malformed };
     let header = u32::from(doff >> 4) * 4;
-    let segment = u32::from(ip.length) - Ipv4Hdr::LEN as u32;
+    let segment = ip.length - (l4 - L3) as u32;
     if header < TcpHdr::LEN as u32 || header > segment {
         return Payload::Malformed;
     }
@@ -174,10 +245,37 @@ fn tcp<P: Packet>(p: &P, ip: &mut Ipv4) -> Payload {
 }
 
 #[inline(always)]
+fn udp<P: Packet>(p: &P, ip: &mut Ip, l4: usize) -> Payload {
+    let Some(h) = p.read::<UdpHdr>(l4) else { return Payload::Malformed };
+    let length = u32::from(u16::from_be_bytes(h.len));
+    // An offloaded train of datagrams carries the first one's length or the whole's.
+    if length < UdpHdr::LEN as u32 || length > ip.length - (l4 - L3) as u32 {
+        return Payload::Malformed;
+    }
+    ip.key.sport = Port(h.src);
+    ip.key.dport = Port(h.dst);
+    Payload::Udp
+}
+
+#[inline(always)]
 fn icmp<P: Packet>(p: &P) -> Payload {
     const ECHO_REQUEST: [u8; 2] = [8, 0];
     match p.read::<Icmpv4Hdr>(L4) {
         Some(h) if [h.type_, h.code] == ECHO_REQUEST => Payload::EchoRequest,
+        Some(_) => Payload::Other,
+        None => Payload::Malformed,
+    }
+}
+
+#[inline(always)]
+fn icmpv6<P: Packet>(p: &P, ip: &Ip) -> Payload {
+    const ECHO_REQUEST: [u8; 2] = [128, 0];
+    const SOLICITATION: [u8; 2] = [135, 0];
+    /// Header, reserved word and target.
+    const SOLICITATION_LEN: u32 = (Ipv6Hdr::LEN + 24) as u32;
+    match p.read::<[[u8; 2]; 4]>(L4_V6) {
+        Some([ECHO_REQUEST, ..]) => Payload::EchoRequest,
+        Some([SOLICITATION, ..]) if ip.ttl == 255 && ip.length >= SOLICITATION_LEN => Payload::Solicitation,
         Some(_) => Payload::Other,
         None => Payload::Malformed,
     }

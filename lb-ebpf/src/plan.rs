@@ -1,6 +1,7 @@
 //! What was decided about a packet, as data; and what the front end is to do with it afterwards.
 
-use lb_common::addr::{Mac, Port};
+use lb_common::addr::Mac;
+use lb_common::probe::State;
 use lb_common::reason::Reason;
 
 /// A decision. One flat structure, every field always set: from an enum with payloads the compiler copies fields that the
@@ -11,12 +12,20 @@ pub struct Plan {
     pub step: Step,
     /// What to count.
     pub reason: Reason,
-    /// For [`Step::Nat`].
-    pub nat: Nat,
+    /// The packet is IPv6.
+    pub v6: bool,
+    /// For [`Step::Nat`]: [`FORWARD`](lb_common::flow::FORWARD) or [`REVERSE`](lb_common::flow::REVERSE).
+    pub direction: u8,
+    /// For [`Step::Nat`]: the flow's record.
+    pub slot: u32,
     /// For [`Step::Reset`].
     pub reset: Reset,
-    /// For [`Step::ArpReply`].
+    /// For [`Step::ArpReply`] and [`Step::ProbeAnswer`].
     pub mac: Mac,
+    /// For [`Step::ProbeAnswer`].
+    pub state: State,
+    /// For [`Step::ProbeAnswer`]: rest of the lease, ns.
+    pub rest: u64,
 }
 
 /// What to do with a packet.
@@ -28,7 +37,7 @@ pub enum Step {
     Pass,
     /// Drop it.
     Drop,
-    /// Rewrite it and send it on.
+    /// Rewrite it as its flow's record says and send it on.
     Nat,
     /// Answer with a TCP reset.
     Reset,
@@ -36,21 +45,24 @@ pub enum Step {
     Echo,
     /// Turn an ARP request into its reply.
     ArpReply,
+    /// Turn a peer's probe into its answer.
+    ProbeAnswer,
 }
 
 impl Plan {
     #[inline(always)]
     const fn of(step: Step, reason: Reason) -> Self {
-        const NAT: Nat = Nat {
-            src: 0,
-            dst: 0,
-            sport: Port([0; 2]),
-            dport: Port([0; 2]),
-            addr_delta: 0,
-            port_delta: 0,
-            ifindex: 0,
-        };
-        Self { step, reason, nat: NAT, reset: Reset { seq: 0, ack: 0, flags: 0 }, mac: Mac([0; 6]) }
+        Self {
+            step,
+            reason,
+            v6: false,
+            direction: 0,
+            slot: 0,
+            reset: Reset { seq: 0, ack: 0, flags: 0 },
+            mac: Mac([0; 6]),
+            state: State::Unknown,
+            rest: 0,
+        }
     }
 
     /// Not decided here.
@@ -71,10 +83,10 @@ impl Plan {
         Self::of(Step::Drop, reason)
     }
 
-    /// Rewrites it and sends it on.
+    /// Rewrites it in the `direction` of the flow in `slot` and sends it on.
     #[inline(always)]
-    pub const fn nat(reason: Reason, nat: Nat) -> Self {
-        Self { nat, ..Self::of(Step::Nat, reason) }
+    pub const fn nat(reason: Reason, slot: u32, direction: u8) -> Self {
+        Self { slot, direction, ..Self::of(Step::Nat, reason) }
     }
 
     /// Answers with a reset.
@@ -94,25 +106,12 @@ impl Plan {
     pub const fn arp_reply(mac: Mac) -> Self {
         Self { mac, ..Self::of(Step::ArpReply, Reason::ArpAnswered) }
     }
-}
 
-/// New addresses and ports of a packet.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Nat {
-    /// New source address, its bytes as they lie in memory (a word, so that it travels in a register).
-    pub src: u32,
-    /// New destination address, likewise.
-    pub dst: u32,
-    /// New source port.
-    pub sport: Port,
-    /// New destination port.
-    pub dport: Port,
-    /// Checksum delta of the addresses.
-    pub addr_delta: u16,
-    /// Checksum delta of the ports.
-    pub port_delta: u16,
-    /// Interface to leave by.
-    pub ifindex: u32,
+    /// Answers a peer's probe.
+    #[inline(always)]
+    pub const fn probe_answer(mac: Mac, state: State, rest: u64) -> Self {
+        Self { mac, state, rest, ..Self::of(Step::ProbeAnswer, Reason::ProbeAnswered) }
+    }
 }
 
 /// Numbers of a reset (RFC 9293 section 3.10.7.1).

@@ -5,6 +5,7 @@ use etherparse::{NetHeaders, PacketBuilder, PacketHeaders, TransportHeader};
 use lb_common::{
     addr::{Addr, Mac, Port},
     flow::{FORWARD, REVERSE, Stage},
+    lease::Lease,
     reason::{Kind, Reason},
     service::{Backend, Interface, Service, ServiceKey, Vip},
     settings::SnatPorts,
@@ -78,7 +79,7 @@ fn tables() -> Memory {
     let mut m = Memory::new(FLOWS);
     m.settings.snat_ports = SnatPorts { low_first: 2000, low_last: 2003, high_first: 1, high_last: 0 };
     m.vips.insert(Addr::v4(address(VIP)), Vip { router: 0 });
-    m.leases.insert(0, u64::MAX);
+    m.set_lease(0, lease(u64::MAX));
     m.interfaces.insert(1, Interface { mac: Mac([2; 6]), pad: [0; 2] });
     let key = ServiceKey { addr: Addr::v4(address(VIP)), port: Port::new(PORT), proto: 6, pad: [0; 5] };
     m.services
@@ -89,6 +90,10 @@ fn tables() -> Memory {
         m.backends.insert(u32::from(i), Backend { addr, ifindex: 1, port: Port::new(PORT), pad: [0; 2] });
     }
     m
+}
+
+fn lease(until: u64) -> Lease {
+    Lease { until, term: 1, ..Lease::default() }
 }
 
 fn check_pairs(m: &Memory) {
@@ -158,7 +163,7 @@ proptest! {
     #[test]
     fn without_the_lease_nothing_leaves_and_nothing_changes(segments in prop::collection::vec(segment(), 1..20)) {
         let mut m = tables();
-        m.leases.insert(0, 5);
+        m.set_lease(0, lease(5));
         for s in &segments {
             let mut b = Buffer::new(frame(s));
             let v = handle(&mut b, &m, &Arrival { now: 5, ifindex: 1 });

@@ -3,6 +3,7 @@
 use lb_common::{
     addr::Addr,
     flow::{Flow, FlowKey, FlowRef},
+    lease::Lease,
     reason::Reason,
     service::{Backend, Interface, Service, ServiceKey, Vip},
     settings::Settings,
@@ -29,8 +30,8 @@ pub trait Tables {
     fn settings(&self) -> Option<&Settings>;
     /// A virtual address.
     fn vip(&self, addr: &Addr) -> Option<&Vip>;
-    /// Lease deadline of a virtual router, boottime ns; 0 when unknown.
-    fn lease(&self, router: u32) -> u64;
+    /// The lease of a virtual router.
+    fn lease(&self, router: u32) -> Option<&mut Lease>;
     /// A service.
     fn service(&self, key: &ServiceKey) -> Option<&Service>;
     /// Backend index in a ring slot.
@@ -65,6 +66,6 @@ pub trait Tables {
     /// Whether this node may act for addresses of `router` at `now`: the daemon has renewed the lease recently enough.
     #[inline(always)]
     fn owns(&self, router: u32, now: u64) -> bool {
-        now < self.lease(router)
+        self.lease(router).is_some_and(|lease| lease.is_valid(now))
     }
 }

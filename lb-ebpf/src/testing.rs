@@ -10,13 +10,14 @@ use lb_common::{
     addr::Addr,
     checksum::{fold, update},
     flow::{Flow, FlowKey, FlowRef},
+    lease::Lease,
     reason::{REASON_SLOTS, Reason},
     service::{Backend, Interface, Service, ServiceKey, Vip},
     settings::Settings,
     stats::{BackendStats, ServiceStats},
 };
 
-use crate::packet::{Delivery, Packet, Plain};
+use crate::packet::{Checksum, Delivery, Packet, Plain};
 use crate::tables::{InsertError, Tables};
 
 /// A frame in memory.
@@ -64,15 +65,29 @@ impl Packet for Buffer {
         Some(())
     }
 
-    fn update_l4_checksum(&mut self, offset: usize, pseudo: u16, body: u16) -> Option<()> {
-        self.checksum(offset, |c| update(update(c, pseudo), body))
+    fn load<T: Plain>(&self, offset: usize) -> Option<T> {
+        self.read(offset)
+    }
+
+    fn store<T: Plain>(&mut self, offset: usize, value: &T) -> Option<()> {
+        self.write(offset, value)
+    }
+
+    fn update_l4_checksum(&mut self, field: Checksum, pseudo: u16, body: u16) -> Option<()> {
+        self.checksum(field.offset, |c| match update(update(c, pseudo), body) {
+            _ if field.optional && c == 0 => 0,
+            0 if field.optional => 0xffff,
+            sum => sum,
+        })
     }
 
     fn set_l4_checksum(&mut self, offset: usize, pseudo: u16, body: u16) -> Option<()> {
         self.checksum(offset, |_| !fold(u32::from(pseudo) + u32::from(body)))
     }
 
-    fn truncate(&mut self, length: u32) -> Option<()> {
+    fn amend_frame_sum(&mut self, _: u16) {}
+
+    fn resize(&mut self, length: u32) -> Option<()> {
         self.bytes.resize(length as usize, 0);
         Some(())
     }
@@ -84,8 +99,7 @@ pub struct Memory {
     pub settings: Settings,
     /// Virtual addresses.
     pub vips: HashMap<Addr, Vip>,
-    /// Lease deadlines by router.
-    pub leases: HashMap<u32, u64>,
+    leases: HashMap<u32, UnsafeCell<Lease>>,
     /// Services.
     pub services: HashMap<ServiceKey, Service>,
     /// Ring slots.
@@ -131,6 +145,16 @@ impl Memory {
         }
     }
 
+    /// Sets the lease of a router.
+    pub fn set_lease(&mut self, router: u32, lease: Lease) {
+        self.leases.insert(router, UnsafeCell::new(lease));
+    }
+
+    /// A copy of the lease of a router.
+    pub fn lease_of(&self, router: u32) -> Lease {
+        self.lease(router).copied().unwrap_or_default()
+    }
+
     /// Times a packet ended in `reason`.
     pub fn counted(&self, reason: Reason) -> u64 {
         self.reasons.borrow()[reason as usize]
@@ -164,8 +188,9 @@ impl Tables for Memory {
         self.vips.get(addr)
     }
 
-    fn lease(&self, router: u32) -> u64 {
-        self.leases.get(&router).copied().unwrap_or(0)
+    fn lease(&self, router: u32) -> Option<&mut Lease> {
+        // SAFETY: single thread; the core holds one at a time.
+        self.leases.get(&router).map(|l| unsafe { &mut *l.get() })
     }
 
     fn service(&self, key: &ServiceKey) -> Option<&Service> {

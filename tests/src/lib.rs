@@ -15,6 +15,7 @@ pub mod lab;
 pub mod netns;
 pub mod node;
 pub mod packets;
+pub mod pair;
 pub mod proc;
 pub mod screen;
 pub mod sql;

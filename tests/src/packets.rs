@@ -1,20 +1,30 @@
 //! Frames for packet cases, built by code, and an independent judgement of what comes out.
 //!
-//! The world of the cases: client .100, virtual address .201 with a service on 3306, backends .2–.4. Frames are built and
-//! re-parsed by etherparse, which shares nothing with the packet path.
+//! The world of the cases, in each family: a client, a virtual address with a service on 3306, backends. Frames are built
+//! and re-parsed by etherparse, which shares nothing with the packet path.
 
-use etherparse::{NetHeaders, PacketBuilder, PacketHeaders, TransportHeader};
+mod link;
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use etherparse::{NetHeaders, PacketBuilder, PacketBuilderStep, PacketHeaders, TransportHeader};
 use lb_common::{
-    addr::{Addr, Mac, Port},
+    addr::{Mac, PROTO_TCP, PROTO_UDP, Port},
     service::{Backend, Interface},
     settings::{Settings, SnatPorts},
 };
 use lb_userspace::datapath::tables::{Desired, DesiredService};
 
+pub use link::*;
+
 /// The client.
-pub const CLIENT: [u8; 4] = [172, 18, 0, 100];
+pub const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(172, 18, 0, 100));
 /// The virtual address.
-pub const VIP: [u8; 4] = [172, 18, 0, 201];
+pub const VIP: IpAddr = IpAddr::V4(Ipv4Addr::new(172, 18, 0, 201));
+/// The client, in IPv6.
+pub const CLIENT6: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfd12, 0, 0, 0, 0, 0, 0, 0x100));
+/// The virtual address, in IPv6.
+pub const VIP6: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfd12, 0, 0, 0, 0xa, 0xbc, 0xdef0, 0x1234));
 /// The service's port.
 pub const PORT: u16 = 3306;
 /// The client's hardware address.
@@ -27,30 +37,85 @@ pub const REPLY_MAC: Mac = Mac([2, 0, 0, 0, 0, 7]);
 pub const LO: u32 = 1;
 
 /// Address of backend `i`, from 0.
-pub fn backend(i: u8) -> [u8; 4] {
-    [172, 18, 0, 2 + i]
+pub fn backend(i: u8) -> IpAddr {
+    Ipv4Addr::new(172, 18, 0, 2 + i).into()
+}
+
+/// An address family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+/// Both.
+pub const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
+
+impl Family {
+    /// The client.
+    pub fn client(self) -> IpAddr {
+        if self == Self::V4 { CLIENT } else { CLIENT6 }
+    }
+
+    /// The virtual address.
+    pub fn vip(self) -> IpAddr {
+        if self == Self::V4 { VIP } else { VIP6 }
+    }
+
+    /// Address of backend `i`, from 0.
+    pub fn backend(self, i: u8) -> IpAddr {
+        match self {
+            Self::V4 => backend(i),
+            Self::V6 => Ipv6Addr::new(0xfd12, 0, 0, 0, 0, 0, 0, 2 + u16::from(i)).into(),
+        }
+    }
+
+    /// Tables with one TCP service and `n` backends that are up.
+    pub fn world(self, n: u8) -> Desired {
+        let port = Port::new(PORT);
+        let backend = |i| Backend { addr: self.backend(i).into(), ifindex: LO, port, pad: [0; 2] };
+        let vip = self.vip().into();
+        Desired {
+            settings: Settings {
+                schema: lb_common::maps::SCHEMA,
+                snat_ports: SnatPorts::around(32768, 60999),
+                ..Settings::default()
+            },
+            vips: vec![(vip, 0)],
+            interfaces: vec![(LO, Interface { mac: REPLY_MAC, pad: [0; 2] })],
+            backends: (0..n.max(1)).map(backend).collect(),
+            services: vec![DesiredService {
+                addr: vip,
+                port,
+                proto: PROTO_TCP,
+                router: 0,
+                snat: vip,
+                ring: (0..u32::from(n)).collect(),
+            }],
+        }
+    }
+
+    /// Likewise with a UDP service.
+    pub fn udp_world(self, n: u8) -> Desired {
+        let mut world = self.world(n);
+        world.services[0].proto = PROTO_UDP;
+        world
+    }
 }
 
 /// Tables with one service and `n` backends that are up.
 pub fn world(n: u8) -> Desired {
-    Desired {
-        settings: Settings {
-            schema: lb_common::maps::SCHEMA,
-            snat_ports: SnatPorts::around(32768, 60999),
-            ..Settings::default()
-        },
-        vips: vec![(Addr::v4(VIP), 0)],
-        interfaces: vec![(LO, Interface { mac: REPLY_MAC, pad: [0; 2] })],
-        backends: (0..n.max(1))
-            .map(|i| Backend { addr: Addr::v4(backend(i)), ifindex: LO, port: Port::new(PORT), pad: [0; 2] })
-            .collect(),
-        services: vec![DesiredService {
-            addr: Addr::v4(VIP),
-            port: Port::new(PORT),
-            router: 0,
-            snat: Addr::v4(VIP),
-            ring: (0..u32::from(n)).collect(),
-        }],
+    Family::V4.world(n)
+}
+
+fn builder(src: IpAddr, dst: IpAddr, ttl: u8) -> PacketBuilderStep<etherparse::IpHeaders> {
+    let b = PacketBuilder::ethernet2(CLIENT_MAC, HOST_MAC);
+    match (src, dst) {
+        (IpAddr::V4(src), IpAddr::V4(dst)) => b.ipv4(src.octets(), dst.octets(), ttl),
+        (IpAddr::V6(src), IpAddr::V6(dst)) => b.ipv6(src.octets(), dst.octets(), ttl),
+        _ => panic!("two families: {src}, {dst}"),
     }
 }
 
@@ -58,9 +123,9 @@ pub fn world(n: u8) -> Desired {
 #[derive(Debug, Clone)]
 pub struct Segment {
     /// Source address and port.
-    pub src: ([u8; 4], u16),
+    pub src: (IpAddr, u16),
     /// Destination address and port.
-    pub dst: ([u8; 4], u16),
+    pub dst: (IpAddr, u16),
     /// Sequence number.
     pub seq: u32,
     /// Acknowledgement number, set with ACK.
@@ -71,7 +136,7 @@ pub struct Segment {
     pub fin: bool,
     /// RST.
     pub rst: bool,
-    /// Time to live.
+    /// Time to live, or hop limit.
     pub ttl: u8,
     /// Data.
     pub data: Vec<u8>,
@@ -80,9 +145,14 @@ pub struct Segment {
 impl Segment {
     /// From the client's `port` to the service.
     pub fn from_client(port: u16) -> Self {
+        Self::of(Family::V4, port)
+    }
+
+    /// From a client's `port` to the service, in either family.
+    pub fn of(family: Family, port: u16) -> Self {
         Self {
-            src: (CLIENT, port),
-            dst: (VIP, PORT),
+            src: (family.client(), port),
+            dst: (family.vip(), PORT),
             seq: 1000,
             ack: None,
             syn: false,
@@ -111,8 +181,7 @@ impl Segment {
 
     /// The frame.
     pub fn frame(&self) -> Vec<u8> {
-        let b = PacketBuilder::ethernet2(CLIENT_MAC, HOST_MAC).ipv4(self.src.0, self.dst.0, self.ttl);
-        let mut b = b.tcp(self.src.1, self.dst.1, self.seq, 64240);
+        let mut b = builder(self.src.0, self.dst.0, self.ttl).tcp(self.src.1, self.dst.1, self.seq, 64240);
         if let Some(n) = self.ack {
             b = b.ack(n);
         }
@@ -135,16 +204,16 @@ impl Segment {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Seen {
     /// Source address and port.
-    pub src: ([u8; 4], u16),
+    pub src: (IpAddr, u16),
     /// Destination address and port.
-    pub dst: ([u8; 4], u16),
+    pub dst: (IpAddr, u16),
     /// Sequence number.
     pub seq: u32,
     /// Acknowledgement number, if ACK is set.
     pub ack: Option<u32>,
     /// Whether RST is set.
     pub rst: bool,
-    /// Time to live.
+    /// Time to live, or hop limit.
     pub ttl: u8,
     /// Length of the data.
     pub data: usize,
@@ -154,51 +223,111 @@ pub struct Seen {
 ///
 /// # Panics
 ///
-/// On anything but a valid TCP segment over IPv4 that fills the frame.
+/// On anything but a valid TCP segment over IP that fills the frame.
 pub fn seen(frame: &[u8]) -> Seen {
     let headers = PacketHeaders::from_ethernet_slice(frame).expect("a frame");
-    let Some(NetHeaders::Ipv4(ip, _)) = &headers.net else { panic!("not IPv4: {frame:02x?}") };
     let Some(TransportHeader::Tcp(tcp)) = &headers.transport else { panic!("not TCP: {frame:02x?}") };
-    assert_eq!(ip.header_checksum, ip.calc_header_checksum(), "IP checksum");
-    assert_eq!(usize::from(ip.total_len) + 14, frame.len(), "IP length");
+    let (src, dst, ttl) = network(&headers, frame.len());
     let data = headers.payload.slice();
-    assert_eq!(tcp.checksum, tcp.calc_checksum_ipv4(ip, data).expect("short"), "TCP checksum");
+    let sum = match headers.net.as_ref() {
+        Some(NetHeaders::Ipv4(ip, _)) => tcp.calc_checksum_ipv4(ip, data),
+        Some(NetHeaders::Ipv6(ip, _)) => tcp.calc_checksum_ipv6(ip, data),
+        _ => panic!("not IP"),
+    };
+    assert_eq!(tcp.checksum, sum.expect("short"), "TCP checksum");
     Seen {
-        src: (ip.source, tcp.source_port),
-        dst: (ip.destination, tcp.destination_port),
+        src: (src, tcp.source_port),
+        dst: (dst, tcp.destination_port),
         seq: tcp.sequence_number,
         ack: tcp.ack.then_some(tcp.acknowledgment_number),
         rst: tcp.rst,
-        ttl: ip.time_to_live,
+        ttl,
         data: data.len(),
     }
 }
 
-/// An ARP request for `target` in the name of `sender`.
-pub fn arp_request(sender: [u8; 4], target: [u8; 4]) -> Vec<u8> {
-    let mut f = vec![0xff; 6];
-    f.extend(CLIENT_MAC);
-    f.extend([8, 6, 0, 1, 8, 0, 6, 4, 0, 1]);
-    f.extend(CLIENT_MAC);
-    f.extend(sender);
-    f.extend([0; 6]);
-    f.extend(target);
-    f
+/// Addresses and TTL, with the IP header verified.
+pub(crate) fn network(headers: &PacketHeaders<'_>, length: usize) -> (IpAddr, IpAddr, u8) {
+    match headers.net.as_ref() {
+        Some(NetHeaders::Ipv4(ip, _)) => {
+            assert_eq!(ip.header_checksum, ip.calc_header_checksum(), "IP checksum");
+            assert_eq!(usize::from(ip.total_len) + 14, length, "IP length");
+            (ip.source.into(), ip.destination.into(), ip.time_to_live)
+        }
+        Some(NetHeaders::Ipv6(ip, _)) => {
+            assert_eq!(usize::from(ip.payload_length) + 54, length, "IP length");
+            (ip.source.into(), ip.destination.into(), ip.hop_limit)
+        }
+        _ => panic!("not IP"),
+    }
 }
 
-/// An echo request with `data`.
-pub fn echo_request(to: [u8; 4], ttl: u8, data: &[u8]) -> Vec<u8> {
-    let b = PacketBuilder::ethernet2(CLIENT_MAC, HOST_MAC).ipv4(CLIENT, to, ttl).icmpv4_echo_request(7, 3);
-    let mut out = Vec::new();
-    b.write(&mut out, data).expect("a frame in memory");
-    out
+/// A UDP datagram under construction, or as an independent parser sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Datagram {
+    /// Source address and port.
+    pub src: (IpAddr, u16),
+    /// Destination address and port.
+    pub dst: (IpAddr, u16),
+    /// Time to live, or hop limit.
+    pub ttl: u8,
+    /// Data.
+    pub data: Vec<u8>,
+}
+
+impl Datagram {
+    /// From the client's `port` to the service.
+    pub fn of(family: Family, port: u16) -> Self {
+        Self { src: (family.client(), port), dst: (family.vip(), PORT), ttl: 64, data: b"hello".to_vec() }
+    }
+
+    /// An answer to this one, as it reached the other side.
+    pub fn answer(&self) -> Self {
+        Self { src: self.dst, dst: self.src, ttl: 64, data: b"answer".to_vec() }
+    }
+
+    /// The frame.
+    pub fn frame(&self) -> Vec<u8> {
+        let b = builder(self.src.0, self.dst.0, self.ttl).udp(self.src.1, self.dst.1);
+        let mut out = Vec::new();
+        b.write(&mut out, &self.data).expect("a frame in memory");
+        out
+    }
+
+    /// Parses a frame and verifies its IP and UDP checksums; IPv4 may have no UDP checksum.
+    ///
+    /// # Panics
+    ///
+    /// On anything but a valid datagram that fills the frame.
+    pub fn seen(frame: &[u8]) -> Self {
+        let headers = PacketHeaders::from_ethernet_slice(frame).expect("a frame");
+        let Some(TransportHeader::Udp(udp)) = &headers.transport else { panic!("not UDP: {frame:02x?}") };
+        let (src, dst, ttl) = network(&headers, frame.len());
+        let data = headers.payload.slice();
+        let sum = match headers.net.as_ref() {
+            Some(NetHeaders::Ipv4(..)) if udp.checksum == 0 => Ok(0),
+            Some(NetHeaders::Ipv4(ip, _)) => udp.calc_checksum_ipv4(ip, data),
+            Some(NetHeaders::Ipv6(ip, _)) => udp.calc_checksum_ipv6(ip, data),
+            _ => panic!("not IP"),
+        };
+        assert_eq!(udp.checksum, sum.expect("short"), "UDP checksum");
+        Self { src: (src, udp.source_port), dst: (dst, udp.destination_port), ttl, data: data.to_vec() }
+    }
 }
 
 /// A UDP datagram from the client.
-pub fn udp(to: [u8; 4], port: u16) -> Vec<u8> {
-    let b = PacketBuilder::ethernet2(CLIENT_MAC, HOST_MAC).ipv4(CLIENT, to, 64).udp(4000, port);
+pub fn udp(to: IpAddr, port: u16) -> Vec<u8> {
+    Datagram { dst: (to, port), ..Datagram::of(Family::V4, 4000) }.frame()
+}
+
+/// An echo request with `data`.
+pub fn echo_request(to: IpAddr, ttl: u8, data: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
-    b.write(&mut out, b"hello").expect("a frame in memory");
+    let done = match to {
+        IpAddr::V4(_) => builder(CLIENT, to, ttl).icmpv4_echo_request(7, 3).write(&mut out, data),
+        IpAddr::V6(_) => builder(CLIENT6, to, ttl).icmpv6_echo_request(7, 3).write(&mut out, data),
+    };
+    done.expect("a frame in memory");
     out
 }
 

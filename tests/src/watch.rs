@@ -225,8 +225,8 @@ impl LeaseOf {
 
     /// Whether the programs act for the lab's virtual router at this moment.
     fn is_valid(&self) -> bool {
-        let until = self.maps.as_ref().and_then(|(_, maps)| maps.leases.get(&0, 0).ok());
-        until.is_some_and(|until| BootTime::now().0 < until)
+        let lease = self.maps.as_ref().and_then(|(_, maps)| maps.leases.get(&0, 0).ok());
+        lease.is_some_and(|lease| lease.is_valid(BootTime::now().0))
     }
 }
 

@@ -1,192 +1,13 @@
 //! Packet cases: each frame goes through the host core and, by `BPF_PROG_TEST_RUN`, through the programs in the kernel;
 //! verdict, bytes, flow records and counters must be equal, and what comes out is judged by an independent parser.
 
-use std::sync::atomic::{AtomicU32, Ordering};
-
-use lb_common::{
-    flow::{Flow, Stage},
-    reason::Reason,
-};
-use lb_ebpf::{
-    Action, Arrival, Delivery,
-    testing::{Buffer, Memory},
-};
-use lb_tests::down::Bpffs;
+use lb_common::{flow::Stage, reason::Reason};
+use lb_ebpf::Action;
 use lb_tests::packets::{
     CLIENT, CLIENT_MAC, LO, PORT, REPLY_MAC, Segment, VIP, arp_request, backend, echo_request,
-    fix_ip_checksum, seen, udp, world,
+    fix_ip_checksum, octets, seen, udp, world,
 };
-use lb_userspace::{
-    config::model::Hook,
-    datapath::{counters, load::Datapath, pins::Pins, tables::Desired},
-};
-
-/// The same tables in memory and in the kernel.
-struct Pair {
-    host: Memory,
-    kernel: Option<Datapath>,
-    runtime: tokio::runtime::Runtime,
-    flows: u32,
-    _bpffs: Bpffs,
-}
-
-/// What became of a frame, on both sides.
-struct Outcome {
-    reason: Reason,
-    action: Action,
-    frame: Vec<u8>,
-}
-
-const FOREVER: u64 = u64::MAX;
-const NOW: u64 = 1_000_000_000_000;
-
-impl Pair {
-    fn new(desired: &Desired) -> Self {
-        Self::with_room(desired, 64)
-    }
-
-    fn with_room(desired: &Desired, flows: u32) -> Self {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let name = format!("vt-packets-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        let bpffs = Bpffs::claim(&name).expect("bpffs");
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
-        let mut kernel = {
-            let _inside = runtime.enter();
-            Datapath::open(&Pins::of(&name), &[], Hook::Auto, flows).expect("programs load")
-        };
-        kernel.tables.publish(desired).expect("tables are written");
-        let mut pair =
-            Self { host: memory(desired, flows), kernel: Some(kernel), runtime, flows, _bpffs: bpffs };
-        pair.lease(FOREVER);
-        pair
-    }
-
-    fn kernel(&mut self) -> &mut Datapath {
-        self.kernel.as_mut().expect("open until dropped")
-    }
-
-    fn lease(&mut self, until: u64) {
-        self.host.leases.insert(0, until);
-        self.kernel().tables.maps().leases.set(0, until, 0).expect("lease");
-    }
-
-    /// Sends a received frame through both.
-    fn receive(&mut self, frame: &[u8]) -> Outcome {
-        let mut buffer = Buffer::new(frame);
-        buffer.delivery = match &frame[..6] {
-            [0, 0, 0, 0, 0, 0] => Delivery::Host,
-            [0xff, 0xff, 0xff, 0xff, 0xff, 0xff] => Delivery::Group,
-            _ => Delivery::Other,
-        };
-        let verdict = lb_ebpf::handle(&mut buffer, &self.host, &Arrival { now: NOW, ifindex: LO });
-        self.compare(false, frame, verdict.reason, verdict.action, buffer.bytes)
-    }
-
-    /// Sends a frame of this node's own stack through both.
-    fn send(&mut self, frame: &[u8]) -> Outcome {
-        let verdict = lb_ebpf::egress::handle(&Buffer::new(frame), &self.host, NOW);
-        self.compare(true, frame, verdict.reason, verdict.action, frame.to_vec())
-    }
-
-    fn compare(
-        &mut self,
-        egress: bool,
-        frame: &[u8],
-        reason: Reason,
-        action: Action,
-        out: Vec<u8>,
-    ) -> Outcome {
-        let (returned, kernel_out) = self.kernel().test_run(egress, frame).expect("test run");
-        let expected = match action {
-            Action::Pass => -1,
-            Action::Drop => 2,
-            Action::Route(_) | Action::Send(_) => 7,
-        };
-        assert_eq!(returned, expected, "verdict of the kernel for {reason:?}");
-        if !matches!(action, Action::Drop) {
-            assert_eq!(hex(&kernel_out), hex(&out), "bytes for {reason:?}");
-        }
-        self.compare_state();
-        Outcome { reason, action, frame: out }
-    }
-
-    fn compare_state(&mut self) {
-        let flows = self.flows;
-        let host: Vec<Flow> = (0..flows).map(|slot| timeless(self.host.record(slot))).collect();
-        let host_service = self.host.service_counters(0);
-        let host_backends: Vec<_> = (0..3).map(|i| self.host.backend_counters(i)).collect();
-        let host_reasons: Vec<u64> = Reason::ALL.iter().map(|r| self.host.counted(*r)).collect();
-        let maps = self.kernel().tables.maps();
-        let kernel: Vec<Flow> =
-            (0..flows).map(|slot| timeless(maps.flows.get(&slot, 0).expect("record"))).collect();
-        assert_eq!(kernel, host, "flow records");
-        assert_eq!(counters::service(maps, 0).expect("counters"), host_service);
-        let backends: Vec<_> = (0..3).map(|i| counters::backend(maps, i).expect("counters")).collect();
-        assert_eq!(backends, host_backends);
-        let reasons: Vec<u64> =
-            counters::reasons(maps).expect("counters").into_iter().map(|(_, n)| n).collect();
-        assert_eq!(reasons, host_reasons, "reasons");
-        let keys = maps.flow_keys.keys().count();
-        assert_eq!(keys, self.host.keys.borrow().len(), "keys");
-    }
-
-    /// The record of the only flow that is not free.
-    fn only_flow(&self) -> Flow {
-        let used: Vec<_> =
-            (0..self.flows).map(|s| self.host.record(s)).filter(|f| f.stage() != Stage::Free).collect();
-        assert_eq!(used.len(), 1, "flows in use");
-        used[0]
-    }
-
-    /// Opens a connection from the client's `port` up to the established stage; gives what the backend saw of the SYN.
-    fn establish(&mut self, port: u16) -> lb_tests::packets::Seen {
-        let syn = seen(&self.receive(&Segment::syn(port).frame()).frame);
-        let syn_ack = Segment { syn: true, ..Segment::answer(&syn) };
-        assert_eq!(self.receive(&syn_ack.frame()).reason, Reason::Returned);
-        let ack = Segment { seq: 1001, ack: Some(9001), ..Segment::from_client(port) };
-        assert_eq!(self.receive(&ack.frame()).reason, Reason::Forwarded);
-        syn
-    }
-}
-
-impl Drop for Pair {
-    fn drop(&mut self) {
-        let _inside = self.runtime.enter();
-        if let Some(d) = self.kernel.take() {
-            let closed = d.close();
-            if !std::thread::panicking() {
-                closed.expect("pins removed");
-            }
-        }
-    }
-}
-
-fn memory(desired: &Desired, flows: u32) -> Memory {
-    let mut m = Memory::new(flows);
-    m.settings = desired.settings;
-    m.vips = desired.vips.iter().map(|(a, r)| (*a, lb_common::service::Vip { router: *r })).collect();
-    m.interfaces = desired.interfaces.iter().copied().collect();
-    m.backends = (0..).zip(desired.backends.iter().copied()).collect();
-    for (id, s) in (0..).zip(&desired.services) {
-        let key = lb_common::service::ServiceKey { addr: s.addr, port: s.port, proto: 6, pad: [0; 5] };
-        let ring_base = (id * 2 + 1) * lb_common::maps::RING_SLOTS as u32;
-        let ring_len = s.ring.len() as u32;
-        m.services.insert(
-            key,
-            lb_common::service::Service { id, router: s.router, ring_base, ring_len, snat: s.snat },
-        );
-        m.rings.extend((ring_base..).zip(s.ring.iter().copied()));
-    }
-    m
-}
-
-fn timeless(f: Flow) -> Flow {
-    Flow { seen: 0, born: 0, ..f }
-}
-
-fn hex(b: &[u8]) -> String {
-    b.iter().map(|b| format!("{b:02x}")).collect::<Vec<_>>().join(" ")
-}
+use lb_tests::pair::{OVER, Pair};
 
 #[test]
 fn a_connection_is_translated_both_ways_and_its_stages_follow_the_flags() {
@@ -259,9 +80,7 @@ fn round_robin_gives_each_backend_its_turn() {
 fn without_the_lease_nothing_of_the_virtual_address_is_answered_or_forwarded() {
     let mut p = Pair::new(&world(3));
     let syn = p.establish(40_000);
-    p.lease(NOW - 1);
-    // In the kernel the clock is the real one: a deadline of 1 ns after boot is over there as well.
-    p.lease(1);
+    p.lease(OVER);
     let data = Segment { seq: 1001, ack: Some(9001), data: vec![1; 10], ..Segment::from_client(40_000) };
     let reply = Segment { data: vec![2; 10], seq: 9001, ..Segment::answer(&syn) };
     for (what, frame) in [
@@ -287,7 +106,7 @@ fn without_the_lease_nothing_of_the_virtual_address_is_answered_or_forwarded() {
 fn with_the_lease_the_nodes_own_packets_leave() {
     let mut p = Pair::new(&world(3));
     assert_eq!(p.send(&arp_request(VIP, CLIENT)).reason, Reason::EgressPassed);
-    p.lease(1);
+    p.lease(OVER);
     assert_eq!(p.send(&arp_request(backend(5), CLIENT)).reason, Reason::EgressPassed, "another address");
 }
 
@@ -299,8 +118,8 @@ fn arp_for_the_virtual_address_is_answered_with_the_interfaces_address() {
     let f = &out.frame;
     assert_eq!((&f[..6], &f[6..12]), (&CLIENT_MAC[..], &REPLY_MAC.0[..]), "Ethernet addresses");
     assert_eq!(f[20..22], [0, 2], "a reply");
-    assert_eq!((&f[22..28], &f[28..32]), (&REPLY_MAC.0[..], &VIP[..]), "sender");
-    assert_eq!((&f[32..38], &f[38..42]), (&CLIENT_MAC[..], &CLIENT[..]), "target");
+    assert_eq!((&f[22..28], &f[28..32]), (&REPLY_MAC.0[..], &octets(VIP)[..]), "sender");
+    assert_eq!((&f[32..38], &f[38..42]), (&CLIENT_MAC[..], &octets(CLIENT)[..]), "target");
 }
 
 #[test]
@@ -319,7 +138,7 @@ fn an_echo_request_is_answered_with_a_valid_reply() {
         let h = etherparse::PacketHeaders::from_ethernet_slice(&out.frame).expect("a frame");
         let Some(etherparse::NetHeaders::Ipv4(ip, _)) = h.net else { panic!("not IPv4") };
         let Some(etherparse::TransportHeader::Icmpv4(icmp)) = h.transport else { panic!("not ICMP") };
-        assert_eq!((ip.source, ip.destination), (VIP, CLIENT));
+        assert_eq!((ip.source, ip.destination), (octets(VIP), octets(CLIENT)));
         assert_eq!(ip.header_checksum, ip.calc_header_checksum());
         assert!(matches!(icmp.icmp_type, etherparse::Icmpv4Type::EchoReply(e) if e.id == 7 && e.seq == 3));
         assert_eq!(icmp.checksum, icmp.icmp_type.calc_checksum(h.payload.slice()));
@@ -391,7 +210,7 @@ fn a_frame_for_another_host_is_left_alone() {
 #[test]
 fn headers_that_contradict_themselves_are_dropped_only_for_a_virtual_address() {
     let mut p = Pair::new(&world(3));
-    let change = |to: [u8; 4], f: &dyn Fn(&mut Vec<u8>)| {
+    let change = |to: std::net::IpAddr, f: &dyn Fn(&mut Vec<u8>)| {
         let mut frame = Segment { dst: (to, PORT), data: vec![1; 20], ..Segment::syn(40_000) }.frame();
         f(&mut frame);
         fix_ip_checksum(&mut frame);

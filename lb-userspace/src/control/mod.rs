@@ -10,6 +10,7 @@ mod start;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result};
+use lb_common::lease::Standing;
 use tokio::{
     sync::{mpsc, watch},
     task::JoinHandle,
@@ -131,10 +132,13 @@ impl Control {
         let maps = tables.maps();
         let mut s = self.model.snapshot(SystemTime::now());
         for (i, v) in s.vrrp.iter_mut().enumerate() {
-            let until = maps.leases.get(&(i as u32), 0).context("map LEASES")?;
+            let lease = maps.leases.get(&(i as u32), 0).context("map LEASES")?;
             let now = vrrp::BootTime::now();
-            v.lease_valid = now.0 < until;
-            v.timers.lease_left = ms(vrrp::BootTime(until).since(now));
+            v.lease_valid = lease.is_valid(now.0);
+            v.timers.lease_left = match lease.standing(now.0) {
+                Standing::Valid(rest) => ms(Duration::from_nanos(rest)),
+                Standing::Expired | Standing::Released => 0.0,
+            };
         }
         for (i, (v, election)) in s.vrrp.iter_mut().zip(self.model.elections()).enumerate() {
             if let Some(c) = self.driver.counters(i) {

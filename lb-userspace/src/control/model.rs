@@ -8,7 +8,7 @@ use std::{
 };
 
 use lb_common::{
-    addr::{Addr, Mac, Port},
+    addr::{Addr, Mac, PROTO_TCP, PROTO_UDP, Port},
     service::{Backend, Interface},
     settings::{Settings, SnatPorts},
 };
@@ -281,6 +281,10 @@ impl Model {
             services.push(DesiredService {
                 addr,
                 port: Port::new(s.listen.port()),
+                proto: match s.protocol {
+                    Protocol::Tcp => PROTO_TCP,
+                    Protocol::Udp => PROTO_UDP,
+                },
                 router: s.router as u32,
                 snat: addr,
                 ring: ring::build(s.scheduler, &up),

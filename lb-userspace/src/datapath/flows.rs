@@ -4,16 +4,13 @@
 //! Keys are removed before the record is freed, so that no key ever leads to another flow's record; a packet that comes
 //! in between opens a new flow or is refused, like any packet of a flow that has timed out.
 
-use std::{io, ptr::NonNull};
-
 use anyhow::{Context, Result};
-use aya::maps::MapData;
 use lb_common::{
     flow::{Flow, Stage},
     maps as names,
 };
 
-use super::{maps::Maps, pins::Pins};
+use super::{mapped::Mapped, maps::Maps, pins::Pins};
 
 /// Flows of a node.
 pub struct Collector {
@@ -30,7 +27,7 @@ impl Collector {
     /// Maps the records into memory.
     pub fn open(pins: &Pins, capacity: u32) -> Result<Self> {
         Ok(Self {
-            records: Records::map(pins, capacity)?,
+            records: Records(Mapped::open(pins, names::FLOWS, capacity)?),
             next: 0,
             used_in_pass: 0,
             by_backend: Vec::new(),
@@ -41,7 +38,7 @@ impl Collector {
 
     /// Room for flows.
     pub fn capacity(&self) -> u32 {
-        self.records.capacity
+        self.records.capacity()
     }
 
     /// Flows in use at the last whole pass.
@@ -57,7 +54,7 @@ impl Collector {
     /// Looks at the next `slots` records and frees the expired ones; gives how many it freed.
     pub fn sweep(&mut self, maps: &mut Maps, now: u64, slots: u32) -> Result<u32> {
         let mut freed = 0;
-        for _ in 0..slots.min(self.records.capacity) {
+        for _ in 0..slots.min(self.records.capacity()) {
             let flow = self.records.read(self.next);
             if flow.stage() != Stage::Free {
                 if flow.is_expired(now) {
@@ -68,7 +65,7 @@ impl Collector {
                 }
             }
             self.next += 1;
-            if self.next == self.records.capacity {
+            if self.next == self.records.capacity() {
                 self.finish_pass();
             }
         }
@@ -107,48 +104,27 @@ impl Collector {
 }
 
 /// The record array, mapped into memory: a pass reads it without a system call per record.
-struct Records {
-    base: NonNull<Flow>,
-    capacity: u32,
-}
-
-// SAFETY: the mapping belongs to this value alone; all access goes through volatile reads and writes.
-unsafe impl Send for Records {}
+struct Records(Mapped<Flow>);
 
 impl Records {
-    fn map(pins: &Pins, capacity: u32) -> Result<Self> {
-        let data = MapData::from_pin(pins.map(names::FLOWS)).context("map FLOWS")?;
-        let fd = std::os::fd::AsRawFd::as_raw_fd(&std::os::fd::AsFd::as_fd(data.fd()));
-        // SAFETY: a new shared mapping of a map file descriptor, checked below.
-        let p = unsafe {
-            libc::mmap(
-                std::ptr::null_mut(),
-                capacity as usize * size_of::<Flow>(),
-                libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_SHARED,
-                fd,
-                0,
-            )
-        };
-        if p == libc::MAP_FAILED {
-            return Err(io::Error::last_os_error()).context("cannot map the flow table into memory");
-        }
-        let base = NonNull::new(p.cast()).context("cannot map the flow table into memory")?;
-        Ok(Self { base, capacity })
+    fn capacity(&self) -> u32 {
+        self.0.len()
+    }
+
+    fn at(&self, slot: u32) -> *mut Flow {
+        self.0.element(slot).expect("slots are walked up to the capacity")
     }
 
     fn read(&self, slot: u32) -> Flow {
-        assert!(slot < self.capacity);
-        // SAFETY: in bounds; volatile because programs write the record. It may be torn, which `free_if` tolerates.
-        unsafe { self.base.add(slot as usize).as_ptr().read_volatile() }
+        // SAFETY: a live element; volatile because programs write it. It may be torn, which `free_if` tolerates.
+        unsafe { self.at(slot).read_volatile() }
     }
 
     /// Marks the slot free unless it was used again meanwhile.
     fn free_if(&self, slot: u32, was: &Flow) -> bool {
-        assert!(slot < self.capacity);
-        // SAFETY: in bounds; `stage` and `generation` are single words.
+        let p = self.at(slot);
+        // SAFETY: a live element; `stage` and `generation` are single words.
         unsafe {
-            let p = self.base.add(slot as usize).as_ptr();
             let generation = (&raw const (*p).generation).read_volatile();
             let seen = (&raw const (*p).seen).read_volatile();
             let stage = (&raw const (*p).stage).read_volatile();
@@ -158,12 +134,5 @@ impl Records {
             (&raw mut (*p).stage).write_volatile(Stage::Free as u8);
         }
         true
-    }
-}
-
-impl Drop for Records {
-    fn drop(&mut self) {
-        // SAFETY: the mapping made in `map`.
-        unsafe { libc::munmap(self.base.as_ptr().cast(), self.capacity as usize * size_of::<Flow>()) };
     }
 }

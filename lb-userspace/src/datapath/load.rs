@@ -128,6 +128,17 @@ impl Datapath {
         Ok((result.return_value as i32, out))
     }
 
+    /// Each program's name and the instructions that the kernel's verifier looked at before it took it (its limit is a
+    /// million); `None` before Linux 5.16, which does not tell.
+    pub fn verified(&self) -> Result<Vec<(&'static str, Option<u32>)>> {
+        let verified = |(name, ..): (&'static str, &str, TcAttachType)| {
+            let program: &SchedClassifier =
+                self.programs.program(name).context("the object lacks a program")?.try_into()?;
+            Ok((name, program.info()?.verified_instruction_count()))
+        };
+        PROGRAMS.into_iter().map(verified).collect()
+    }
+
     /// Takes programs and maps out of the kernel.
     pub fn close(self) -> Result<()> {
         let pins = self.pins.clone();

@@ -9,6 +9,7 @@ use aya::{
 use lb_common::{
     addr::Addr,
     flow::{Flow, FlowKey, FlowRef},
+    lease::Lease,
     maps as names,
     service::{Backend, Interface, Service, ServiceKey, Vip},
     settings::Settings,
@@ -47,8 +48,8 @@ pub enum OpenError {
 pub struct Maps {
     /// Virtual addresses.
     pub vips: HashMap<MapData, Addr, Vip>,
-    /// Lease deadlines.
-    pub leases: Array<MapData, u64>,
+    /// Leases.
+    pub leases: Array<MapData, Lease>,
     /// Services.
     pub services: HashMap<MapData, ServiceKey, Service>,
     /// Ring slots.
@@ -116,7 +117,6 @@ fn hash<K: Pod, V: Pod>(pins: &Pins, name: &str) -> Result<HashMap<MapData, K, V
     HashMap::open(pins, name, Map::HashMap)
 }
 
-/// Opens a pinned array.
-pub(super) fn array<V: Pod>(pins: &Pins, name: &str) -> Result<Array<MapData, V>, OpenError> {
+fn array<V: Pod>(pins: &Pins, name: &str) -> Result<Array<MapData, V>, OpenError> {
     Array::open(pins, name, Map::Array)
 }

@@ -1,13 +1,14 @@
 //! The packet programs and their maps: the only module that knows aya.
 //!
 //! `load` brings programs and maps into the kernel and attaches them; `tables` writes what the control loop wants;
-//! `lease` is the one word that the VRRP thread renews; `counters` and `flows` read back. Everything is reached through
+//! `lease` is what the VRRP thread renews; `counters` and `flows` read back. Everything is reached through
 //! `Maps`, opened from pins, so that a status command after a crash uses the same code as the daemon.
 
 pub mod counters;
 pub mod flows;
 pub mod lease;
 pub mod load;
+mod mapped;
 pub mod maps;
 pub mod observe;
 pub mod pins;

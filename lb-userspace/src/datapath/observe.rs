@@ -4,7 +4,10 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result};
-use lb_common::{addr::Addr, service::ServiceKey};
+use lb_common::{
+    addr::{Addr, PROTO_UDP},
+    service::ServiceKey,
+};
 
 use super::{counters, maps::Maps, pins::Pins};
 use crate::{
@@ -42,13 +45,13 @@ fn routers(maps: &Maps) -> Result<Vec<snapshot::Vrrp>> {
     }
     let router = |(router, mut addrs): (u32, Vec<Addr>)| {
         addrs.sort();
-        let until = maps.leases.get(&router, 0).context("map LEASES")?;
+        let lease = maps.leases.get(&router, 0).context("map LEASES")?;
         Ok(snapshot::Vrrp {
             name: format!("#{router}"),
             interface: "-".into(),
             state: "Unknown".into(),
             addresses: addrs.iter().map(ToString::to_string).collect(),
-            lease_valid: BootTime::now().0 < until,
+            lease_valid: lease.is_valid(BootTime::now().0),
             ..snapshot::Vrrp::default()
         })
     };
@@ -72,7 +75,7 @@ fn service(maps: &Maps, key: &ServiceKey, s: &lb_common::service::Service) -> Re
     let mut v = snapshot::Service {
         name: format!("#{}", s.id),
         listen,
-        protocol: "tcp".into(),
+        protocol: if key.proto == PROTO_UDP { "udp" } else { "tcp" }.into(),
         mode: "nat".into(),
         scheduler: "-".into(),
         up: ids.len(),

@@ -3,7 +3,7 @@
 
 use anyhow::{Context, Result};
 use lb_common::{
-    addr::{Addr, PROTO_TCP, Port},
+    addr::{Addr, Port},
     maps::{MAX_BACKENDS, MAX_SERVICES, RING_SLOTS},
     service::{Backend, Interface, Service, ServiceKey, Vip},
     settings::Settings,
@@ -33,6 +33,8 @@ pub struct DesiredService {
     pub addr: Addr,
     /// Port.
     pub port: Port,
+    /// IP protocol.
+    pub proto: u8,
     /// Its virtual router.
     pub router: u32,
     /// Source that backends see.
@@ -130,5 +132,5 @@ impl Tables {
 }
 
 fn key(s: &DesiredService) -> ServiceKey {
-    ServiceKey { addr: s.addr, port: s.port, proto: PROTO_TCP, pad: [0; 5] }
+    ServiceKey { addr: s.addr, port: s.port, proto: s.proto, pad: [0; 5] }
 }

@@ -102,6 +102,15 @@ fn no_backend_gets_connections_before_its_first_passed_check() {
 }
 
 #[test]
+fn services_are_published_under_their_protocol() {
+    let mut m = model();
+    m.config.services[1].protocol = Protocol::Udp;
+    let protocols: Vec<_> = m.desired().services.iter().map(|s| s.proto).collect();
+    assert_eq!(protocols, [PROTO_TCP, PROTO_UDP]);
+    assert_eq!(m.snapshot(T).services[1].protocol, "udp");
+}
+
+#[test]
 fn a_lost_backend_leaves_the_ring_and_returns_to_its_place() {
     let mut m = model();
     check(&mut m, 0, 0, Up::Up);

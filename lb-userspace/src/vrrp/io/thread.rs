@@ -201,10 +201,11 @@ impl Thread {
         while let Some(action) = self.units[index].core.poll_action() {
             match action {
                 Action::Send { priority } => self.send(index, priority),
-                Action::TakeLease { until } | Action::RenewLease { until } => self.set_lease(index, until),
+                Action::TakeLease { until } => self.lease_written(index, |lease| lease.take(index, until)),
+                Action::RenewLease { until } => self.lease_written(index, |lease| lease.set(index, until)),
                 Action::DropLease => {
                     self.fall_silent(index);
-                    self.set_lease(index, BootTime(0));
+                    self.lease_written(index, |lease| lease.set(index, BootTime(0)));
                 }
                 Action::Announce { repeat } => self.announce(BootTime::now(), index, repeat),
                 Action::Probe { .. }
@@ -234,8 +235,8 @@ impl Thread {
         }
     }
 
-    fn set_lease(&mut self, index: usize, until: BootTime) {
-        let Err(error) = self.lease.set(index, until) else { return };
+    fn lease_written(&mut self, index: usize, write: impl FnOnce(&mut dyn Lease) -> io::Result<()>) {
+        let Err(error) = write(&mut *self.lease) else { return };
         self.tell(Event::LeaseFailed { router: index, error: error.to_string() });
         self.units[index].core.handle_local(BootTime::now(), LocalEvent::LeaseFailed);
     }

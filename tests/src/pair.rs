@@ -1,0 +1,248 @@
+//! A packet case's two sides: the core on in-memory tables, and the loaded programs on live maps (`BPF_PROG_TEST_RUN`).
+//!
+//! A frame goes through both, and verdict, bytes, flow records, leases and counters must be equal; the caller judges what
+//! came out. The kernel's clock is the real one and the host's stands still, so deadlines in cases are far away or over.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use lb_common::{
+    flow::{Flow, Stage},
+    lease::Lease,
+    maps::RING_SLOTS,
+    probe,
+    reason::Reason,
+    service::{Service, ServiceKey, Vip},
+};
+use lb_ebpf::{
+    Action, Arrival, Delivery,
+    testing::{Buffer, Memory},
+};
+use lb_userspace::{
+    config::model::Hook,
+    datapath::{counters, load::Datapath, pins::Pins, tables::Desired},
+};
+
+use crate::{
+    down::Bpffs,
+    packets::{Datagram, Family, HOST_MAC, LO, Seen, Segment, seen},
+};
+
+/// The same tables in memory and in the kernel.
+pub struct Pair {
+    /// The host's tables.
+    pub host: Memory,
+    /// Where the kernel's maps are pinned.
+    pub pins: Pins,
+    /// Room for flows.
+    pub flows: u32,
+    kernel: Option<Datapath>,
+    runtime: tokio::runtime::Runtime,
+    _bpffs: Bpffs,
+}
+
+/// What became of a frame, on both sides.
+pub struct Outcome {
+    /// Why.
+    pub reason: Reason,
+    /// What the front end does with it.
+    pub action: Action,
+    /// The frame as it is now.
+    pub frame: Vec<u8>,
+}
+
+/// A deadline that no case lives to see.
+pub const FOREVER: u64 = u64::MAX;
+/// A deadline that is over on both sides.
+pub const OVER: u64 = 1;
+/// The host's clock.
+pub const NOW: u64 = 1_000_000_000_000;
+
+impl Pair {
+    /// Tables that say `desired`, and a lease without end.
+    ///
+    /// # Panics
+    ///
+    /// As every method here: when the two sides differ, or the kernel's cannot be set up.
+    pub fn new(desired: &Desired) -> Self {
+        Self::with_room(desired, 64)
+    }
+
+    /// Likewise with room for `flows` flows.
+    ///
+    /// # Panics
+    ///
+    /// When the kernel's side cannot be set up.
+    pub fn with_room(desired: &Desired, flows: u32) -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("vt-packets-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let bpffs = Bpffs::claim(&name).expect("bpffs");
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
+        let pins = Pins::of(&name);
+        let mut kernel = {
+            let _inside = runtime.enter();
+            Datapath::open(&pins, &[], Hook::Auto, flows).expect("programs load")
+        };
+        kernel.tables.publish(desired).expect("tables are written");
+        let host = memory(desired, flows);
+        let mut pair = Self { host, pins, flows, kernel: Some(kernel), runtime, _bpffs: bpffs };
+        pair.lease(FOREVER);
+        pair
+    }
+
+    /// The kernel's side.
+    pub fn kernel(&mut self) -> &mut Datapath {
+        self.kernel.as_mut().expect("open until dropped")
+    }
+
+    /// Gives router 0 a lease until then.
+    pub fn lease(&mut self, until: u64) {
+        self.set_lease(Lease { until, term: 1, ..Lease::default() });
+    }
+
+    /// Gives router 0 this lease.
+    pub fn set_lease(&mut self, lease: Lease) {
+        self.host.set_lease(0, lease);
+        self.kernel().tables.maps().leases.set(0, lease, 0).expect("lease");
+    }
+
+    /// Sends a received frame through both.
+    pub fn receive(&mut self, frame: &[u8]) -> Outcome {
+        let mut buffer = Buffer::new(frame);
+        buffer.delivery = match *frame.first_chunk().expect("a hardware address") {
+            HOST_MAC => Delivery::Host,
+            [first, ..] if first & 1 == 1 => Delivery::Group,
+            _ => Delivery::Other,
+        };
+        let verdict = lb_ebpf::handle(&mut buffer, &self.host, &Arrival { now: NOW, ifindex: LO });
+        self.compare(false, frame, verdict.reason, verdict.action, buffer.bytes)
+    }
+
+    /// Sends a frame of this node's own stack through both.
+    pub fn send(&mut self, frame: &[u8]) -> Outcome {
+        let verdict = lb_ebpf::egress::handle(&Buffer::new(frame), &self.host, NOW);
+        self.compare(true, frame, verdict.reason, verdict.action, frame.to_vec())
+    }
+
+    fn compare(
+        &mut self,
+        egress: bool,
+        frame: &[u8],
+        reason: Reason,
+        action: Action,
+        out: Vec<u8>,
+    ) -> Outcome {
+        let (returned, kernel_out) = self.kernel().test_run(egress, frame).expect("test run");
+        let expected = match action {
+            Action::Pass => -1,
+            Action::Drop => 2,
+            Action::Route(_) | Action::Send(_) => 7,
+        };
+        assert_eq!(returned, expected, "verdict of the kernel for {reason:?}");
+        if !matches!(action, Action::Drop) {
+            let (kernel_out, out) =
+                (hex(&timeless_frame(&kernel_out, reason)), hex(&timeless_frame(&out, reason)));
+            assert_eq!(kernel_out, out, "bytes for {reason:?}");
+        }
+        self.compare_state();
+        Outcome { reason, action, frame: out }
+    }
+
+    fn compare_state(&mut self) {
+        let flows = self.flows;
+        let host: Vec<Flow> = (0..flows).map(|slot| timeless(self.host.record(slot))).collect();
+        let host_service = self.host.service_counters(0);
+        let host_backends: Vec<_> = (0..3).map(|i| self.host.backend_counters(i)).collect();
+        let host_reasons: Vec<u64> = Reason::ALL.iter().map(|r| self.host.counted(*r)).collect();
+        let host_lease = timeless_lease(self.host.lease_of(0));
+        let maps = self.kernel().tables.maps();
+        let kernel: Vec<Flow> =
+            (0..flows).map(|slot| timeless(maps.flows.get(&slot, 0).expect("record"))).collect();
+        assert_eq!(kernel, host, "flow records");
+        assert_eq!(counters::service(maps, 0).expect("counters"), host_service);
+        let backends: Vec<_> = (0..3).map(|i| counters::backend(maps, i).expect("counters")).collect();
+        assert_eq!(backends, host_backends);
+        let reasons: Vec<u64> =
+            counters::reasons(maps).expect("counters").into_iter().map(|(_, n)| n).collect();
+        assert_eq!(reasons, host_reasons, "reasons");
+        let lease = maps.leases.get(&0, 0).expect("lease");
+        assert_eq!(timeless_lease(lease), host_lease, "lease");
+        let keys = maps.flow_keys.keys().count();
+        assert_eq!(keys, self.host.keys.borrow().len(), "keys");
+    }
+
+    /// The record of the only flow that is not free.
+    pub fn only_flow(&self) -> Flow {
+        let used: Vec<_> =
+            (0..self.flows).map(|s| self.host.record(s)).filter(|f| f.stage() != Stage::Free).collect();
+        assert_eq!(used.len(), 1, "flows in use");
+        used[0]
+    }
+
+    /// Opens a connection from the client's `port` up to the established stage; gives what the backend saw of the SYN.
+    pub fn establish(&mut self, port: u16) -> Seen {
+        self.establish_in(Family::V4, port)
+    }
+
+    /// Likewise in either family.
+    pub fn establish_in(&mut self, family: Family, port: u16) -> Seen {
+        let syn = Segment { syn: true, ..Segment::of(family, port) };
+        let syn = seen(&self.receive(&syn.frame()).frame);
+        let syn_ack = Segment { syn: true, ..Segment::answer(&syn) };
+        assert_eq!(self.receive(&syn_ack.frame()).reason, Reason::Returned);
+        let ack = Segment { seq: 1001, ack: Some(9001), ..Segment::of(family, port) };
+        assert_eq!(self.receive(&ack.frame()).reason, Reason::Forwarded);
+        syn
+    }
+}
+
+impl Drop for Pair {
+    fn drop(&mut self) {
+        let _inside = self.runtime.enter();
+        if let Some(d) = self.kernel.take() {
+            let closed = d.close();
+            if !std::thread::panicking() {
+                closed.expect("pins removed");
+            }
+        }
+    }
+}
+
+fn memory(desired: &Desired, flows: u32) -> Memory {
+    let mut m = Memory::new(flows);
+    m.settings = desired.settings;
+    m.vips = desired.vips.iter().map(|(a, r)| (*a, Vip { router: *r })).collect();
+    m.interfaces = desired.interfaces.iter().copied().collect();
+    m.backends = (0..).zip(desired.backends.iter().copied()).collect();
+    for (id, s) in (0..).zip(&desired.services) {
+        let key = ServiceKey { addr: s.addr, port: s.port, proto: s.proto, pad: [0; 5] };
+        let ring_base = (id * 2 + 1) * RING_SLOTS as u32;
+        let ring_len = s.ring.len() as u32;
+        m.services.insert(key, Service { id, router: s.router, ring_base, ring_len, snat: s.snat });
+        m.rings.extend((ring_base..).zip(s.ring.iter().copied()));
+    }
+    m
+}
+
+fn timeless(f: Flow) -> Flow {
+    Flow { seen: 0, born: 0, ..f }
+}
+
+fn timeless_lease(lease: Lease) -> Lease {
+    Lease { probed: u64::from(lease.probed != 0), ..lease }
+}
+
+/// Without the rest of a lease in an answer to a probe, and its checksum, which is verified.
+fn timeless_frame(frame: &[u8], reason: Reason) -> Vec<u8> {
+    let mut frame = frame.to_vec();
+    if reason == Reason::ProbeAnswered {
+        Datagram::seen(&frame);
+        let udp = frame.len() - probe::LEN - 8;
+        frame[udp + 6..udp + 8].fill(0);
+        frame[udp + 8 + 40..udp + 8 + 48].fill(0);
+    }
+    frame
+}
+
+fn hex(b: &[u8]) -> String {
+    b.iter().map(|b| format!("{b:02x}")).collect::<Vec<_>>().join(" ")
+}
