@@ -14,13 +14,13 @@ use std::{
 
 use tokio::sync::mpsc::UnboundedSender;
 
-use self::thread::Thread;
+use self::{orders::Orders, thread::Thread};
 use super::{
     announce::{self, Mac},
     counters::Counters,
     packet::{Identity, Refusal},
     realtime::Scheduling,
-    router::{Reason, State},
+    router::{Reason, State, Tracked},
     socket::StartError,
     time::BootTime,
 };
@@ -28,6 +28,7 @@ use crate::config::model::{Garp, Preempt, Transport, VirtualRouter};
 
 mod announcing;
 mod hearing;
+mod orders;
 mod port;
 mod thread;
 mod unit;
@@ -209,9 +210,16 @@ pub enum Event {
     },
 }
 
+/// To the thread: there are new orders.
+const LOOK: u8 = 0;
+/// To the thread: leave all elections.
+const STOP: u8 = 1;
+
 /// The running election of this node.
 pub struct Driver {
-    stop: Option<PipeWriter>,
+    /// A byte of [`LOOK`] or [`STOP`]; its end stops the thread too.
+    wake: Option<PipeWriter>,
+    orders: Arc<Orders>,
     thread: Option<std::thread::JoinHandle<()>>,
     counters: Arc<[Counters]>,
 }
@@ -226,13 +234,24 @@ impl Driver {
         events: UnboundedSender<Event>,
     ) -> Result<Self, StartError> {
         let counters: Arc<[Counters]> = setup.iter().map(|_| Counters::default()).collect();
-        let (stopped, stop) = io::pipe().map_err(StartError::Thread)?;
-        let thread = Thread::open(setup, lease, events, Arc::clone(&counters), stopped)?;
+        let orders = Arc::new(Orders::new(setup.iter().map(|router| router.priority)));
+        let (woken, wake) = io::pipe().map_err(StartError::Thread)?;
+        let control = (woken, Arc::clone(&orders));
+        let thread = Thread::open(setup, lease, events, Arc::clone(&counters), control)?;
         let thread = std::thread::Builder::new()
             .name("vrrp".to_owned())
             .spawn(move || thread.run(realtime))
             .map_err(StartError::Thread)?;
-        Ok(Self { stop: Some(stop), thread: Some(thread), counters })
+        Ok(Self { wake: Some(wake), orders, thread: Some(thread), counters })
+    }
+
+    /// What trackers make of a router, by its index in the setup, from now on.
+    pub fn set_tracked(&self, router: usize, tracked: Tracked) {
+        self.orders.set(router, tracked);
+        if let Some(mut wake) = self.wake.as_ref() {
+            // A thread that has ended needs no word.
+            let _ = wake.write(&[LOOK]);
+        }
     }
 
     /// Counters of one router, by its index in the setup.
@@ -254,10 +273,10 @@ impl Driver {
         }
     }
 
-    /// The thread reads a byte or the end of the pipe, which is the same to it.
+    /// The thread reads this or the end of the pipe, which is the same to it.
     fn ask_to_stop(&mut self) {
-        if let Some(mut stop) = self.stop.take() {
-            let _ = stop.write(&[1]);
+        if let Some(mut wake) = self.wake.take() {
+            let _ = wake.write(&[STOP]);
         }
     }
 }

@@ -24,6 +24,6 @@ pub use counters::Counters;
 pub(crate) use io::check;
 pub use io::{Driver, Event, Lease, Noted, RouterSetup};
 pub use realtime::Scheduling;
-pub use router::{Reason, State};
+pub use router::{Reason, State, Tracked};
 pub use socket::StartError;
 pub use time::BootTime;

@@ -7,7 +7,7 @@
 //! thread that never gets to sleep loses its real-time priority (`realtime::Guard`).
 
 use std::{
-    io::{self, PipeReader},
+    io::{self, PipeReader, Read},
     net::IpAddr,
     sync::Arc,
     time::Duration,
@@ -16,7 +16,7 @@ use std::{
 use nix::sys::signal::SigSet;
 use tokio::sync::mpsc::UnboundedSender;
 
-use super::{Event, Lease, RouterSetup, port::Port, unit::Unit};
+use super::{Event, Lease, RouterSetup, STOP, orders::Orders, port::Port, unit::Unit};
 use crate::vrrp::{
     counters::Counters,
     realtime::{self, Guard, Scheduling},
@@ -33,21 +33,22 @@ pub(super) struct Thread {
     pub(super) ports: Vec<Port>,
     pub(super) units: Vec<Unit>,
     links: LinkSocket,
-    /// Kept open; watched through `fds`.
-    _stop: PipeReader,
+    /// Watched through `fds`.
+    wake: PipeReader,
+    orders: Arc<Orders>,
     lease: Box<dyn Lease>,
     events: UnboundedSender<Event>,
     pub(super) counters: Arc<[Counters]>,
     pub(super) buffer: Vec<u8>,
     /// With real-time priority: what was obtained, and what watches over its use.
     realtime: Option<(Scheduling, Guard)>,
-    /// `stop`, `links`, then the sockets of all ports.
+    /// `wake`, `links`, then the sockets of all ports.
     fds: Vec<libc::pollfd>,
 }
 
 /// Which descriptors were found ready; the sockets are read in any case.
 struct Ready {
-    stop: bool,
+    woken: bool,
     links: bool,
 }
 
@@ -57,7 +58,7 @@ impl Thread {
         lease: Box<dyn Lease>,
         events: UnboundedSender<Event>,
         counters: Arc<[Counters]>,
-        stop: PipeReader,
+        (wake, orders): (PipeReader, Arc<Orders>),
     ) -> Result<Self, StartError> {
         // Subscribed before any interface is asked for its state, so that no change falls in between.
         let links = LinkSocket::open().map_err(StartError::Thread)?;
@@ -66,10 +67,10 @@ impl Thread {
         let now = BootTime::now();
         let units = setup.into_iter().map(|router| Unit::new(router, &ports, now)).collect();
         let sockets = ports.iter().flat_map(Port::descriptors).map(|fd| readable(&fd));
-        let fds = [readable(&stop), readable(&links)].into_iter().chain(sockets).collect();
+        let fds = [readable(&wake), readable(&links)].into_iter().chain(sockets).collect();
         let buffer = vec![0; 16 * 1024];
         let mut thread =
-            Self { ports, units, links, _stop: stop, lease, events, counters, buffer, realtime: None, fds };
+            Self { ports, units, links, wake, orders, lease, events, counters, buffer, realtime: None, fds };
         for (index, router) in names.into_iter().enumerate() {
             let cleared = thread.lease.set(index, BootTime(0));
             cleared.map_err(|source| StartError::Lease { router, source })?;
@@ -102,7 +103,7 @@ impl Thread {
             let now = BootTime::now();
             self.find_oversleepers(now);
             self.watch_itself(now);
-            if ready.stop {
+            if ready.woken && self.is_to_stop(now) {
                 self.each(|core| core.handle_local(now, LocalEvent::Stop));
                 return Ok(());
             }
@@ -126,6 +127,21 @@ impl Thread {
         }
     }
 
+    /// Reads what woke it; whether that was the end. New orders are followed.
+    fn is_to_stop(&mut self, now: BootTime) -> bool {
+        let mut bytes = [STOP; 64];
+        let length = (&self.wake).read(&mut bytes).unwrap_or(0);
+        if length == 0 || bytes[..length].contains(&STOP) {
+            return true;
+        }
+        for index in 0..self.units.len() {
+            let tracked = self.orders.get(index);
+            self.units[index].core.handle_local(now, LocalEvent::Tracked(tracked));
+            self.flush(index);
+        }
+        false
+    }
+
     /// Sleeps until a descriptor is readable or the next deadline.
     fn wait(&mut self) -> io::Result<Ready> {
         let mut deadline = self.ports.iter().filter_map(|port| port.turns.deadline()).min();
@@ -135,7 +151,7 @@ impl Thread {
             deadline = deadline.into_iter().chain(own).min();
         }
         socket::wait(&mut self.fds, deadline.map(|deadline| deadline.since(BootTime::now())))?;
-        Ok(Ready { stop: self.fds[0].revents != 0, links: self.fds[1].revents != 0 })
+        Ok(Ready { woken: self.fds[0].revents != 0, links: self.fds[1].revents != 0 })
     }
 
     /// The priority is for waking in time, not for keeping a processor.
