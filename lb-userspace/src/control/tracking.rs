@@ -13,16 +13,8 @@ use crate::{
         Event, Reading,
         state::{Effect, Quorum, effect, tracked},
     },
+    vrrp::Tracked,
 };
-
-/// What trackers make of a router.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Tracked {
-    /// The priority that counts in the election.
-    pub priority: u8,
-    /// It can take no part.
-    pub fault: bool,
-}
 
 /// All trackers and routers of a node.
 pub struct Tracking {
@@ -207,3 +199,6 @@ fn word(reading: Reading) -> String {
         Reading::Value(value) => value.to_string(),
     }
 }
+
+#[cfg(test)]
+mod tests;
