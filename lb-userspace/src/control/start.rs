@@ -166,6 +166,10 @@ async fn parts(
     // Services are in the maps, without backends, before anybody can own their address.
     datapath.tables.publish(&model.desired())?;
     let listener = api::bind(&pins::socket(&config.node.name))?;
+    let http = match config.http {
+        Some(addr) => Some(api::http::bind(addr).await?),
+        None => None,
+    };
 
     let (cancel, tasks) = (CancellationToken::new(), TaskTracker::new());
     let (track_sender, mut track_events) = mpsc::unbounded_channel();
@@ -186,6 +190,9 @@ async fn parts(
 
     let (command_sender, commands) = mpsc::channel(COMMANDS);
     let (snapshot, seen) = watch::channel(model.snapshot(SystemTime::now()));
+    if let Some(http) = http {
+        api::http::serve(http, seen.clone(), &cancel, &tasks);
+    }
     let api = tokio::spawn(api::serve(listener, seen, command_sender, cancel.clone()));
     Ok(Parts {
         model,
