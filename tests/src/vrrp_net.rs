@@ -19,7 +19,7 @@ pub use crate::expect::wait_until;
 use lb_userspace::{
     config::model::{AuthPass, Garp, Preempt, Transport},
     vrrp::{
-        BootTime, Driver, Event, Lease, Reason, RouterSetup, StartError, State,
+        BootTime, Driver, Event, Lease, Reason, RouterSetup, Setup, StartError, State,
         packet::{Auth, Identity, V3Checksum, Version},
     },
 };
@@ -215,7 +215,7 @@ impl Viplb {
         let boxed = Box::new(lease.clone());
         let driver = thread::spawn(move || {
             setns(&namespace, CloneFlags::CLONE_NEWNET).unwrap();
-            Driver::spawn(setup, true, boxed, sender)
+            Driver::spawn(Setup { routers: setup, groups: Vec::new() }, true, boxed, sender)
         });
         let driver = Some(driver.join().unwrap()?);
         let runtime = Builder::new_current_thread().enable_time().build().unwrap();
@@ -291,6 +291,7 @@ pub fn setup(priority: u8) -> RouterSetup {
         excluded: Vec::new(),
         virtual_mac: false,
         priority,
+        probe: None,
         preempt: Preempt::NOW,
         lease: Duration::from_millis(2500),
         garp: Garp { repeat: 5, delay: 5 * SECOND, refresh: None, ..Garp::default() },

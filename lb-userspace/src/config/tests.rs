@@ -260,7 +260,7 @@ fn probes_follow_the_interval_of_adverts_unless_told_otherwise() {
     let probe = |lines: &str| good(&minimal(lines, "")).config.vrrp[0].probe;
     for (lines, interval, lease) in [
         ("", 40_000, 400_000),
-        ("version = 3\nadvert_int = \"10ms\"", 400, 4_000),
+        ("version = 3\nadvert_int = \"10ms\"", 500, 4_000),
         ("probe_lease = \"200ms\"", 20_000, 200_000),
         ("probe_interval = \"80ms\"", 80_000, 400_000),
     ] {

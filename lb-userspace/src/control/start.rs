@@ -177,9 +177,12 @@ async fn parts(
     hear_trackers(&mut model, &mut track_events).await;
 
     let (vrrp_sender, vrrp_events) = mpsc::unbounded_channel();
-    let setups = config.vrrp.iter().map(vrrp::RouterSetup::from).collect();
+    let setup = vrrp::Setup {
+        routers: config.vrrp.iter().map(vrrp::RouterSetup::from).collect(),
+        groups: config.groups.iter().map(|group| group.members.clone()).collect(),
+    };
     let driver =
-        vrrp::Driver::spawn(setups, config.node.realtime, Box::new(KernelLease::open(pins)?), vrrp_sender)?;
+        vrrp::Driver::spawn(setup, config.node.realtime, Box::new(KernelLease::open(pins)?), vrrp_sender)?;
 
     for (router, tracked) in model.tracking.changes() {
         driver.set_tracked(router, tracked);

@@ -8,13 +8,13 @@ use std::{
     fmt,
     io::{self, PipeWriter, Write},
     net::IpAddr,
-    sync::Arc,
+    sync::{Arc, mpsc},
     time::Duration,
 };
 
 use tokio::sync::mpsc::UnboundedSender;
 
-use self::{orders::Orders, thread::Thread};
+use self::thread::Thread;
 use super::{
     announce::{self, Mac},
     counters::Counters,
@@ -24,11 +24,12 @@ use super::{
     socket::StartError,
     time::BootTime,
 };
-use crate::config::model::{Garp, Preempt, Transport, VirtualRouter};
+use crate::config::model::{Garp, Preempt, Probe, Transport, VirtualRouter};
 
 mod announcing;
+mod groups;
 mod hearing;
-mod orders;
+mod peers;
 mod port;
 mod thread;
 mod unit;
@@ -90,8 +91,10 @@ pub struct RouterSetup {
     pub priority: u8,
     /// Whether a lower master is pre-empted.
     pub preempt: Preempt,
-    /// What one advert buys.
+    /// What one advert buys while no peer watches.
     pub lease: Duration,
+    /// Probes between viplb peers.
+    pub probe: Option<Probe>,
     /// Announcements.
     pub garp: Garp,
 }
@@ -109,6 +112,7 @@ impl From<&VirtualRouter> for RouterSetup {
             priority: router.priority,
             preempt: router.preempt,
             lease: router.lease,
+            probe: router.probe,
             garp: router.garp,
         }
     }
@@ -210,48 +214,50 @@ pub enum Event {
     },
 }
 
-/// To the thread: there are new orders.
-const LOOK: u8 = 0;
-/// To the thread: leave all elections.
-const STOP: u8 = 1;
-
 /// The running election of this node.
 pub struct Driver {
-    /// A byte of [`LOOK`] or [`STOP`]; its end stops the thread too.
-    wake: Option<PipeWriter>,
-    orders: Arc<Orders>,
+    commands: mpsc::Sender<Command>,
+    wake: PipeWriter,
     thread: Option<std::thread::JoinHandle<()>>,
     counters: Arc<[Counters]>,
+}
+
+/// What the thread is told to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Command {
+    /// The trackers of a router come to this.
+    Tracked(usize, Tracked),
+    /// Leave all elections.
+    Stop,
+}
+
+/// All that a node takes part in.
+#[derive(Debug, Clone, Default)]
+pub struct Setup {
+    /// Its virtual routers.
+    pub routers: Vec<RouterSetup>,
+    /// Sync groups: routers that own together or not at all, by their index.
+    pub groups: Vec<Vec<usize>>,
 }
 
 impl Driver {
     /// Opens all sockets and starts the thread, in the caller's network namespace. On an error nothing runs.
     /// With `realtime` the thread tries to get real-time priority and to lock the process's memory.
     pub fn spawn(
-        setup: Vec<RouterSetup>,
+        setup: Setup,
         realtime: bool,
         lease: Box<dyn Lease>,
         events: UnboundedSender<Event>,
     ) -> Result<Self, StartError> {
-        let counters: Arc<[Counters]> = setup.iter().map(|_| Counters::default()).collect();
-        let orders = Arc::new(Orders::new(setup.iter().map(|router| router.priority)));
+        let counters: Arc<[Counters]> = setup.routers.iter().map(|_| Counters::default()).collect();
         let (woken, wake) = io::pipe().map_err(StartError::Thread)?;
-        let control = (woken, Arc::clone(&orders));
-        let thread = Thread::open(setup, lease, events, Arc::clone(&counters), control)?;
+        let (commands, told) = mpsc::channel();
+        let thread = Thread::open(setup, lease, events, Arc::clone(&counters), (woken, told))?;
         let thread = std::thread::Builder::new()
             .name("vrrp".to_owned())
             .spawn(move || thread.run(realtime))
             .map_err(StartError::Thread)?;
-        Ok(Self { wake: Some(wake), orders, thread: Some(thread), counters })
-    }
-
-    /// What trackers make of a router, by its index in the setup, from now on.
-    pub fn set_tracked(&self, router: usize, tracked: Tracked) {
-        self.orders.set(router, tracked);
-        if let Some(mut wake) = self.wake.as_ref() {
-            // A thread that has ended needs no word.
-            let _ = wake.write(&[LOOK]);
-        }
+        Ok(Self { commands, wake, thread: Some(thread), counters })
     }
 
     /// Counters of one router, by its index in the setup.
@@ -264,19 +270,25 @@ impl Driver {
         Arc::clone(&self.counters)
     }
 
-    /// Leaves all elections: leases dropped, then adverts of priority 0. Blocks until that is done.
+    /// What the trackers of a router, by its index in the setup, come to from now on.
+    pub fn set_tracked(&self, router: usize, tracked: Tracked) {
+        self.tell(Command::Tracked(router, tracked));
+    }
+
+    /// Leaves all elections: an owner that a viplb peer watches hands over, another one drops its lease and sends an
+    /// advert of priority 0. Blocks until that is done.
     pub fn stop(mut self) {
-        self.ask_to_stop();
+        self.tell(Command::Stop);
         if let Some(thread) = self.thread.take() {
             // A panic of the thread has dropped the leases and was reported on its way.
             let _ = thread.join();
         }
     }
 
-    /// The thread reads this or the end of the pipe, which is the same to it.
-    fn ask_to_stop(&mut self) {
-        if let Some(mut wake) = self.wake.take() {
-            let _ = wake.write(&[STOP]);
+    /// A thread that has ended needs to be told nothing.
+    fn tell(&self, command: Command) {
+        if self.commands.send(command).is_ok() {
+            let _ = (&self.wake).write(&[1]);
         }
     }
 }
@@ -284,7 +296,7 @@ impl Driver {
 impl Drop for Driver {
     /// The thread stops as in [`stop`](Self::stop), but nobody waits for it.
     fn drop(&mut self) {
-        self.ask_to_stop();
+        self.tell(Command::Stop);
     }
 }
 

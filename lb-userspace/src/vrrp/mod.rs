@@ -22,8 +22,8 @@ pub mod timers;
 
 pub use counters::Counters;
 pub(crate) use io::check;
-pub use io::{Driver, Event, Lease, Noted, RouterSetup};
+pub use io::{Driver, Event, Lease, Noted, RouterSetup, Setup};
 pub use realtime::Scheduling;
-pub use router::{Reason, State, Tracked};
+pub use router::{PeerState, Reason, State, Tracked};
 pub use socket::StartError;
 pub use time::BootTime;

@@ -31,6 +31,7 @@ pub const MAX_IPV6_ADDRESSES: usize = (1280 - 40 - HEADER_LEN) / 16;
 
 pub(super) mod checksum;
 mod datagram;
+pub(super) mod peer;
 mod refusal;
 
 pub(super) use self::datagram::write_ipv6_header;
@@ -160,7 +161,7 @@ impl Identity {
     /// Writes an advert of the given priority with its IP header over `datagram`, which is exactly
     /// [`datagram_len`](Self::datagram_len) long. Both addresses are of the router's family.
     pub fn emit(&self, priority: u8, source: IpAddr, destination: IpAddr, datagram: &mut [u8]) {
-        datagram::write_header(source, destination, datagram);
+        datagram::write_header(PROTOCOL, source, destination, datagram);
         let message = &mut datagram[self.family().header_len()..];
         self.write_message(priority, message);
         let sum = match (self.version, self.v3_checksum, self.family()) {

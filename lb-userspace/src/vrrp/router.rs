@@ -56,6 +56,8 @@ pub struct Router {
     probed: BootTime,
     link_down: bool,
     tracked_fault: bool,
+    group_fault: bool,
+    held: bool,
     nonces: u64,
     actions: VecDeque<Action>,
 }
@@ -72,6 +74,8 @@ impl Router {
             probed: BootTime(0),
             link_down: false,
             tracked_fault: false,
+            group_fault: false,
+            held: false,
             nonces: params.seed,
             actions: VecDeque::with_capacity(16),
         };
@@ -102,6 +106,17 @@ impl Router {
             Phase::Init => self.granted.is_some_and(|granted| now < granted.until),
             _ => false,
         }
+    }
+
+    /// Whether it can take no part for a reason of its own: carrier, tracker.
+    pub fn is_faulty(&self) -> bool {
+        self.link_down || self.tracked_fault
+    }
+
+    /// Whether another router lives to which this one leaves its addresses.
+    pub fn has_rival(&self, now: BootTime) -> bool {
+        let rival = |heard: Heard| self.beaten_by(heard.from, heard.priority) || !self.preempts();
+        self.state() == State::Backup && self.living(now).is_some_and(rival)
     }
 
     /// Its priority with the weights of the trackers.
@@ -225,6 +240,9 @@ impl Router {
                 self.leave_fault(now, Reason::LinkUp);
             }
             LocalEvent::Tracked(tracked) => self.tracked(now, tracked),
+            LocalEvent::GroupFault(fault) => self.group_faulted(now, fault),
+            LocalEvent::Hold(held) => self.held = held,
+            LocalEvent::StepDown => self.leave(now, State::Backup, Reason::Group),
             LocalEvent::LateWake => {
                 if matches!(self.phase, Phase::Requesting(_) | Phase::Claiming(_) | Phase::Master(_)) {
                     self.late_wake(now);
@@ -298,8 +316,17 @@ impl Router {
         }
     }
 
+    fn group_faulted(&mut self, now: BootTime, fault: bool) {
+        self.group_fault = fault;
+        if !fault {
+            self.leave_fault(now, Reason::Group);
+        } else if !matches!(self.phase, Phase::Init | Phase::Fault) {
+            self.leave(now, State::Fault, Reason::Group);
+        }
+    }
+
     fn leave_fault(&mut self, now: BootTime, reason: Reason) {
-        if matches!(self.phase, Phase::Fault) && !self.link_down && !self.tracked_fault {
+        if matches!(self.phase, Phase::Fault) && !self.is_faulty() && !self.group_fault {
             self.enter_backup(now, reason);
         }
     }

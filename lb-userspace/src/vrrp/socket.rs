@@ -14,12 +14,14 @@ mod advert;
 mod frame;
 mod interface;
 mod link;
+mod peer;
 
 pub use self::{
     advert::{AdvertSocket, Received},
     frame::{FrameSender, NeighbourSocket},
     interface::{Interface, is_local},
     link::{LinkNews, LinkSocket},
+    peer::{PeerSocket, Told},
 };
 
 /// Why the election could not be started: one sentence each.

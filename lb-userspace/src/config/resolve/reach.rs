@@ -140,7 +140,7 @@ impl Resolver<'_, '_> {
         }
         let advert_int = advert_int?;
         let probe_lease = or(&v.probe.lease, advert_int * 2 / 5);
-        let interval = or(&v.probe.interval, probe_lease / 10);
+        let interval = or(&v.probe.interval, (probe_lease / 10).max(LEAST_PROBE_INTERVAL));
         let (shown, adverts) = (show_duration(probe_lease), show_duration(advert_int));
         if let Some(given) = v.probe.lease.given() {
             if probe_lease >= advert_int * 3 {
@@ -209,3 +209,6 @@ impl Resolver<'_, '_> {
         }
     }
 }
+
+/// A default is not shorter: a probe costs two packets and two wake-ups.
+const LEAST_PROBE_INTERVAL: Duration = Duration::from_micros(500);

@@ -5,14 +5,15 @@
 
 use std::{net::IpAddr, os::fd::RawFd};
 
-use super::{RouterSetup, announcing::Turns};
+use super::{RouterSetup, announcing::Turns, peers::families};
 use crate::{
     config::model::Transport,
     vrrp::{
         announce,
         packet::{Family, MAX_IPV6_ADDRESSES, Version, is_link_local},
         socket::{
-            AdvertSocket, FrameSender, Interface, LinkNews, NeighbourSocket, StartError, Wanted, is_local,
+            AdvertSocket, FrameSender, Interface, LinkNews, NeighbourSocket, PeerSocket, StartError, Wanted,
+            is_local,
         },
     },
 };
@@ -30,6 +31,8 @@ pub(super) struct Port {
     /// One for each family that a virtual address here has.
     pub(super) neighbours: Vec<NeighbourSocket>,
     pub(super) turns: Turns,
+    /// One for each family that a router here that probes has.
+    pub(super) peers: Vec<PeerSocket>,
 }
 
 impl Port {
@@ -73,15 +76,19 @@ impl Port {
             let taken = frames.take_frames_for(mac);
             taken.map_err(StartError::on(&interface.name, "take frames for a virtual hardware address"))?;
         }
+        let peers = families(routers).map(|family| PeerSocket::open(&interface, family));
+        let peers = peers.collect::<Result<_, _>>()?;
         let running = interface.is_running();
-        Ok(Self { interface, running, news: false, adverts, frames, neighbours, turns: Turns::default() })
+        let turns = Turns::default();
+        Ok(Self { interface, running, news: false, adverts, frames, neighbours, turns, peers })
     }
 
     /// Every descriptor to be waited for.
     pub(super) fn descriptors(&self) -> impl Iterator<Item = RawFd> + '_ {
         use std::os::fd::AsRawFd;
         let adverts = self.adverts.iter().map(|(_, socket)| socket.as_raw_fd());
-        adverts.chain(self.neighbours.iter().map(AsRawFd::as_raw_fd))
+        let neighbours = self.neighbours.iter().map(AsRawFd::as_raw_fd);
+        adverts.chain(neighbours).chain(self.peers.iter().map(AsRawFd::as_raw_fd))
     }
 
     /// The socket for adverts of this family.

@@ -9,16 +9,18 @@
 use std::{
     io::{self, PipeReader, Read},
     net::IpAddr,
-    sync::Arc,
+    sync::{Arc, mpsc},
     time::Duration,
 };
 
+use lb_common::probe::Kind;
 use nix::sys::signal::SigSet;
 use tokio::sync::mpsc::UnboundedSender;
 
-use super::{Event, Lease, RouterSetup, STOP, orders::Orders, port::Port, unit::Unit};
+use super::{Command, Event, Lease, Setup, port::Port, unit::Unit};
 use crate::vrrp::{
     counters::Counters,
+    group::Group,
     realtime::{self, Guard, Scheduling},
     router::{Action, LocalEvent, Router, State},
     socket::{self, LinkSocket, StartError, readable},
@@ -27,50 +29,71 @@ use crate::vrrp::{
 
 /// Alarms of one router and kind are not closer than this.
 pub(super) const ALARM_GAP: Duration = Duration::from_secs(10);
+/// No hand-over keeps a daemon from stopping for longer.
+const LEAVE_LIMIT: Duration = Duration::from_millis(200);
+/// The thread looks round this often where something may happen without an event.
+const TICK: Duration = Duration::from_millis(20);
 
 /// Everything that the thread owns.
 pub(super) struct Thread {
     pub(super) ports: Vec<Port>,
     pub(super) units: Vec<Unit>,
     links: LinkSocket,
-    /// Watched through `fds`.
-    wake: PipeReader,
-    orders: Arc<Orders>,
+    pub(super) groups: Vec<Group>,
+    /// A byte for each command.
+    woken: PipeReader,
+    commands: mpsc::Receiver<Command>,
+    /// Since when it has been told to stop.
+    stopping: Option<BootTime>,
     lease: Box<dyn Lease>,
     events: UnboundedSender<Event>,
     pub(super) counters: Arc<[Counters]>,
     pub(super) buffer: Vec<u8>,
     /// With real-time priority: what was obtained, and what watches over its use.
     realtime: Option<(Scheduling, Guard)>,
-    /// `wake`, `links`, then the sockets of all ports.
+    /// `woken`, `links`, then the sockets of all ports.
     fds: Vec<libc::pollfd>,
 }
 
 /// Which descriptors were found ready; the sockets are read in any case.
 struct Ready {
-    woken: bool,
+    commands: bool,
     links: bool,
 }
 
 impl Thread {
     pub(super) fn open(
-        setup: Vec<RouterSetup>,
+        setup: Setup,
         lease: Box<dyn Lease>,
         events: UnboundedSender<Event>,
         counters: Arc<[Counters]>,
-        (wake, orders): (PipeReader, Arc<Orders>),
+        (woken, commands): (PipeReader, mpsc::Receiver<Command>),
     ) -> Result<Self, StartError> {
         // Subscribed before any interface is asked for its state, so that no change falls in between.
         let links = LinkSocket::open().map_err(StartError::Thread)?;
-        let ports = Port::open_all(&setup)?;
-        let names: Vec<String> = setup.iter().map(|router| router.name.clone()).collect();
+        let Setup { routers, groups } = setup;
+        let ports = Port::open_all(&routers)?;
+        let names: Vec<String> = routers.iter().map(|router| router.name.clone()).collect();
         let now = BootTime::now();
-        let units = setup.into_iter().map(|router| Unit::new(router, &ports, now)).collect();
+        let units = routers.into_iter().map(|router| Unit::new(router, &ports, now)).collect();
         let sockets = ports.iter().flat_map(Port::descriptors).map(|fd| readable(&fd));
-        let fds = [readable(&wake), readable(&links)].into_iter().chain(sockets).collect();
+        let fds = [readable(&woken), readable(&links)].into_iter().chain(sockets).collect();
         let buffer = vec![0; 16 * 1024];
-        let mut thread =
-            Self { ports, units, links, wake, orders, lease, events, counters, buffer, realtime: None, fds };
+        let mut thread = Self {
+            ports,
+            units,
+            links,
+            groups: groups.into_iter().map(Group::new).collect(),
+            woken,
+            commands,
+            stopping: None,
+            lease,
+            events,
+            counters,
+            buffer,
+            realtime: None,
+            fds,
+        };
         for (index, router) in names.into_iter().enumerate() {
             let cleared = thread.lease.set(index, BootTime(0));
             cleared.map_err(|source| StartError::Lease { router, source })?;
@@ -102,9 +125,12 @@ impl Thread {
             let ready = self.wait()?;
             let now = BootTime::now();
             self.find_oversleepers(now);
+            self.read_notes(now);
             self.watch_itself(now);
-            if ready.woken && self.is_to_stop(now) {
-                self.each(|core| core.handle_local(now, LocalEvent::Stop));
+            if ready.commands {
+                self.obey(now);
+            }
+            if self.has_left(now) {
                 return Ok(());
             }
             self.each(|core| {
@@ -117,6 +143,7 @@ impl Thread {
             }
             for port in 0..self.ports.len() {
                 self.read_adverts(now, port);
+                self.read_peers(now, port);
                 self.read_neighbours(now, port);
             }
             let now = BootTime::now();
@@ -124,22 +151,50 @@ impl Thread {
             for port in 0..self.ports.len() {
                 self.announce_due(now, port);
             }
+            self.keep_groups_together(now);
         }
     }
 
-    /// Reads what woke it; whether that was the end. New orders are followed.
-    fn is_to_stop(&mut self, now: BootTime) -> bool {
-        let mut bytes = [STOP; 64];
-        let length = (&self.wake).read(&mut bytes).unwrap_or(0);
-        if length == 0 || bytes[..length].contains(&STOP) {
-            return true;
-        }
+    /// What the packet programs have noted comes before everything that is believed on account of a lease.
+    fn read_notes(&mut self, now: BootTime) {
         for index in 0..self.units.len() {
-            let tracked = self.orders.get(index);
-            self.units[index].core.handle_local(now, LocalEvent::Tracked(tracked));
-            self.flush(index);
+            if self.units[index].core.state() == State::Master {
+                let noted = self.lease.noted(index);
+                self.units[index].core.handle_noted(now, noted);
+                self.flush(index);
+            }
         }
-        false
+    }
+
+    fn obey(&mut self, now: BootTime) {
+        // A wake-up says that there are commands, not how many.
+        let driver_is_gone = matches!(self.woken.read(&mut [0; 64]), Ok(0) | Err(_));
+        while let Ok(command) = self.commands.try_recv() {
+            match command {
+                Command::Tracked(index, tracked) if index < self.units.len() => {
+                    self.units[index].core.handle_local(now, LocalEvent::Tracked(tracked));
+                    self.flush(index);
+                }
+                Command::Tracked(..) => {}
+                Command::Stop => self.leave(now),
+            }
+        }
+        if driver_is_gone {
+            self.leave(now);
+        }
+    }
+
+    fn leave(&mut self, now: BootTime) {
+        if self.stopping.is_none() {
+            self.stopping = Some(now);
+            self.each(|core| core.handle_local(now, LocalEvent::Stop));
+        }
+    }
+
+    /// Told to stop, and nobody looks for a successor any more.
+    fn has_left(&self, now: BootTime) -> bool {
+        let leaving = |unit: &Unit| unit.core.is_leaving(now);
+        self.stopping.is_some_and(|since| now >= since + LEAVE_LIMIT || !self.units.iter().any(leaving))
     }
 
     /// Sleeps until a descriptor is readable or the next deadline.
@@ -150,8 +205,13 @@ impl Thread {
             counters.note_timers(own, unit.core.master_int());
             deadline = deadline.into_iter().chain(own).min();
         }
-        socket::wait(&mut self.fds, deadline.map(|deadline| deadline.since(BootTime::now())))?;
-        Ok(Ready { woken: self.fds[0].revents != 0, links: self.fds[1].revents != 0 })
+        let mut wait = deadline.map(|deadline| deadline.since(BootTime::now()));
+        if self.stopping.is_some() || !self.groups.is_empty() {
+            // The end of a grant and a rival's silence are nobody's deadlines.
+            wait = Some(wait.map_or(TICK, |wait| wait.min(TICK)));
+        }
+        socket::wait(&mut self.fds, wait)?;
+        Ok(Ready { commands: self.fds[0].revents != 0, links: self.fds[1].revents != 0 })
     }
 
     /// The priority is for waking in time, not for keeping a processor.
@@ -224,12 +284,12 @@ impl Thread {
                     self.lease_written(index, |lease| lease.set(index, BootTime(0)));
                 }
                 Action::Announce { repeat } => self.announce(BootTime::now(), index, repeat),
-                Action::Probe { .. }
-                | Action::Offer { .. }
-                | Action::Request { .. }
-                | Action::Grant { .. }
-                | Action::Relay { .. }
-                | Action::Delegate { .. } => {}
+                Action::Probe { to, nonce } => self.say(index, Kind::Probe, nonce, to),
+                Action::Offer { nonce } => self.say_to_all(index, Kind::Offer, nonce),
+                Action::Request { to, nonce } => self.say(index, Kind::Request, nonce, to),
+                Action::Grant { to, nonce } => self.say(index, Kind::Grant, nonce, to),
+                Action::Relay { to, until } => self.lease.relay(index, to, until),
+                Action::Delegate { from, until } => self.lease.delegate(index, from, until),
                 Action::Rival { from, priority } => self.rival(index, from, priority),
                 Action::Entered { state, reason } => {
                     if state == State::Master {

@@ -16,6 +16,7 @@ use crate::{
     config::model::Transport,
     vrrp::{
         announce::{self, ETHERNET_LEN, Mac},
+        group::Demand,
         packet::{Family, Identity, Path},
         router::{LocalEvent, Params, Router},
         socket::Wanted,
@@ -39,6 +40,8 @@ pub(super) struct Unit {
     /// Overslept: what is queued now was sent to somebody it no longer is.
     pub(super) deaf: bool,
     pub(super) lease: Duration,
+    /// What the sync group demands of it.
+    pub(super) demanded: Demand,
     pub(super) next_rival_alarm: BootTime,
     pub(super) next_foreign_alarm: BootTime,
     pub(super) next_interval_news: BootTime,
@@ -86,8 +89,8 @@ impl Unit {
             advert_int: setup.identity.advert_int,
             preempt: setup.preempt,
             lease: setup.lease,
-            probe: None,
-            seed: 1,
+            probe: setup.probe,
+            seed: seed(),
             garp: setup.garp,
         };
         let path = Path { local, transport: setup.transport };
@@ -111,6 +114,7 @@ impl Unit {
             learnt: None,
             deaf: false,
             lease: params.lease,
+            demanded: Demand::Nothing,
             next_rival_alarm: now,
             next_foreign_alarm: now,
             next_interval_news: now,
@@ -178,4 +182,11 @@ impl Outgoing {
         });
         Self { to, frame }
     }
+}
+
+/// Unpredictable enough for nonces that nobody off the link may guess: the standard library's hash keys are the
+/// system's random bytes.
+fn seed() -> u64 {
+    use std::hash::{BuildHasher, RandomState};
+    RandomState::new().hash_one(0)
 }

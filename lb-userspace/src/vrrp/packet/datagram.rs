@@ -6,7 +6,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::{PROTOCOL, Refusal, TTL, checksum, field};
+use super::{Refusal, TTL, checksum, field};
 use crate::config::model::{Transport, UnicastPeer};
 
 /// Where IPv4 adverts go.
@@ -136,24 +136,24 @@ impl Path {
     }
 }
 
-/// Writes the IP header for what follows it in `datagram`, whose first bytes it takes: an advert with a TTL of 255, from
+/// Writes the IP header for what follows it in `datagram`, whose first bytes it takes: with a TTL of 255, from
 /// `source` to `destination`.
 ///
 /// Addresses of two families cannot be in one header: then nothing is written.
-pub(super) fn write_header(source: IpAddr, destination: IpAddr, datagram: &mut [u8]) {
+pub(super) fn write_header(protocol: u8, source: IpAddr, destination: IpAddr, datagram: &mut [u8]) {
     match (source, destination) {
         (IpAddr::V4(source), IpAddr::V4(destination)) => {
             let [high, low] = length(datagram);
             let header = &mut datagram[..Family::V4.header_len()];
             // No identification, may be fragmented; as keepalived's.
-            header[..12].copy_from_slice(&[0x45, TRAFFIC_CLASS, high, low, 0, 0, 0, 0, TTL, PROTOCOL, 0, 0]);
+            header[..12].copy_from_slice(&[0x45, TRAFFIC_CLASS, high, low, 0, 0, 0, 0, TTL, protocol, 0, 0]);
             header[12..16].copy_from_slice(&source.octets());
             header[16..20].copy_from_slice(&destination.octets());
             let sum = checksum::plain(header);
             header[10..12].copy_from_slice(&sum.to_be_bytes());
         }
         (IpAddr::V6(source), IpAddr::V6(destination)) => {
-            write_ipv6_header(TRAFFIC_CLASS, PROTOCOL, source, destination, datagram);
+            write_ipv6_header(TRAFFIC_CLASS, protocol, source, destination, datagram);
         }
         _ => {}
     }

@@ -55,7 +55,7 @@ impl Router {
             heard.from == watch.peer && heard.priority < self.params.priority && self.preempts()
         });
         match (lower, watch.holder()) {
-            (Some(heard), Some(mac)) if now >= self.preempts_from(backup) => {
+            (Some(heard), Some(mac)) if !self.held && now >= self.preempts_from(backup) => {
                 self.request(now, heard.from, mac, Reason::Preempted);
                 true
             }

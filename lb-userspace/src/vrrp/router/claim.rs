@@ -4,7 +4,7 @@ use std::{net::IpAddr, time::Duration};
 
 use super::{
     Router,
-    phase::{Claim, Phase},
+    phase::{Backup, Claim, Phase},
     types::Reason,
 };
 use crate::vrrp::time::BootTime;
@@ -24,6 +24,8 @@ pub(super) const CLAIM_COPIES: u8 = 5;
 /// Answers to losing adverts are not closer than this: two routers that both think they win must not storm. But each
 /// copy of a claim has to get one, so short intervals shorten it too.
 const ANSWER_GAP: Duration = Duration::from_micros(250);
+/// While its sync group cannot own, a router looks again this often.
+const HELD: Duration = Duration::from_millis(50);
 
 /// [`CLAIM_WAIT`] with a claimer's advertisement interval of `advert_int`.
 pub fn claim_wait(advert_int: Duration) -> Duration {
@@ -37,6 +39,10 @@ pub fn contend_wait(advert_int: Duration) -> Duration {
 
 impl Router {
     pub(super) fn claim(&mut self, now: BootTime, holder: Option<IpAddr>, reason: Reason) {
+        if self.held {
+            self.phase = Phase::Backup(Backup { deadline: now + HELD, ..self.wait_for_silence(now) });
+            return;
+        }
         let contend_until = now + self.contend_wait();
         self.phase = Phase::Claiming(Claim {
             reason,

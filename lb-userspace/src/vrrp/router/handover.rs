@@ -65,7 +65,7 @@ impl Router {
     }
 
     pub(super) fn hear_offer(&mut self, now: BootTime, from: IpAddr, mac: Mac) {
-        let of_master = self.living(now).is_some_and(|heard| heard.from == from);
+        let of_master = !self.held && self.living(now).is_some_and(|heard| heard.from == from);
         if matches!(self.phase, Phase::Backup(_)) && of_master {
             self.request(now, from, mac, Reason::MasterLeft);
         }
@@ -112,18 +112,11 @@ impl Router {
         self.drop_lease();
         self.actions.push_back(Action::Grant { to: asker.from, nonce: asker.nonce });
         self.granted = Some(Granted { to: asker.from, nonce: asker.nonce, until: take_back });
-        match to {
-            State::Init => self.enter(Phase::Init, reason),
-            State::Fault => self.enter(Phase::Fault, reason),
-            State::Backup | State::Master => {
-                self.enter_backup(now, reason);
-                if let Phase::Backup(backup) = &mut self.phase {
-                    backup.deadline = take_back;
-                }
-                // Until its first sign of life nothing is known of the new owner, and that is waited for.
-                (self.heard, self.watch) =
-                    (None, Some(Watch::new(asker.from, now + self.grant_probe_interval())));
-            }
+        self.settle(now, to, reason);
+        if let Phase::Backup(backup) = &mut self.phase {
+            backup.deadline = take_back;
+            // Until its first sign of life nothing is known of the new owner, and that is waited for.
+            self.watch = Some(Watch::new(asker.from, now + self.grant_probe_interval()));
         }
     }
 
@@ -131,6 +124,8 @@ impl Router {
     pub(super) fn leave(&mut self, now: BootTime, to: State, reason: Reason) {
         match self.phase {
             Phase::Init => {}
+            Phase::Fault | Phase::Backup(_) | Phase::Requesting(_) | Phase::Claiming(_)
+                if to == State::Backup => {}
             Phase::Master(mut master) if master.lease.is_some() && self.is_watched(now) => {
                 match &mut master.leaving {
                     Some(leaving) if leaving.to == State::Init => {}
@@ -143,16 +138,19 @@ impl Router {
             }
             Phase::Claiming(_) | Phase::Master(_) => {
                 self.step_down();
-                self.settle(to, reason);
+                self.settle(now, to, reason);
             }
-            Phase::Fault | Phase::Backup(_) | Phase::Requesting(_) => self.settle(to, reason),
+            Phase::Fault | Phase::Backup(_) | Phase::Requesting(_) => self.settle(now, to, reason),
         }
     }
 
-    fn settle(&mut self, to: State, reason: Reason) {
+    fn settle(&mut self, now: BootTime, to: State, reason: Reason) {
         (self.heard, self.watch) = (None, None);
-        let phase = if to == State::Init { Phase::Init } else { Phase::Fault };
-        self.enter(phase, reason);
+        match to {
+            State::Init => self.enter(Phase::Init, reason),
+            State::Fault => self.enter(Phase::Fault, reason),
+            State::Backup | State::Master => self.enter_backup(now, reason),
+        }
     }
 
     fn offer(&mut self, now: BootTime, mut master: Master, to: State, reason: Reason) {
@@ -171,7 +169,7 @@ impl Router {
         }
         if leaving.best.is_none() && now >= leaving.until {
             self.step_down();
-            self.settle(leaving.to, leaving.reason);
+            self.settle(now, leaving.to, leaving.reason);
             return true;
         }
         if leaving.best.is_none() && now >= leaving.resend_at {

@@ -85,6 +85,8 @@ pub enum Reason {
     TrackerFailed,
     /// All trackers pass again.
     TrackersPass,
+    /// Another member of the sync group cannot own its addresses.
+    Group,
 }
 
 impl fmt::Display for Reason {
@@ -107,6 +109,7 @@ impl fmt::Display for Reason {
             Self::Fenced => "a peer takes over the lease that ran out",
             Self::TrackerFailed => "a tracker failed",
             Self::TrackersPass => "all trackers pass again",
+            Self::Group => "the sync group goes together",
         })
     }
 }
@@ -126,6 +129,12 @@ pub enum LocalEvent {
     LeaseFailed,
     /// What the trackers make of this node, from now on.
     Tracked(Tracked),
+    /// Whether a member of the sync group can take no part, so that this one may not either.
+    GroupFault(bool),
+    /// Whether the sync group cannot own for the moment: nothing is claimed meanwhile.
+    Hold(bool),
+    /// The sync group cannot own: this router gives its addresses up.
+    StepDown,
     /// The daemon stops.
     Stop,
 }
