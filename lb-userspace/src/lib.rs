@@ -10,6 +10,7 @@ pub mod datapath;
 pub mod health;
 pub mod log;
 pub mod netlink;
+pub mod notify;
 pub mod program;
 pub mod track;
 pub mod units;

@@ -106,7 +106,12 @@ impl Netlink {
         while let Some(m) =
             found.try_next().await.with_context(|| format!("cannot list addresses of {ifindex}"))?
         {
-            let same = m.attributes.iter().any(|a| matches!(a, AddressAttribute::Local(l) if *l == addr));
+            // IFA_LOCAL is IPv4's word; for IPv6 the kernel only says IFA_ADDRESS.
+            let same = m.attributes.iter().any(|a| match a {
+                AddressAttribute::Local(own) => *own == addr,
+                AddressAttribute::Address(own) => addr.is_ipv6() && *own == addr,
+                _ => false,
+            });
             if !same {
                 continue;
             }

@@ -4,6 +4,8 @@
 //! events. Handlers read the published snapshot or send a command to the control loop; they hold no state.
 
 pub mod client;
+pub mod http;
+pub mod metrics;
 pub mod snapshot;
 
 use std::{fs, io, os::unix::fs::PermissionsExt, path::Path};

@@ -25,6 +25,20 @@ pub struct Snapshot {
     pub drops: BTreeMap<String, u64>,
     /// What somebody should look at, in words.
     pub alarms: Vec<String>,
+    /// The same, with what each is about.
+    #[serde(default)]
+    pub alarm_list: Vec<Alarm>,
+}
+
+/// What somebody should look at.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+pub struct Alarm {
+    /// `two_owners`, `foreign_owner` or `lease_failed`.
+    pub kind: String,
+    /// The virtual router's name.
+    pub router: String,
+    /// In words.
+    pub text: String,
 }
 
 /// The node.
@@ -67,7 +81,7 @@ pub struct Vrrp {
     pub interface: String,
     /// `virtual_router_id`.
     pub vrid: u8,
-    /// This node's priority.
+    /// This node's priority, as configured.
     pub priority: u8,
     /// `Init`, `Backup`, `Master` or `Fault`; `Unknown` when the daemon could not be asked.
     pub state: String,
@@ -111,6 +125,48 @@ pub struct Vrrp {
     /// The shortest `advert_int` that this lateness allows, ms; none when it allows none or nothing was measured.
     #[serde(default)]
     pub shortest_advert_int_ms: Option<f64>,
+    /// The priority that counts: what trackers make of the configured one; 0 when the daemon could not be asked.
+    #[serde(default)]
+    pub effective_priority: u8,
+    /// What moves it.
+    #[serde(default)]
+    pub tracks: Vec<Track>,
+    /// The sync group it is in.
+    #[serde(default)]
+    pub sync_group: Option<String>,
+    /// `multicast`, or `unicast to` whom; empty when the daemon could not be asked.
+    #[serde(default)]
+    pub transport: String,
+    /// The hardware address its addresses are at, if that is not the interface's.
+    #[serde(default)]
+    pub virtual_mac: Option<String>,
+    /// Addresses that move along but are not in the advert.
+    #[serde(default)]
+    pub excluded: Vec<String>,
+    /// Whether an interface gets the addresses.
+    #[serde(default)]
+    pub assigned: bool,
+}
+
+/// What a tracker says, and what that means to a router.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+pub struct Track {
+    /// Its name.
+    pub name: String,
+    /// `interface`, `script`, `process`, `file`, `backends` or `peer`.
+    pub kind: String,
+    /// `good`, `bad`, a file's value, or `unknown` before its first word.
+    pub state: String,
+    /// Since when.
+    pub since: u64,
+    /// Why, in words; often empty.
+    pub cause: String,
+    /// Its weight for this router; 0: a fault.
+    pub weight: i16,
+    /// Whether good counts as bad.
+    pub reverse: bool,
+    /// What it does now: `none`, `fault`, or what it adds to the priority, with its sign.
+    pub effect: String,
 }
 
 /// The time-outs of a virtual router, in milliseconds.

@@ -14,7 +14,7 @@ use super::{Format, node, runtime, table::Table};
 use crate::{
     api::{
         client::{self, AskError},
-        snapshot::{Health, RUNNING, Snapshot},
+        snapshot::{Health, RUNNING, Snapshot, Vrrp},
     },
     datapath::{observe, pins, pins::Pins},
     units::{age, bytes},
@@ -118,7 +118,7 @@ fn vrrp(s: &Snapshot, since: &dyn Fn(u64) -> String) -> String {
             v.name.clone(),
             v.interface.clone(),
             known(v.vrid != 0, v.vrid),
-            known(v.priority != 0, v.priority),
+            known(v.priority != 0, priority(v)),
             v.state.clone(),
             since(v.since),
             if v.lease_valid { "valid" } else { "none" }.into(),
@@ -128,6 +128,16 @@ fn vrrp(s: &Snapshot, since: &dyn Fn(u64) -> String) -> String {
         ]);
     }
     t.render(0)
+}
+
+/// The priority that counts, and the configured one where it differs.
+pub(super) fn priority(v: &Vrrp) -> String {
+    match v.effective_priority {
+        // A daemon that knows of no trackers.
+        0 => v.priority.to_string(),
+        effective if effective == v.priority => v.priority.to_string(),
+        effective => format!("{effective} (of {})", v.priority),
+    }
 }
 
 fn services(s: &Snapshot, since: &dyn Fn(u64) -> String) -> String {

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::{Format, status};
 use crate::{
-    api::snapshot::{RUNNING, Snapshot, Vrrp, VrrpThread},
+    api::snapshot::{RUNNING, Snapshot, Track, Vrrp, VrrpThread},
     units::age,
 };
 
@@ -64,12 +64,25 @@ fn router(out: &mut String, v: &Vrrp, now: u64) {
     let _ = writeln!(
         out,
         "{}  {} id {}  version {}  priority {}  {} for {since} ({})",
-        v.name, v.interface, v.vrid, v.version, v.priority, v.state, v.reason
+        v.name,
+        v.interface,
+        v.vrid,
+        v.version,
+        status::priority(v),
+        v.state,
+        v.reason
     );
     let mut line = |word: &str, text: String| {
         let _ = writeln!(out, "  {word:<10}{text}");
     };
     line("addresses", v.addresses.join(","));
+    if !v.excluded.is_empty() {
+        line("excluded", v.excluded.join(","));
+    }
+    place(v, &mut line);
+    for track in &v.tracks {
+        line("track", self::track(track, now));
+    }
     line("owner", owner.to_owned());
     line("lease", format!("{lease}, {} left of {}", ms(t.lease_left), ms(t.lease)));
     line("intervals", format!("own {}, master's {}", ms(t.advert_int), ms(t.master_int)));
@@ -93,6 +106,31 @@ fn router(out: &mut String, v: &Vrrp, now: u64) {
         None => "no safe advert_int for this lateness".to_owned(),
     };
     line("shortest", shortest);
+}
+
+/// What is not as it is by default.
+fn place(v: &Vrrp, line: &mut impl FnMut(&str, String)) {
+    if !v.assigned {
+        line("placed", "on no interface: only the packet programs answer".to_owned());
+    }
+    if let Some(mac) = &v.virtual_mac {
+        line("hardware", mac.clone());
+    }
+    line("transport", v.transport.clone());
+    if let Some(group) = &v.sync_group {
+        line("group", group.clone());
+    }
+}
+
+/// `uplink (interface) bad for 5s: eth1 has no carrier; weight -20: -20`.
+fn track(t: &Track, now: u64) -> String {
+    let since = age(now.saturating_sub(t.since));
+    let why = if t.cause.is_empty() { String::new() } else { format!(": {}", t.cause) };
+    let reverse = if t.reverse { " reversed" } else { "" };
+    format!(
+        "{} ({}) {} for {since}{why}; weight {}{reverse}: {}",
+        t.name, t.kind, t.state, t.weight, t.effect
+    )
 }
 
 /// Milliseconds, or seconds from one on.
@@ -139,6 +177,9 @@ mod tests {
             lateness_in_time_ms: 1.3,
             late_wakes: 1,
             shortest_advert_int_ms: Some(20.0),
+            effective_priority: 254,
+            transport: "multicast".into(),
+            assigned: true,
             ..Vrrp::default()
         };
         let missing = vec!["memory not locked: it takes CAP_IPC_LOCK".to_owned()];
@@ -155,6 +196,7 @@ thread  scheduling real-time (SCHED_FIFO), memory not locked
 
 VI_1  eth0 id 51  version 3  priority 254  Master for 5s (no master was heard)
   addresses 172.18.0.201,172.18.0.202
+  transport multicast
   owner     h1
   lease     valid, 61.5 ms left of 75 ms
   intervals own 30 ms, master's 30 ms
@@ -166,6 +208,38 @@ VI_1  eth0 id 51  version 3  priority 254  Master for 5s (no master was heard)
   shortest  safe advert_int 20 ms in version 3
 ";
         assert_eq!(render(&snapshot(), 1005), expected);
+    }
+
+    #[test]
+    fn what_moves_the_priority_and_what_is_not_the_default_is_shown() {
+        let track = Track {
+            name: "uplink".into(),
+            kind: "interface".into(),
+            state: "bad".into(),
+            since: 1000,
+            cause: "eth1 has no carrier".into(),
+            weight: -20,
+            reverse: false,
+            effect: "-20".into(),
+        };
+        let mut s = snapshot();
+        let v = &mut s.vrrp[0];
+        (v.effective_priority, v.tracks, v.assigned) = (234, vec![track], false);
+        v.transport = "unicast to 172.18.0.8".into();
+        (v.virtual_mac, v.sync_group) = (Some("00:00:5e:00:01:33".into()), Some("both".into()));
+        v.excluded = vec!["10.0.0.1".into()];
+        let shown = render(&s, 1005);
+        for line in [
+            "VI_1  eth0 id 51  version 3  priority 234 (of 254)  Master for 5s (no master was heard)",
+            "  excluded  10.0.0.1",
+            "  placed    on no interface: only the packet programs answer",
+            "  hardware  00:00:5e:00:01:33",
+            "  transport unicast to 172.18.0.8",
+            "  group     both",
+            "  track     uplink (interface) bad for 5s: eth1 has no carrier; weight -20: -20",
+        ] {
+            assert!(shown.lines().any(|l| l == line), "{line} is missing from\n{shown}");
+        }
     }
 
     #[test]
@@ -181,10 +255,25 @@ VI_1  eth0 id 51  version 3  priority 254  Master for 5s (no master was heard)
     fn a_snapshot_of_an_older_daemon_is_read() {
         let mut old = serde_json::to_value(snapshot()).unwrap();
         let router = old["vrrp"][0].as_object_mut().unwrap();
-        for new in ["version", "timers", "send_errors", "announcements", "late_wakes", "lateness_max_ms"] {
+        for new in [
+            "version",
+            "timers",
+            "send_errors",
+            "announcements",
+            "late_wakes",
+            "lateness_max_ms",
+            "effective_priority",
+            "tracks",
+            "sync_group",
+            "transport",
+            "virtual_mac",
+            "excluded",
+            "assigned",
+        ] {
             assert!(router.remove(new).is_some(), "{new}");
         }
         old["node"].as_object_mut().unwrap().remove("vrrp_thread");
+        old.as_object_mut().unwrap().remove("alarm_list");
         let read: Snapshot = serde_json::from_value(old).unwrap();
         assert_eq!(read.vrrp[0].adverts_sent, 7);
     }

@@ -6,6 +6,7 @@
 pub mod model;
 mod shutdown;
 mod start;
+pub mod tracking;
 
 use std::time::{Duration, SystemTime};
 
@@ -27,6 +28,8 @@ use crate::{
     datapath::{counters, load::Datapath},
     health,
     netlink::Netlink,
+    notify::Notifier,
+    track,
     vrrp::{self, timers},
 };
 use model::{Model, ms};
@@ -46,6 +49,8 @@ struct Control {
     driver: vrrp::Driver,
     vrrp_events: mpsc::UnboundedReceiver<vrrp::Event>,
     health_events: mpsc::UnboundedReceiver<health::Event>,
+    track_events: mpsc::UnboundedReceiver<track::Event>,
+    notifier: Notifier,
     commands: mpsc::Receiver<Command>,
     snapshot: watch::Sender<Snapshot>,
     cancel: CancellationToken,
@@ -72,6 +77,7 @@ impl Control {
                 () = stop.cancelled() => return Ok(()),
                 Some(event) = self.vrrp_events.recv() => self.on_vrrp(event)?,
                 Some(event) = self.health_events.recv() => self.model.on_health(&event, SystemTime::now()),
+                Some(event) = self.track_events.recv() => self.model.tracking.on_event(&event, SystemTime::now()),
                 Some(command) = self.commands.recv() => self.on_command(command),
                 ended = &mut self.api => return ended.context("the control socket's task died")?.context("the control socket ended"),
                 _ = tick.tick() => self.on_tick()?,
@@ -108,6 +114,12 @@ impl Control {
 
     /// Makes maps and interfaces agree with the model, then publishes a snapshot.
     async fn reconcile(&mut self) -> Result<()> {
+        for (router, tracked) in self.model.tracking.changes() {
+            self.driver.set_tracked(router, tracked);
+        }
+        for notice in self.model.take_notices() {
+            self.notifier.tell(notice);
+        }
         if self.model.take_changed() {
             self.datapath.tables.publish(&self.model.desired())?;
         }

@@ -1,6 +1,8 @@
 //! What is wanted and what is known, without I/O: events go in, desired map contents, address changes and the static part
 //! of a snapshot come out.
 
+mod shown;
+
 use std::{
     collections::BTreeMap,
     net::IpAddr,
@@ -14,14 +16,17 @@ use lb_common::{
 };
 
 use crate::{
-    api::snapshot::{self, Snapshot},
-    config::model::{Config, Mode, Protocol, Scheduler, Version, VirtualRouter},
+    config::model::{Config, Protocol, Version, VirtualRouter},
     datapath::{
         ring,
         tables::{Desired, DesiredService},
     },
-    health, vrrp,
+    health,
+    notify::{self, Notice, Subject},
+    vrrp::{self, group::Group},
 };
+
+use super::tracking::Tracking;
 
 /// How long an alarm is shown after its cause was last seen.
 const ALARM: Duration = Duration::from_secs(60);
@@ -84,6 +89,15 @@ struct BackendState {
     latency: Option<Duration>,
 }
 
+/// What somebody should look at.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Alarm {
+    router: usize,
+    /// `two_owners`, `foreign_owner` or `lease_failed`.
+    kind: &'static str,
+    text: String,
+}
+
 /// The model.
 pub struct Model {
     config: Config,
@@ -92,7 +106,13 @@ pub struct Model {
     pub datapath_log: bool,
     routers: Vec<Router>,
     backends: Vec<Vec<BackendState>>,
-    alarms: BTreeMap<String, SystemTime>,
+    alarms: BTreeMap<Alarm, SystemTime>,
+    /// What moves priorities.
+    pub tracking: Tracking,
+    /// State of each sync group.
+    groups: Vec<vrrp::State>,
+    /// Changes that programs are to be told of.
+    notices: Vec<Notice>,
     /// What the VRRP thread runs with, once it has said so.
     scheduling: Option<vrrp::Scheduling>,
     changed: bool,
@@ -123,6 +143,9 @@ impl Model {
                 .map(|s| s.backends.iter().map(|_| backend()).collect())
                 .collect(),
             alarms: BTreeMap::new(),
+            tracking: Tracking::new(&config, now),
+            groups: vec![vrrp::State::Init; config.groups.len()],
+            notices: Vec::new(),
             scheduling: None,
             changed: true,
             config,
@@ -146,17 +169,17 @@ impl Model {
             }
             vrrp::Event::TwoOwners { router, from, .. } => {
                 let name = &self.config.vrrp[*router].name;
-                self.alarm(
-                    format!("vrrp {name}: {from} advertises as owner while this node owns the addresses"),
-                    now,
-                );
+                let text =
+                    format!("vrrp {name}: {from} advertises as owner while this node owns the addresses");
+                self.alarm(*router, "two_owners", text, now);
             }
             vrrp::Event::ForeignOwner { router, addr, mac } => {
                 let name = &self.config.vrrp[*router].name;
-                self.alarm(
-                    format!("vrrp {name}: {addr} is answered for by {}, which sends no adverts: remove the address there", Mac(*mac)),
-                    now,
+                let mac = Mac(*mac);
+                let text = format!(
+                    "vrrp {name}: {addr} is answered for by {mac}, which sends no adverts: remove the address there"
                 );
+                self.alarm(*router, "foreign_owner", text, now);
             }
             vrrp::Event::IntervalLearnt { router, from, interval } => {
                 let c = &self.config.vrrp[*router];
@@ -182,7 +205,8 @@ impl Model {
             }
             vrrp::Event::LeaseFailed { router, error } => {
                 let name = &self.config.vrrp[*router].name;
-                self.alarm(format!("vrrp {name}: the lease cannot be written: {error}"), now);
+                let text = format!("vrrp {name}: the lease cannot be written: {error}");
+                self.alarm(*router, "lease_failed", text, now);
             }
             vrrp::Event::Scheduling(scheduling) => self.on_scheduling(scheduling),
             vrrp::Event::ThreadFailed { .. } => {}
@@ -200,19 +224,81 @@ impl Model {
     }
 
     fn on_entered(&mut self, router: usize, state: vrrp::State, reason: vrrp::Reason, now: SystemTime) {
-        let name = &self.config.vrrp[router].name;
         let r = &mut self.routers[router];
-        tracing::info!("vrrp {name}: {:?} → {state:?} ({reason})", r.state);
-        r.state = state;
+        let old = std::mem::replace(&mut r.state, state);
         r.since = now;
         r.reason = reason.to_string();
+        let faults = self.tracking.faults(router);
+        if state == vrrp::State::Fault && !faults.is_empty() {
+            r.reason = format!("{reason}: {}", faults.join(", "));
+        }
         if state == vrrp::State::Master {
             r.heard = None;
         }
+        tracing::info!("vrrp {}: {old:?} → {state:?} ({})", self.config.vrrp[router].name, r.reason);
+        let reason = r.reason.clone();
+        self.notice(Subject::Router(router), old, state, &reason);
+        self.judge_groups(router, &reason);
     }
 
-    fn alarm(&mut self, text: String, now: SystemTime) {
-        if self.alarms.insert(text.clone(), now).is_none() {
+    /// A group changes with the last of its members, or the first.
+    fn judge_groups(&mut self, router: usize, reason: &str) {
+        for index in 0..self.groups.len() {
+            let members = &self.config.groups[index].members;
+            if !members.contains(&router) {
+                continue;
+            }
+            let state = Group::state(members.iter().map(|m| self.routers[*m].state));
+            let old = std::mem::replace(&mut self.groups[index], state);
+            self.notice(Subject::Group(index), old, state, reason);
+        }
+    }
+
+    fn notice(&mut self, subject: Subject, old: vrrp::State, state: vrrp::State, reason: &str) {
+        // That a router was stopped is told once, at the daemon's stop.
+        if old == state || state == vrrp::State::Init {
+            return;
+        }
+        let notice = self.notice_of(subject, old.into(), state.into(), reason);
+        self.notices.push(notice);
+    }
+
+    fn notice_of(&self, subject: Subject, old: notify::State, state: notify::State, why: &str) -> Notice {
+        let (name, members) = match subject {
+            Subject::Router(i) => (&self.config.vrrp[i].name, vec![i]),
+            Subject::Group(i) => (&self.config.groups[i].name, self.config.groups[i].members.clone()),
+        };
+        let routers = members.iter().map(|m| &self.config.vrrp[*m]);
+        let addresses = routers.flat_map(|r| r.addresses.iter().chain(&r.excluded));
+        let addresses: Vec<String> = addresses.map(|a| a.addr.to_string()).collect();
+        Notice {
+            subject,
+            name: name.clone(),
+            old,
+            state,
+            priority: self.tracking.of(members[0]).priority,
+            reason: why.to_owned(),
+            addresses: addresses.join(" "),
+        }
+    }
+
+    /// Changes that programs are to be told of since this was last asked.
+    pub fn take_notices(&mut self) -> Vec<Notice> {
+        std::mem::take(&mut self.notices)
+    }
+
+    /// The notices of the daemon's stop.
+    pub fn stop_notices(&self) -> Vec<Notice> {
+        let routers = self.routers.iter().enumerate().map(|(i, r)| (Subject::Router(i), r.state));
+        let groups = self.groups.iter().enumerate().map(|(i, state)| (Subject::Group(i), *state));
+        let stop = |(subject, old): (Subject, vrrp::State)| {
+            self.notice_of(subject, old.into(), notify::State::Stop, "stopped")
+        };
+        routers.chain(groups).map(stop).collect()
+    }
+
+    fn alarm(&mut self, router: usize, kind: &'static str, text: String, now: SystemTime) {
+        if self.alarms.insert(Alarm { router, kind, text: text.clone() }, now).is_none() {
             tracing::error!("alarm: {text}");
         }
     }
@@ -232,6 +318,12 @@ impl Model {
             b.state = event.state;
             b.since = now;
             self.changed = true;
+        }
+        let all = &self.backends[event.service];
+        // Until each has been checked once, their number says nothing.
+        if all.iter().all(|b| b.state != health::State::Unchecked) {
+            let up = all.iter().filter(|b| b.state == health::State::Up).count();
+            self.tracking.on_backends(event.service, up as u32, now);
         }
     }
 
@@ -309,9 +401,9 @@ impl Model {
         changes
     }
 
-    /// Version and priority of each router, in the order of the file.
+    /// Version and effective priority of each router, in the order of the file.
     pub fn elections(&self) -> impl Iterator<Item = (Version, u8)> + '_ {
-        self.config.vrrp.iter().map(|c| (c.version, c.priority))
+        self.config.vrrp.iter().enumerate().map(|(i, c)| (c.version, self.tracking.of(i).priority))
     }
 
     /// All addresses, to be removed: the daemon stops.
@@ -322,103 +414,15 @@ impl Model {
         }
         self.address_changes()
     }
+}
 
-    /// A snapshot without counters and leases, which the maps have.
-    pub fn snapshot(&self, now: SystemTime) -> Snapshot {
-        let shown = |seen: &SystemTime| now.duration_since(*seen).is_ok_and(|d| d < ALARM);
-        Snapshot {
-            node: snapshot::Node {
-                name: self.config.node.name.clone(),
-                daemon: snapshot::RUNNING.into(),
-                pid: std::process::id(),
-                since: unix(self.machine.started.unwrap_or(now)),
-                version: env!("CARGO_PKG_VERSION").into(),
-                datapath_log: self.datapath_log,
-                vrrp_thread: self.scheduling.as_ref().map(|s| snapshot::VrrpThread {
-                    realtime: s.realtime,
-                    memory_locked: s.memory_locked,
-                    missing: s.missing.clone(),
-                }),
-            },
-            vrrp: (0..self.routers.len()).map(|i| self.vrrp_snapshot(i)).collect(),
-            interfaces: self
-                .machine
-                .interfaces
-                .iter()
-                .map(|i| snapshot::Interface {
-                    name: i.name.clone(),
-                    hook: i.hook.0.into(),
-                    why: i.hook.1.clone(),
-                })
-                .collect(),
-            services: (0..self.config.services.len()).map(|i| self.service_snapshot(i)).collect(),
-            alarms: self
-                .alarms
-                .iter()
-                .filter(|(_, seen)| shown(seen))
-                .map(|(text, _)| text.clone())
-                .collect(),
-            ..Snapshot::default()
-        }
-    }
-
-    fn vrrp_snapshot(&self, i: usize) -> snapshot::Vrrp {
-        let (c, r) = (&self.config.vrrp[i], &self.routers[i]);
-        snapshot::Vrrp {
-            name: c.name.clone(),
-            interface: c.interface.clone(),
-            vrid: c.vrid,
-            priority: c.priority,
-            state: format!("{:?}", r.state),
-            since: unix(r.since),
-            reason: r.reason.clone(),
-            owner: match r.state {
-                vrrp::State::Master => Some(self.config.node.name.clone()),
-                _ => r.heard.map(|a| a.to_string()),
-            },
-            addresses: c.addresses.iter().map(|a| a.addr.to_string()).collect(),
-            version: match c.version {
-                Version::V2 => 2,
-                Version::V3 => 3,
-            },
-            timers: snapshot::VrrpTimers {
-                advert_int: ms(c.advert_int),
-                lease: ms(c.lease),
-                ..snapshot::VrrpTimers::default()
-            },
-            ..snapshot::Vrrp::default()
-        }
-    }
-
-    fn service_snapshot(&self, i: usize) -> snapshot::Service {
-        let (c, states) = (&self.config.services[i], &self.backends[i]);
-        let backend = |(b, s): (&crate::config::model::Backend, &BackendState)| snapshot::Backend {
-            name: b.name.clone(),
-            addr: b.addr.to_string(),
-            state: s.state.as_str().into(),
-            since: unix(s.since),
-            cause: s.cause.clone(),
-            check_ms: s.latency.map(|l| (l.as_secs_f64() * 1e5).round() / 100.0),
-            weight: b.weight,
-            ..snapshot::Backend::default()
-        };
-        snapshot::Service {
-            name: c.name.clone(),
-            listen: c.listen.to_string(),
-            protocol: match c.protocol {
-                Protocol::Tcp => "tcp".into(),
-                Protocol::Udp => "udp".into(),
-            },
-            scheduler: match c.scheduler {
-                Scheduler::Rr => "rr".into(),
-                Scheduler::Wrr => "wrr".into(),
-            },
-            mode: match c.mode {
-                Mode::Nat => "nat".into(),
-            },
-            up: states.iter().filter(|b| b.state == health::State::Up).count(),
-            backends: c.backends.iter().zip(states).map(backend).collect(),
-            ..snapshot::Service::default()
+impl From<vrrp::State> for notify::State {
+    fn from(state: vrrp::State) -> Self {
+        match state {
+            vrrp::State::Init => Self::Init,
+            vrrp::State::Backup => Self::Backup,
+            vrrp::State::Master => Self::Master,
+            vrrp::State::Fault => Self::Fault,
         }
     }
 }

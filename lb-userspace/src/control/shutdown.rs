@@ -1,6 +1,6 @@
 //! The stop order, in one place: no new decisions, then the election (lease given up, priority 0 sent, so that the peer
-//! takes over at once), then addresses, then the control socket, and the packet programs last: until then they swallow
-//! what still comes for the virtual addresses.
+//! takes over at once), then addresses, then programs that are told of it, then the control socket, and the packet programs last:
+//! until then they swallow what still comes for the virtual addresses.
 
 use std::time::Duration;
 
@@ -9,6 +9,8 @@ use tokio::time::timeout;
 
 use super::Control;
 
+/// How long programs that are told of the stop may take, all together: less than `docker stop` waits.
+const NOTIFY_LIMIT: Duration = Duration::from_secs(5);
 /// How long requests on the control socket may take to end.
 const API_LIMIT: Duration = Duration::from_secs(1);
 
@@ -16,12 +18,17 @@ impl Control {
     /// Stops everything; goes on after a failure and reports the first.
     pub(super) async fn shutdown(mut self) -> Result<()> {
         self.cancel.cancel();
+        let stopping = self.model.stop_notices();
         self.driver.stop();
         for change in self.model.address_removals() {
             if let Err(e) = self.netlink.remove_address(change.ifindex, change.addr).await {
                 tracing::warn!("{e:#}");
             }
         }
+        for notice in stopping {
+            self.notifier.tell(notice);
+        }
+        self.notifier.finish(NOTIFY_LIMIT).await;
         self.tasks.close();
         self.tasks.wait().await;
         // A client that holds a request half sent must not keep the programs attached.

@@ -1,10 +1,16 @@
 //! Start: everything that can be refused is refused before anything is attached; what fails later is taken back.
 
-use std::{collections::BTreeMap, time::SystemTime};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, SystemTime},
+};
 
 use anyhow::{Context, Result};
 use lb_common::settings::SnatPorts;
-use tokio::sync::{mpsc, watch};
+use tokio::{
+    sync::{mpsc, watch},
+    time::timeout,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
@@ -17,9 +23,12 @@ use crate::{
     datapath::{lease::KernelLease, load::Datapath, pins, pins::Pins, preflight},
     health,
     netlink::Netlink,
-    vrrp,
+    notify::Notifier,
+    track, vrrp,
 };
 
+/// How long the start waits for trackers that look at this machine only.
+const TRACKER_PATIENCE: Duration = Duration::from_secs(1);
 /// Commands waiting for the loop; more only come from more CLI calls at a time.
 const COMMANDS: usize = 8;
 
@@ -118,6 +127,8 @@ async fn prepare(
             driver: p.driver,
             vrrp_events: p.vrrp_events,
             health_events: p.health_events,
+            track_events: p.track_events,
+            notifier: p.notifier,
             commands: p.commands,
             snapshot: p.snapshot,
             cancel: p.cancel,
@@ -134,6 +145,8 @@ struct Parts {
     driver: vrrp::Driver,
     vrrp_events: mpsc::UnboundedReceiver<vrrp::Event>,
     health_events: mpsc::UnboundedReceiver<health::Event>,
+    track_events: mpsc::UnboundedReceiver<track::Event>,
+    notifier: Notifier,
     commands: mpsc::Receiver<api::Command>,
     snapshot: watch::Sender<Snapshot>,
     cancel: CancellationToken,
@@ -149,10 +162,19 @@ async fn parts(
     datapath: &mut Datapath,
 ) -> Result<Parts> {
     let machine = machine(netlink, places, datapath).await?;
-    let model = Model::new(config.clone(), machine, SystemTime::now());
+    let mut model = Model::new(config.clone(), machine, SystemTime::now());
     // Services are in the maps, without backends, before anybody can own their address.
     datapath.tables.publish(&model.desired())?;
     let listener = api::bind(&pins::socket(&config.node.name))?;
+    let http = match config.http {
+        Some(addr) => Some(api::http::bind(addr).await?),
+        None => None,
+    };
+
+    let (cancel, tasks) = (CancellationToken::new(), TaskTracker::new());
+    let (track_sender, mut track_events) = mpsc::unbounded_channel();
+    track::spawn(&config.tracks, &track_sender, &cancel, &tasks)?;
+    hear_trackers(&mut model, &mut track_events).await;
 
     let (vrrp_sender, vrrp_events) = mpsc::unbounded_channel();
     let setup = vrrp::Setup {
@@ -162,14 +184,48 @@ async fn parts(
     let driver =
         vrrp::Driver::spawn(setup, config.node.realtime, Box::new(KernelLease::open(pins)?), vrrp_sender)?;
 
-    let (cancel, tasks) = (CancellationToken::new(), TaskTracker::new());
+    for (router, tracked) in model.tracking.changes() {
+        driver.set_tracked(router, tracked);
+    }
+    let notifier = Notifier::spawn(config);
     let (health_sender, health_events) = mpsc::unbounded_channel();
     health::spawn(&config.services, &health_sender, &cancel, &tasks);
 
     let (command_sender, commands) = mpsc::channel(COMMANDS);
     let (snapshot, seen) = watch::channel(model.snapshot(SystemTime::now()));
+    if let Some(http) = http {
+        api::http::serve(http, seen.clone(), &cancel, &tasks);
+    }
     let api = tokio::spawn(api::serve(listener, seen, command_sender, cancel.clone()));
-    Ok(Parts { model, driver, vrrp_events, health_events, commands, snapshot, cancel, tasks, api })
+    Ok(Parts {
+        model,
+        driver,
+        vrrp_events,
+        health_events,
+        track_events,
+        notifier,
+        commands,
+        snapshot,
+        cancel,
+        tasks,
+        api,
+    })
+}
+
+/// Takes in what trackers say at once, so that no router starts with a priority that it does not have.
+async fn hear_trackers(model: &mut Model, events: &mut mpsc::UnboundedReceiver<track::Event>) {
+    let hear = async {
+        while !model.tracking.has_heard_prompt_ones()
+            && let Some(event) = events.recv().await
+        {
+            model.tracking.on_event(&event, SystemTime::now());
+        }
+    };
+    if timeout(TRACKER_PATIENCE, hear).await.is_err() {
+        tracing::warn!(
+            "a tracker has not said anything within {TRACKER_PATIENCE:?}: the election starts without it"
+        );
+    }
 }
 
 async fn machine(netlink: &Netlink, (placements, routes): Places, datapath: &Datapath) -> Result<Machine> {

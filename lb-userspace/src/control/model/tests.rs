@@ -233,6 +233,69 @@ fn a_node_is_healthy_only_with_every_backend_up_and_a_part_in_the_election() {
     assert_eq!(m.snapshot(T).health(), Health::Degraded);
 }
 
+/// What programs would be told: subject, state before, state.
+fn notices(m: &mut Model) -> Vec<(Subject, notify::State, notify::State)> {
+    m.take_notices().into_iter().map(|n| (n.subject, n.old, n.state)).collect()
+}
+
+#[test]
+fn every_change_of_state_is_told_with_its_reason_and_addresses() {
+    use notify::State::{Backup, Init, Master, Stop};
+    let mut m = model_with("virtual_ipaddress_excluded = [\"10.0.0.1\"]");
+    let router = Subject::Router(0);
+    entered(&mut m, vrrp::State::Backup);
+    entered(&mut m, vrrp::State::Master);
+    let told = m.take_notices();
+    assert_eq!((told[0].old, told[0].state), (Init, Backup));
+    assert_eq!(told[1].addresses, "172.18.0.201 10.0.0.1");
+    assert_eq!((told[1].reason.as_str(), told[1].priority), ("no master was heard", 101));
+    assert_eq!(told[1].name, "v");
+    entered(&mut m, vrrp::State::Master);
+    assert_eq!(notices(&mut m), [], "nothing changed");
+    entered(&mut m, vrrp::State::Init);
+    assert_eq!(notices(&mut m), [], "the stop is told by itself");
+    let mut m = model();
+    entered(&mut m, vrrp::State::Master);
+    let stopping = m.stop_notices();
+    assert_eq!((stopping[0].subject, stopping[0].old, stopping[0].state), (router, Master, Stop));
+}
+
+#[test]
+fn a_group_changes_with_the_last_of_its_members_that_rises_and_the_first_that_falls() {
+    use notify::State::{Backup, Init, Master};
+    let other = "[vrrp.w]\ninterface = \"eth0\"\nvirtual_router_id = 52\npriority = 101\n\
+                 virtual_ipaddress = [\"172.18.0.202\"]\n[sync_group.g]\ngroup = [\"v\", \"w\"]\n";
+    let mut m = model_with(other);
+    let enter = |m: &mut Model, router, state| {
+        let reason = vrrp::Reason::Silence;
+        m.on_vrrp(&vrrp::Event::Entered { router, state, reason, at: vrrp::BootTime(1) }, T);
+        notices(m)
+            .into_iter()
+            .filter(|(s, ..)| *s == Subject::Group(0))
+            .map(|(_, a, b)| (a, b))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(enter(&mut m, 0, vrrp::State::Backup), []);
+    assert_eq!(enter(&mut m, 1, vrrp::State::Backup), [(Init, Backup)]);
+    assert_eq!(enter(&mut m, 0, vrrp::State::Master), []);
+    assert_eq!(enter(&mut m, 1, vrrp::State::Master), [(Backup, Master)]);
+    assert_eq!(enter(&mut m, 1, vrrp::State::Backup), [(Master, Backup)]);
+    assert_eq!(m.snapshot(T).vrrp[1].sync_group.as_deref(), Some("g"));
+}
+
+#[test]
+fn a_backends_tracker_speaks_once_every_backend_has_been_checked() {
+    let mut m = model_with(
+        "track = [{ name = \"db\", weight = -5 }]\n[track.db]\ntype = \"backends\"\nservice = \"a\"\nquorum = 2",
+    );
+    m.tracking.changes();
+    check(&mut m, 0, 0, Up::Down);
+    assert_eq!(m.tracking.changes(), [], "the other one may be up");
+    check(&mut m, 0, 1, Up::Up);
+    assert_eq!(m.tracking.changes(), [(0, vrrp::Tracked { priority: 96, fault: false })]);
+    assert_eq!((m.snapshot(T).vrrp[0].priority, m.snapshot(T).vrrp[0].effective_priority), (101, 96));
+}
+
 #[test]
 fn no_secret_is_in_a_snapshot() {
     let text = serde_json::to_string(&model().snapshot(T)).unwrap();

@@ -1,0 +1,211 @@
+//! `/metrics`: a snapshot in Prometheus' text format (version 0.0.4).
+//!
+//! Written by hand: a snapshot is at hand whole, so that a library with registries would only hold it a second time. The
+//! names are part of the interface. Nothing that varies without bound becomes a label: no addresses of clients, no causes
+//! in words.
+
+use std::fmt::{Display, Write};
+
+use super::snapshot::{Backend, RUNNING, Service, Snapshot, Track, Vrrp};
+
+/// States of a virtual router, each a series of its own: exactly one of them is 1.
+const STATES: [&str; 4] = ["Init", "Backup", "Master", "Fault"];
+
+/// The whole text.
+pub fn render(s: &Snapshot) -> String {
+    let mut out = Text(String::with_capacity(8192));
+    node(&mut out, s);
+    routers(&mut out, &s.vrrp);
+    punctuality(&mut out, &s.vrrp);
+    trackers(&mut out, &s.vrrp);
+    services(&mut out, &s.services);
+    backends(&mut out, &s.services);
+    packets(&mut out, s);
+    out.0
+}
+
+/// Families of samples, one after the other.
+struct Text(String);
+
+impl Text {
+    /// A family: every sample with its labels. One without samples is left out.
+    fn family<V: Display, L: AsRef<[(&'static str, String)]>>(
+        &mut self,
+        (name, kind, help): (&str, &str, &str),
+        samples: impl IntoIterator<Item = (L, V)>,
+    ) {
+        let mut samples = samples.into_iter().peekable();
+        if samples.peek().is_none() {
+            return;
+        }
+        // Writing to a String cannot fail.
+        let _ = write!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}\n");
+        for (labels, value) in samples {
+            let _ = write!(self.0, "{name}");
+            for (i, (key, text)) in labels.as_ref().iter().enumerate() {
+                let _ = write!(self.0, "{}{key}=\"{}\"", if i == 0 { '{' } else { ',' }, escape(text));
+            }
+            let close = if labels.as_ref().is_empty() { "" } else { "}" };
+            let _ = writeln!(self.0, "{close} {value}");
+        }
+    }
+}
+
+/// Backslash, quotes and line ends, as the format wants them.
+fn escape(text: &str) -> String {
+    text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+}
+
+fn node(out: &mut Text, s: &Snapshot) {
+    let info = [("node", s.node.name.clone()), ("version", s.node.version.clone())];
+    out.family(("viplb_info", "gauge", "The node and its version."), [(info, 1)]);
+    let none: [(&str, String); 0] = [];
+    let up = u8::from(s.node.daemon == RUNNING);
+    out.family(("viplb_up", "gauge", "Whether the daemon answers."), [(none.clone(), up)]);
+    out.family(
+        ("viplb_start_time_seconds", "gauge", "When the daemon started, unix time."),
+        [(none.clone(), s.node.since)],
+    );
+    let thread = s.node.vrrp_thread.iter();
+    out.family(
+        ("viplb_vrrp_thread", "gauge", "Whether the VRRP thread has what keeps it punctual."),
+        thread.flat_map(|t| {
+            [("realtime", t.realtime), ("memory_locked", t.memory_locked)]
+                .map(|(what, has)| ([("has", what.to_owned())], u8::from(has)))
+        }),
+    );
+    out.family(
+        ("viplb_alarm", "gauge", "What somebody should look at; absent when there is nothing."),
+        s.alarm_list.iter().map(|a| ([("alarm", a.kind.clone()), ("router", a.router.clone())], 1)),
+    );
+    out.family(("viplb_flows", "gauge", "Flows in the table."), [(none.clone(), s.flows.used)]);
+    out.family(("viplb_flows_capacity", "gauge", "Room in the table."), [(none, s.flows.capacity)]);
+}
+
+/// A family with one sample for each router.
+fn per_router<V: Display>(
+    out: &mut Text,
+    head: (&str, &str, &str),
+    all: &[Vrrp],
+    value: impl Fn(&Vrrp) -> V,
+) {
+    out.family(head, all.iter().map(|v| ([("router", v.name.clone())], value(v))));
+}
+
+fn routers(out: &mut Text, all: &[Vrrp]) {
+    out.family(
+        ("viplb_vrrp_state", "gauge", "1 for the state that a virtual router is in."),
+        all.iter().flat_map(|v| {
+            STATES.map(|state| {
+                ([("router", v.name.clone()), ("state", state.to_lowercase())], u8::from(v.state == state))
+            })
+        }),
+    );
+    per_router(out, ("viplb_vrrp_lease_valid", "gauge", "Whether the packet programs act."), all, |v| {
+        u8::from(v.lease_valid)
+    });
+    let seconds = |ms: f64| ms / 1000.0;
+    per_router(out, ("viplb_vrrp_lease_left_seconds", "gauge", "What is left of the lease."), all, |v| {
+        seconds(v.timers.lease_left)
+    });
+    per_router(
+        out,
+        ("viplb_vrrp_since_seconds", "gauge", "Since when it is in its state, unix time."),
+        all,
+        |v| v.since,
+    );
+    per_router(out, ("viplb_vrrp_priority", "gauge", "Configured priority."), all, |v| v.priority);
+    per_router(out, ("viplb_vrrp_effective_priority", "gauge", "The priority that counts."), all, |v| {
+        v.effective_priority
+    });
+    out.family(
+        ("viplb_vrrp_adverts_total", "counter", "Adverts."),
+        all.iter().flat_map(|v| {
+            [("sent", v.adverts_sent), ("received", v.adverts_received), ("not_sent", v.send_errors)]
+                .map(|(what, count)| ([("router", v.name.clone()), ("what", what.to_owned())], count))
+        }),
+    );
+    out.family(
+        ("viplb_vrrp_refused_total", "counter", "Adverts refused."),
+        all.iter().flat_map(|v| {
+            let name = &v.name;
+            v.refused
+                .iter()
+                .map(move |(why, count)| ([("router", name.clone()), ("reason", why.clone())], *count))
+        }),
+    );
+    per_router(out, ("viplb_vrrp_announcements_total", "counter", "Announcements sent."), all, |v| {
+        v.announcements
+    });
+}
+
+fn punctuality(out: &mut Text, all: &[Vrrp]) {
+    per_router(
+        out,
+        ("viplb_vrrp_late_wakes_total", "counter", "Wakes after the end of the own lease or claim."),
+        all,
+        |v| v.late_wakes,
+    );
+    out.family(
+        ("viplb_vrrp_lateness_max_seconds", "gauge", "The latest that the thread ever came to a deadline."),
+        all.iter().flat_map(|v| {
+            [("true", v.lateness_max_ms), ("false", v.lateness_in_time_ms)].map(|(stalls, ms)| {
+                ([("router", v.name.clone()), ("with_stalls", stalls.to_owned())], ms / 1000.0)
+            })
+        }),
+    );
+}
+
+fn trackers(out: &mut Text, all: &[Vrrp]) {
+    let each = || all.iter().flat_map(|v| v.tracks.iter().map(move |t| (v, t)));
+    let labels = |v: &Vrrp, t: &Track| [("router", v.name.clone()), ("track", t.name.clone())];
+    let good = each().filter_map(|(v, t)| match t.state.as_str() {
+        "good" => Some((labels(v, t), 1)),
+        "bad" => Some((labels(v, t), 0)),
+        _ => None,
+    });
+    out.family(("viplb_track_good", "gauge", "Whether what is tracked is as it should be."), good);
+    let value = each().filter_map(|(v, t)| Some((labels(v, t), t.state.parse::<i64>().ok()?)));
+    out.family(("viplb_track_value", "gauge", "Value of a tracked file."), value);
+    let fault = each().map(|(v, t)| (labels(v, t), u8::from(t.effect == "fault")));
+    out.family(("viplb_track_fault", "gauge", "Whether it keeps the router from taking part."), fault);
+}
+
+fn services(out: &mut Text, all: &[Service]) {
+    let mut family = |head: (&str, &str, &str), value: &dyn Fn(&Service) -> u64| {
+        out.family(head, all.iter().map(|v| ([("service", v.name.clone())], value(v))));
+    };
+    family(("viplb_service_backends_up", "gauge", "Backends that take new connections."), &|v| v.up as u64);
+    family(("viplb_service_backends", "gauge", "Backends."), &|v| v.backends.len() as u64);
+    family(("viplb_service_flows_total", "counter", "New flows."), &|v| v.flows);
+    family(("viplb_service_refused_total", "counter", "Connections refused."), &|v| v.refused);
+    family(("viplb_service_packets_total", "counter", "Packets of both directions."), &|v| v.packets);
+    family(("viplb_service_bytes_total", "counter", "Bytes of both directions."), &|v| v.bytes);
+}
+
+fn backends(out: &mut Text, all: &[Service]) {
+    let each = || all.iter().flat_map(|v| v.backends.iter().map(move |b| (v, b)));
+    let labels = |v: &Service, b: &Backend| [("service", v.name.clone()), ("backend", b.name.clone())];
+    let mut family = |head: (&str, &str, &str), value: &dyn Fn(&Backend) -> u64| {
+        out.family(head, each().map(|(v, b)| (labels(v, b), value(b))));
+    };
+    family(("viplb_backend_up", "gauge", "Whether its check passes."), &|b| u64::from(b.state == "up"));
+    family(("viplb_backend_weight", "gauge", "Configured weight."), &|b| u64::from(b.weight));
+    family(("viplb_backend_flows", "gauge", "Flows in the table."), &|b| b.active);
+    family(("viplb_backend_flows_total", "counter", "New flows."), &|b| b.flows);
+    family(("viplb_backend_packets_total", "counter", "Packets of both directions."), &|b| b.packets);
+    family(("viplb_backend_bytes_total", "counter", "Bytes of both directions."), &|b| b.bytes);
+    let checks = each().filter_map(|(v, b)| Some((labels(v, b), b.check_ms? / 1000.0)));
+    out.family(("viplb_backend_check_seconds", "gauge", "Duration of the last passed check."), checks);
+}
+
+fn packets(out: &mut Text, s: &Snapshot) {
+    let labels = |kind: &str, reason: &str| [("kind", kind.to_owned()), ("reason", reason.to_owned())];
+    out.family(
+        ("viplb_packets_total", "counter", "Packets by what became of them."),
+        s.packets.iter().map(|p| (labels(&p.kind, &p.reason), p.count)),
+    );
+}
+
+#[cfg(test)]
+mod tests;
