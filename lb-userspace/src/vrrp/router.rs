@@ -427,6 +427,8 @@ impl Router {
 }
 
 #[cfg(test)]
+mod probing_tests;
+#[cfg(test)]
 mod sim;
 #[cfg(test)]
 mod tests;

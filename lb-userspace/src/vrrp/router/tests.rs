@@ -6,17 +6,17 @@ use super::*;
 use crate::{config::model::Garp, vrrp::packet::Version};
 
 const MS: u64 = 1_000_000;
-const SECOND: Duration = Duration::from_secs(1);
+pub(super) const SECOND: Duration = Duration::from_secs(1);
 /// Where every test's clock starts.
-const START: BootTime = BootTime(1_000_000 * MS);
+pub(super) const START: BootTime = BootTime(1_000_000 * MS);
 const LEASE: Duration = Duration::from_millis(2500);
 
-fn ip(host: u8) -> IpAddr {
+pub(super) fn ip(host: u8) -> IpAddr {
     Ipv4Addr::new(172, 18, 0, host).into()
 }
 
 /// The router under test: 172.18.0.7, priority 100.
-fn params() -> Params {
+pub(super) fn params() -> Params {
     Params {
         version: Version::V2,
         local: ip(7),
@@ -42,7 +42,7 @@ fn profiles() -> Vec<Params> {
 }
 
 /// Drains the actions into the table's shorthand.
-fn actions(router: &mut Router) -> String {
+pub(super) fn actions(router: &mut Router) -> String {
     let mut words = Vec::new();
     while let Some(action) = router.poll_action() {
         words.push(match action {
@@ -65,45 +65,45 @@ fn actions(router: &mut Router) -> String {
 }
 
 /// A router and the clock it is driven by; every event comes a fiftieth of an interval after the one before.
-struct Bench {
-    router: Router,
-    now: BootTime,
+pub(super) struct Bench {
+    pub(super) router: Router,
+    pub(super) now: BootTime,
     /// What the others say their interval is.
     interval: Duration,
 }
 
 impl Bench {
-    fn new(params: Params) -> Self {
+    pub(super) fn new(params: Params) -> Self {
         let mut router = Router::new(params, START);
         assert_eq!(actions(&mut router), "Backup:Started");
         Self { router, now: START, interval: params.advert_int }
     }
 
-    fn wait(&mut self, duration: Duration) -> &mut Self {
+    pub(super) fn wait(&mut self, duration: Duration) -> &mut Self {
         self.now = self.now + duration;
         self
     }
 
-    fn hear(&mut self, host: u8, priority: u8) -> String {
+    pub(super) fn hear(&mut self, host: u8, priority: u8) -> String {
         let advert = Advert { priority, interval: self.interval };
         self.router.handle_advert(self.now, ip(host), &advert);
         actions(&mut self.router)
     }
 
-    fn local(&mut self, event: LocalEvent) -> String {
+    pub(super) fn local(&mut self, event: LocalEvent) -> String {
         self.router.handle_local(self.now, event);
         actions(&mut self.router)
     }
 
     /// Goes to the router's own deadline.
-    fn timeout(&mut self) -> String {
+    pub(super) fn timeout(&mut self) -> String {
         self.now = self.router.poll_deadline().expect("a deadline is set");
         self.router.handle_timeout(self.now);
         actions(&mut self.router)
     }
 
     /// Fires deadlines until the router is master; everything it did on the way.
-    fn until_master(&mut self) -> String {
+    pub(super) fn until_master(&mut self) -> String {
         let mut done = Vec::new();
         while self.router.state() != State::Master {
             done.push(self.timeout());
@@ -111,7 +111,7 @@ impl Bench {
         done.join(" ")
     }
 
-    fn phase(&self) -> &'static str {
+    pub(super) fn phase(&self) -> &'static str {
         match self.router.phase {
             Phase::Init => "init",
             Phase::Fault => "fault",
