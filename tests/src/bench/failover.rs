@@ -28,8 +28,8 @@ const GARP_WATCH: Duration = Duration::from_secs(6);
 /// Time without an answer at each fault of the owner and at its failback, beside keepalived
 #[derive(Debug, Args)]
 pub struct Options {
-    /// How often each event is measured (partitions twice as often)
-    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u16).range(1..))]
+    /// How often each event is measured (partitions twice as often); 0 with --hogs measures the hogs alone
+    #[arg(long, default_value_t = 10)]
     pub runs: u16,
     /// Only these events
     #[arg(long, value_enum, value_delimiter = ',', value_name = "EVENT,…")]
@@ -50,7 +50,7 @@ pub struct Options {
 
 impl Options {
     fn events(&self) -> Vec<Event> {
-        let chosen = |event: &Event| self.only.is_empty() || self.only.contains(event);
+        let chosen = |event: &Event| self.runs > 0 && (self.only.is_empty() || self.only.contains(event));
         Event::ALL.into_iter().filter(chosen).collect()
     }
 
@@ -62,6 +62,9 @@ impl Options {
 
 /// Runs the bench in labs whose prefixes begin with `prefix`.
 pub fn run(options: &Options, prefix: &str, console: &Console) -> Result<Vec<Row>> {
+    if options.runs == 0 && !options.hogs {
+        bail!("--runs 0 without --hogs leaves nothing to measure");
+    }
     let peer = if options.no_peers { None } else { Some(peer_name()?) };
     let mut scenes = Vec::new();
     for profile in options.profiles() {
@@ -77,7 +80,10 @@ pub fn run(options: &Options, prefix: &str, console: &Console) -> Result<Vec<Row
         console.say("this viplb has no UDP services: ICMP and TCP only are probed through it");
     }
     let outcomes = take_turns(options, &mut scenes, console)?;
-    let mut rows = rows(&outcomes, &options.profiles(), &options.events(), peer.as_deref());
+    let mut rows = match outcomes.is_empty() {
+        true => Vec::new(),
+        false => rows(&outcomes, &options.profiles(), &options.events(), peer.as_deref()),
+    };
     if options.hogs {
         let length = Duration::from_secs(60 * u64::from(options.minutes));
         rows.extend(hogs::run(&scenes, length, peer.as_deref(), console)?);

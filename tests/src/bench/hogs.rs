@@ -11,7 +11,10 @@ use std::{
 };
 
 use anyhow::{Result, bail};
-use nix::sys::{prctl::set_pdeathsig, signal::Signal};
+use nix::{
+    sys::{prctl::set_pdeathsig, signal::Signal},
+    unistd::setsid,
+};
 
 use super::{
     arp::{ArpRecord, ArpWatch},
@@ -40,8 +43,10 @@ impl Hogs {
         for _ in 0..processors * PER_PROCESSOR {
             let mut command = Command::new(program()?);
             command.arg("hog").stdin(Stdio::null());
-            // SAFETY: one system call between fork and exec; it allocates nothing.
-            unsafe { command.pre_exec(|| Ok(set_pdeathsig(Signal::SIGKILL)?)) };
+            // In a session of its own, lest a scheduler that shares by sessions takes all of them for one.
+            let alone = || Ok(setsid().and_then(|_| set_pdeathsig(Signal::SIGKILL))?);
+            // SAFETY: two system calls between fork and exec; they allocate nothing.
+            unsafe { command.pre_exec(alone) };
             hogs.0.push(command.spawn()?);
         }
         Ok(hogs)
@@ -90,7 +95,9 @@ pub fn run(scenes: &[Scene], length: Duration, peer: Option<&str>, console: &Con
     let mut figures = Vec::new();
     for (scene, (arp, prober)) in scenes.iter().zip(watched) {
         let figure = Figure::of(scene, &arp.stop()?, prober)?;
-        console.say(format!("{} {words}: {figure:?}", scene.title()));
+        let Figure { owner_changes, blackout_ms, .. } = figure;
+        let changed = format!("{owner_changes} ownership changes, longest blackout {blackout_ms:.0} ms");
+        console.say(format!("{} {words}: {changed}", scene.title()));
         figures.push(figure);
     }
     Ok(rows(&figures, &words, peer))
@@ -127,7 +134,7 @@ impl Figure {
             product: scene.product,
             profile: scene.profile,
             owner_changes: arp.owner_changes() as f64,
-            blackout_ms: blackout.as_secs_f64() * 1000.0,
+            blackout_ms: (blackout.as_secs_f64() * 1000.0).round(),
             lateness_ms,
         })
     }

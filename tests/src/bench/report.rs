@@ -100,8 +100,9 @@ impl Outcome {
     }
 }
 
+/// Whole milliseconds: the resolution is that of the probes.
 fn ms(length: Duration) -> f64 {
-    (length.as_secs_f64() * 10_000.0).round() / 10.0
+    (length.as_secs_f64() * 1000.0).round()
 }
 
 /// Outcomes of one profile, asked by product.
