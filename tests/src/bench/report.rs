@@ -19,6 +19,11 @@ const HEALED_LIMIT: Duration = Duration::from_secs(1);
 pub struct Blackouts(pub [Option<Duration>; 3]);
 
 impl Blackouts {
+    /// Of one protocol.
+    pub fn of(&self, protocol: Protocol) -> Option<Duration> {
+        self.0[protocol as usize]
+    }
+
     /// The longest of them: what a client of all three had.
     pub fn worst(&self) -> Duration {
         self.0.into_iter().flatten().max().unwrap_or_default()
@@ -174,8 +179,7 @@ pub fn rows(outcomes: &[Outcome], profiles: &[Profile], events: &[Event], peer: 
         rows.extend(counted(&of, events));
         for (undone, event) in events.iter().flat_map(|event| [(0, *event), (1, *event)]) {
             for protocol in Protocol::ALL {
-                let one =
-                    move |outcome: &Outcome| figure(outcome, event, undone)?.0[protocol as usize].map(ms);
+                let one = move |outcome: &Outcome| figure(outcome, event, undone)?.of(protocol).map(ms);
                 rows.push(of.median(&format!("{}, {}", event.words()[undone], protocol.word()), one));
             }
         }

@@ -34,6 +34,8 @@ use crate::{
 pub const LIMIT: Duration = Duration::from_secs(40);
 /// Service is back once every probe of this long was answered.
 const SERVED: Duration = Duration::from_millis(300);
+/// Of the health checks. A node that was cut off finds its backends again after two of them.
+const CHECK_INTERVAL: &str = "1s";
 /// Small, since several nodes are up at a time; a probe's flow is forgotten after 10 s.
 const FLOWS: u32 = 32_768;
 
@@ -203,7 +205,7 @@ impl Scene {
             let _ = write!(
                 text,
                 "\n[service.{protocol}]\nlisten = \"{VIP}:{port}\"\nprotocol = \"{protocol}\"\n\
-                 backend = [{backends}]\ncheck = {{ type = \"tcp\", interval = \"1s\" }}\n",
+                 backend = [{backends}]\ncheck = {{ type = \"tcp\", interval = \"{CHECK_INTERVAL}\" }}\n",
                 port = echo::PORT,
                 backends = self
                     .lab

@@ -89,13 +89,14 @@ impl Sockets {
     /// Hands out the numbers that were answered since the last call, and gives up what is too old.
     pub(super) fn collect(&mut self, mut answered: impl FnMut(Protocol, u64)) {
         let mut buffer = [0; LARGEST];
-        while let Some(len) = received((&self.icmp).read(&mut buffer)) {
+        // An error is an earlier packet's, reported once; what is behind it is read in the next round.
+        while let Ok(len) = (&self.icmp).read(&mut buffer) {
             if let Some(number) = echo_reply(&buffer[..len], *self.target.ip()) {
                 answered(Protocol::Icmp, number);
             }
         }
         if let Some(udp) = &self.udp {
-            while let Some(len) = received(udp.recv(&mut buffer)) {
+            while let Ok(len) = udp.recv(&mut buffer) {
                 if let Ok(number) = buffer[..len].try_into() {
                     answered(Protocol::Udp, u64::from_be_bytes(number));
                 }
@@ -109,15 +110,6 @@ impl Sockets {
             Progress::Failed => false,
             Progress::UnderWay => attempt.sent.elapsed() <= ANSWER_LIMIT,
         });
-    }
-}
-
-/// The length of what was read. Errors are those of earlier packets, reported once: they end nothing.
-fn received(read: io::Result<usize>) -> Option<usize> {
-    match read {
-        Ok(len) => Some(len),
-        Err(e) if e.kind() == ErrorKind::WouldBlock => None,
-        Err(_) => Some(0),
     }
 }
 
