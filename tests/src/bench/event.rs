@@ -3,6 +3,8 @@
 //! Every event is done to h1 and undone again; undoing it is an event too, since h1 has the higher priority and takes
 //! the address back.
 
+use std::time::Duration;
+
 use anyhow::Result;
 use clap::ValueEnum;
 
@@ -57,6 +59,15 @@ impl Event {
     /// How often it is done per run: a healed partition goes wrong only now and then.
     pub fn repeats(self) -> usize {
         if self == Event::Partition { 2 } else { 1 }
+    }
+
+    /// How long it goes on after h2 has taken over, at least. A node that is off the network stays so until its health
+    /// checks have noticed (three, a second apart): what it does with its backends when it is back is a part of the figure.
+    pub fn outlasts_takeover_by(self) -> Duration {
+        match self {
+            Event::Cut | Event::Partition => Duration::from_secs(4),
+            Event::Stop | Event::Freeze | Event::Kill => Duration::ZERO,
+        }
     }
 
     /// Does it to h1.
