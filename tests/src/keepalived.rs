@@ -64,6 +64,10 @@ pub fn start(lab: &Lab, node: &Node, console: &Console) -> Result<()> {
     if !config.exists() {
         fs::write(&config, configuration(node))?;
     }
+    for left in ["keepalived.pid", "vrrp.pid"] {
+        // One that was killed leaves these, and takes a zombie of that number for a daemon that runs.
+        let _ = fs::remove_file(dir.join(left));
+    }
     let log_file = dir.join("keepalived.log");
     let log = fs::File::create(&log_file)?;
     let mut command = Command::new("keepalived");

@@ -196,6 +196,18 @@ impl Lab {
 
     /// Raises the lab; on an error it is left as far as it got, for [`down::down`].
     pub fn up(plan: Plan, console: &Console) -> Result<Self> {
+        let lab = Lab::lay(plan, console)?;
+        lab.start_databases(console)?;
+        for node in lab.nodes() {
+            if let Role::Balancer(Balancer::Viplb | Balancer::Keepalived) = node.role {
+                node::start(&lab, &node, console)?;
+            }
+        }
+        Ok(lab)
+    }
+
+    /// Raises its network with nothing running in it; on an error it is left as far as it got.
+    pub fn lay(plan: Plan, console: &Console) -> Result<Self> {
         let lab = Lab::of(plan)?;
         need_root()?;
         if is_up(&lab.plan.prefix) {
@@ -207,12 +219,6 @@ impl Lab {
         lab.record()?;
         lab.raise_network()?;
         console.say(format!("network: bridge 172.18.0.0/16 and {} nodes", lab.nodes().len()));
-        lab.start_databases(console)?;
-        for node in lab.nodes() {
-            if let Role::Balancer(Balancer::Viplb | Balancer::Keepalived) = node.role {
-                node::start(&lab, &node, console)?;
-            }
-        }
         Ok(lab)
     }
 

@@ -5,6 +5,7 @@
 //! [`down::down`] can remove one without any record of it. Nothing here may touch the host's own network,
 //! and no process may be signalled that does not live in one of the lab's namespaces.
 
+pub mod bench;
 pub mod console;
 pub mod daemon;
 pub mod down;

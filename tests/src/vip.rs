@@ -22,8 +22,8 @@ use crate::lab::{Lab, Role, VIP, mac_text};
 /// How long answers are waited for; a node on an idle machine answers within a millisecond.
 const WAIT: Duration = Duration::from_millis(100);
 const GATEWAY: Ipv4Addr = Ipv4Addr::new(172, 18, 0, 1);
-const BRIDGE: &str = "br0";
-const ETH_P_ARP: u16 = 0x0806;
+pub(crate) const BRIDGE: &str = "br0";
+pub(crate) const ETH_P_ARP: u16 = 0x0806;
 const ETH_P_IP: u16 = 0x0800;
 
 /// Names of the nodes that answer ARP for the lab's virtual address; a stranger appears as its MAC.
@@ -84,7 +84,7 @@ fn exchange<T>(protocol: u16, frames: &[Vec<u8>], answer: impl Fn(&[u8]) -> Opti
     }
 }
 
-fn open(interface: &str, protocol: u16) -> Result<OwnedFd> {
+pub(crate) fn open(interface: &str, protocol: u16) -> Result<OwnedFd> {
     let index = i32::try_from(if_nametoindex(interface)?)?;
     // SAFETY: a plain system call; the descriptor is owned from here on.
     let socket = unsafe {
@@ -106,7 +106,7 @@ fn open(interface: &str, protocol: u16) -> Result<OwnedFd> {
     Ok(socket)
 }
 
-fn hardware_address(interface: &str) -> Result<[u8; 6]> {
+pub(crate) fn hardware_address(interface: &str) -> Result<[u8; 6]> {
     let all = nix::ifaddrs::getifaddrs()?;
     let mac = all
         .filter(|entry| entry.interface_name == interface)
@@ -114,7 +114,7 @@ fn hardware_address(interface: &str) -> Result<[u8; 6]> {
     mac.with_context(|| format!("{interface} has no hardware address"))
 }
 
-fn request(mac: [u8; 6], from: Ipv4Addr, target: Ipv4Addr) -> Vec<u8> {
+pub(crate) fn request(mac: [u8; 6], from: Ipv4Addr, target: Ipv4Addr) -> Vec<u8> {
     let mut frame = vec![0xff; 6];
     frame.extend_from_slice(&mac);
     frame.extend_from_slice(&ETH_P_ARP.to_be_bytes());
@@ -149,7 +149,7 @@ fn echo_answer(frame: &[u8]) -> Option<[u8; 6]> {
     if from_vip && icmp[..2] == [0, 0] { frame[6..12].try_into().ok() } else { None }
 }
 
-fn send(socket: &OwnedFd, frame: &[u8]) -> io::Result<()> {
+pub(crate) fn send(socket: &OwnedFd, frame: &[u8]) -> io::Result<()> {
     // SAFETY: pointer and length are those of `frame`.
     let sent = unsafe { libc::send(socket.as_raw_fd(), frame.as_ptr().cast(), frame.len(), 0) };
     check(sent).map(drop)

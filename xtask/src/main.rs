@@ -4,6 +4,7 @@
 //! crate is compiled before anything can be said to the user, so it stays light and depends on no other
 //! crate of the workspace: `lab down` must work when the rest does not compile.
 
+mod bench;
 mod bpf;
 mod build;
 mod install;
@@ -40,6 +41,7 @@ enum Command {
     Run(run::Options),
     Lab(lab::Options),
     Test(test::Options),
+    Bench(bench::Options),
     Lint(lint::Options),
 }
 
@@ -60,6 +62,7 @@ fn dispatch(paths: &Paths, command: Command) -> Result<ExitCode> {
         Command::Run(options) => run::run(paths, options),
         Command::Lab(options) => lab::run(paths, options),
         Command::Test(options) => return test::run(paths, &options),
+        Command::Bench(options) => bench::run(paths, options),
         Command::Lint(options) => lint::run(paths, options),
     }
     .map(|()| ExitCode::SUCCESS)
@@ -88,5 +91,12 @@ mod tests {
         let args = Args::try_parse_from(["xtask", "lab", "exec", "h1", "--", "ip", "-br", "link"]).unwrap();
         let Command::Lab(options) = args.command else { panic!("not lab") };
         assert_eq!(options.passed_on(), ["exec", "h1", "--", "ip", "-br", "link"]);
+    }
+
+    #[test]
+    fn bench_arguments_keep_their_dashes() {
+        let args = Args::try_parse_from(["xtask", "bench", "failover", "--json", "rows.json"]).unwrap();
+        let Command::Bench(options) = args.command else { panic!("not bench") };
+        assert_eq!(options.passed_on(), ["failover", "--json", "rows.json"]);
     }
 }

@@ -141,6 +141,16 @@ pub static LINT_NEEDS: &[Need] = &[Need {
     packages: &["rust-web-clippy"],
 }];
 
+/// What the benches in namespaces need; no database.
+pub static BENCH_NEEDS: &[Need] =
+    &[lab("iproute2", "network namespaces and links of the bench", &["ip"], &["iproute2"])];
+
+/// What `cargo xtask bench` compares with; it can be done without (`--no-peers`).
+pub static PEER_NEEDS: &[Need] = &[Need {
+    required: Purpose::Test,
+    ..lab("keepalived", "viplb's failover is measured beside it", &["keepalived"], &["keepalived"])
+}];
+
 const fn lab(
     name: &'static str,
     reason: &'static str,

@@ -1,0 +1,74 @@
+//! The command line of the benches; `cargo xtask bench` hands its arguments to it.
+//!
+//! Only parses, calls the library and prints: progress on standard error, the table of rows on standard output. Exit
+//! code 0: every target is met, 1: one is missed, or the bench could not be run.
+
+use std::{net::SocketAddrV4, path::PathBuf, process::ExitCode};
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use lb_tests::{
+    bench::{
+        echo, failover, hogs,
+        row::{self, Row},
+    },
+    console::{self, Console},
+    screen::put,
+};
+
+/// Measures viplb, beside what it replaces.
+#[derive(Parser)]
+#[command(name = "cargo xtask bench", version)]
+struct Cli {
+    /// Write the rows to this file as well.
+    #[arg(long, global = true, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// First part of the names of everything that is made; the default has the process id in it.
+    #[arg(long, global = true)]
+    prefix: Option<String>,
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Subcommand)]
+enum What {
+    Failover(failover::Options),
+    /// An echo server, TCP and UDP.
+    #[command(hide = true)]
+    Echo {
+        listen: SocketAddrV4,
+    },
+    /// A process that is busy.
+    #[command(hide = true)]
+    Hog,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(&cli) {
+        Ok(rows) if row::all_met(&rows) => ExitCode::SUCCESS,
+        Ok(_) => ExitCode::FAILURE,
+        Err(e) => {
+            eprintln!("error: {e:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: &Cli) -> Result<Vec<Row>> {
+    let console = Console::stderr();
+    let prefix = cli.prefix.clone().unwrap_or_else(|| format!("bench{}n", std::process::id()));
+    let rows = match &cli.what {
+        What::Failover(options) => {
+            console::catch_signals()?;
+            failover::run(options, &prefix, &console)?
+        }
+        What::Echo { listen } => return echo::serve_forever(*listen).map(|()| Vec::new()),
+        What::Hog => hogs::be_busy(),
+    };
+    put(&row::table(&rows));
+    if let Some(file) = &cli.json {
+        row::write_json(&rows, file)?;
+    }
+    Ok(rows)
+}

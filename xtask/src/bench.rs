@@ -1,0 +1,72 @@
+//! `cargo xtask bench`: measurements beside the programs that viplb replaces.
+//!
+//! Builds in release and becomes `viplb-bench`, whose arguments and help these are: a new bench is a module of
+//! `tests/src/bench` and nothing has to be told here. Only what a bench needs on the machine is known in this file.
+
+use std::ffi::OsString;
+
+use anyhow::Result;
+
+use crate::paths::Paths;
+use crate::toolchain::{BENCH_NEEDS, PEER_NEEDS, Purpose};
+use crate::{build, install, process};
+
+/// Measure viplb: bench failover (--runs N, --only stop,freeze, --json FILE, --no-peers, --hogs, …)
+#[derive(Debug, clap::Args)]
+#[command(disable_help_flag = true)]
+pub struct Options {
+    #[command(flatten)]
+    install: install::Options,
+    /// Which bench and its options; `cargo xtask bench failover --help` lists them
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    args: Vec<OsString>,
+}
+
+impl Options {
+    /// What goes to the program that is started.
+    #[cfg(test)]
+    pub fn passed_on(&self) -> &[OsString] {
+        &self.args
+    }
+}
+
+/// Runs the subcommand.
+pub fn run(paths: &Paths, options: Options) -> Result<()> {
+    install::ensure(paths, Purpose::Build, options.install)?;
+    if says(&options.args, &["failover"]) {
+        install::ensure_of(paths, BENCH_NEEDS, Purpose::Lab, options.install)?;
+    }
+    if compares(&options.args) {
+        install::ensure_of(paths, PEER_NEEDS, Purpose::Lab, options.install)?;
+    }
+    build::all(paths, true)?;
+    process::exec(&paths.program("viplb-bench", true), &options.args)
+}
+
+/// Whether the peers are measured too, so that they have to be there.
+fn compares(args: &[OsString]) -> bool {
+    says(args, &["failover"]) && !says(args, &["--no-peers", "--help", "-h"])
+}
+
+fn says(args: &[OsString], words: &[&str]) -> bool {
+    args.iter().any(|arg| words.iter().any(|word| arg == word))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn peers_are_asked_for_only_where_they_are_measured() {
+        for (line, expected) in [
+            ("failover --runs 2", true),
+            ("failover --runs 2 --no-peers", false),
+            ("failover --help", false),
+            ("election", false),
+            ("", false),
+        ] {
+            let args: Vec<OsString> = line.split_whitespace().map(OsString::from).collect();
+            assert_eq!(compares(&args), expected, "{line}");
+        }
+    }
+}
