@@ -319,6 +319,11 @@ impl Model {
             b.since = now;
             self.changed = true;
         }
+        let router = service.router;
+        let of_router = self.config.services.iter().zip(&self.backends).filter(|(s, _)| s.router == router);
+        let passes = |b: &BackendState| b.state == health::State::Up && b.cause.is_empty();
+        let serving = of_router.flat_map(|(_, backends)| backends).any(passes);
+        self.tracking.on_serving(router, serving);
         let all = &self.backends[event.service];
         // Until each has been checked once, their number says nothing.
         if all.iter().all(|b| b.state != health::State::Unchecked) {

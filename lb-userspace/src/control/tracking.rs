@@ -38,8 +38,14 @@ struct Router {
     name: String,
     base: u8,
     uses: Vec<TrackUse>,
+    /// Which members of its sync group, itself at least, have services: whether one of each has a backend that passed its
+    /// last check.
+    serving: Vec<(usize, bool)>,
     told: Option<Tracked>,
 }
+
+/// Priority of a router none of whose backends passes its checks: any other that has one is better.
+const NOT_SERVING: u8 = 1;
 
 impl Tracking {
     /// Nothing heard yet.
@@ -60,6 +66,10 @@ impl Tracking {
             name: r.name.clone(),
             base: r.priority,
             uses: uses(config, i),
+            serving: members(config, i)
+                .filter(|m| config.services.iter().any(|s| s.router == *m))
+                .map(|m| (m, true))
+                .collect(),
             told: None,
         };
         Self {
@@ -97,6 +107,23 @@ impl Tracking {
         }
     }
 
+    /// Takes in whether a backend of a router's services passed its last check. A node that reaches none can do nothing
+    /// for clients: it takes the addresses from nobody, and yields them to a node that reaches one (the cluster is the
+    /// witness of a partition). While nobody reaches any, priorities are alike and the owner stays.
+    pub fn on_serving(&mut self, router: usize, serving: bool) {
+        for r in &mut self.routers {
+            for (_, serves) in r.serving.iter_mut().filter(|(member, _)| *member == router) {
+                *serves = serving;
+            }
+        }
+    }
+
+    /// Whether a router can do something for clients.
+    pub fn is_serving(&self, router: usize) -> bool {
+        let serving = &self.routers[router].serving;
+        serving.is_empty() || serving.iter().any(|(_, serves)| *serves)
+    }
+
     /// Whether every tracker that has something to say at once has said it.
     pub fn has_heard_prompt_ones(&self) -> bool {
         self.tracks.iter().all(|t| t.heard || !crate::track::is_prompt(&t.kind))
@@ -107,7 +134,7 @@ impl Tracking {
         let r = &self.routers[router];
         let effects = r.uses.iter().map(|u| effect(u, self.tracks[u.track].reading));
         let (priority, fault) = tracked(r.base, effects);
-        Tracked { priority, fault }
+        Tracked { priority: if self.is_serving(router) { priority } else { NOT_SERVING }, fault }
     }
 
     /// What has changed for the election since this was last asked; at first, what is not as the file says.
@@ -156,6 +183,13 @@ impl Tracking {
         };
         self.routers[router].uses.iter().map(shown).collect()
     }
+}
+
+/// The router and the other members of its sync group.
+fn members(config: &Config, router: usize) -> impl Iterator<Item = usize> + '_ {
+    let group = config.groups.iter().find(move |g| g.members.contains(&router));
+    let others = group.into_iter().flat_map(|g| &g.members).copied().filter(move |m| *m != router);
+    std::iter::once(router).chain(others)
 }
 
 /// A router's own trackers, then those of the other members of its group, each with the same meaning once.

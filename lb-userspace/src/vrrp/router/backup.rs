@@ -34,7 +34,8 @@ impl Router {
             other.map_or(backup.not_before, |other| backup.not_before.max(self.dead_at(&other)));
         if heard.priority >= self.params.priority || !self.preempts() {
             let mut wait = self.wait_for_silence(now);
-            (wait.since, wait.not_before) = (backup.since, backup.not_before);
+            // The hold-down begins anew: a master whose priority falls for a moment loses nothing.
+            wait.not_before = backup.not_before;
             wait.deadline = wait.deadline.max(wait.not_before);
             self.phase = Phase::Backup(wait);
             return;
