@@ -27,6 +27,12 @@ impl Addr {
         }
     }
 
+    /// From its halves as they lie in memory.
+    #[inline(always)]
+    pub const fn from_halves(high: u64, low: u64) -> Self {
+        Self { words: [high, low] }
+    }
+
     /// From the four bytes of an IPv4 header.
     #[inline(always)]
     pub const fn v4(b: [u8; 4]) -> Self {
@@ -138,6 +144,20 @@ impl fmt::Debug for Port {
 #[repr(transparent)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct Mac(pub [u8; 6]);
+
+impl Mac {
+    /// The virtual router's own address, for IPv4 or IPv6 (RFC 9568 section 7.3).
+    pub const fn virtual_router(v6: bool, vrid: u8) -> Self {
+        Self([0, 0, 0x5e, 0, if v6 { 2 } else { 1 }, vrid])
+    }
+
+    /// Whether it is one of those.
+    #[inline(always)]
+    pub const fn is_virtual_router(&self) -> bool {
+        let m = self.0;
+        m[0] == 0 && m[1] == 0 && m[2] == 0x5e && m[3] == 0 && (m[4] == 1 || m[4] == 2)
+    }
+}
 
 impl fmt::Display for Mac {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

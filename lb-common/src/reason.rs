@@ -94,6 +94,10 @@ reasons! {
     ConcurrentOpen = 23, Dropped, "concurrent-open";
     /// A peer asked for the state of a lease.
     ProbeAnswered = 24, Answered, "probe-answered";
+    /// Neighbour solicitation for an owned virtual address.
+    NeighbourAnswered = 25, Answered, "neighbour-answered";
+    /// For a virtual address that was handed over: sent on to the peer that has it now.
+    Relayed = 26, Forwarded, "relayed";
 }
 
 /// Elements of the `REASONS` map.

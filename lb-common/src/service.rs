@@ -8,8 +8,12 @@ use crate::addr::{Addr, Mac, Port};
 pub struct Vip {
     /// Index of the virtual router whose lease covers it.
     pub router: u32,
+    /// The hardware address that it is at, if not the interface's; zero: none.
+    pub mac: Mac,
+    /// Zero.
+    pub pad: [u8; 2],
 }
-layout!(Vip = 4: router);
+layout!(Vip = 12: router, mac, pad);
 
 /// Key of a service.
 #[repr(C)]
@@ -62,7 +66,7 @@ layout!(Backend = 24: addr, ifindex, port, pad);
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Interface {
-    /// Its address, answered to ARP requests for a virtual address.
+    /// Its address, told to who asks for a virtual address that has none of its own.
     pub mac: Mac,
     /// Zero.
     pub pad: [u8; 2],

@@ -5,8 +5,8 @@
 
 use aya_ebpf::{
     helpers::{
-        bpf_csum_update, bpf_l4_csum_replace, bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_pull_data,
-        bpf_skb_store_bytes,
+        bpf_csum_update, bpf_l4_csum_replace, bpf_skb_change_tail, bpf_skb_change_type, bpf_skb_load_bytes,
+        bpf_skb_pull_data, bpf_skb_store_bytes,
     },
     programs::TcContext,
 };
@@ -156,6 +156,12 @@ impl Packet for Frame<'_> {
     fn amend_frame_sum(&mut self, delta: u16) {
         // SAFETY: the context is the one the program was called with. It fails where there is no such sum: fine.
         unsafe { bpf_csum_update(self.ctx.skb.skb, u32::from(delta.to_be())) };
+    }
+
+    #[inline(always)]
+    fn take_in(&mut self) {
+        // SAFETY: the context is the one the program was called with. The helper fails for no type of received frames.
+        unsafe { bpf_skb_change_type(self.ctx.skb.skb, PACKET_HOST) };
     }
 
     #[inline(always)]

@@ -30,10 +30,9 @@ pub fn apply<P: Packet, T: Tables>(p: &mut P, t: &T, plan: &Plan, ifindex: u32) 
         Step::Undecided | Step::Pass => Some(Action::Pass),
         Step::Drop => Some(Action::Drop),
         Step::Nat => nat(p, t, plan).map(Action::Route),
-        Step::Reset => answer::reset(p, plan).map(|()| Action::Send(ifindex)),
-        Step::Echo => answer::echo(p, plan.v6).map(|()| Action::Send(ifindex)),
-        Step::ArpReply => answer::arp(p, plan.mac).map(|()| Action::Send(ifindex)),
-        Step::ProbeAnswer => answer::probe(p, plan).map(|()| Action::Send(ifindex)),
+        Step::Relay => relay(p, plan).map(|()| Action::Send(ifindex)),
+        _ => answer::write(p, plan)
+            .map(|()| if plan.routed { Action::Route(ifindex) } else { Action::Send(ifindex) }),
     };
     match action {
         Some(action) => Verdict { reason: plan.reason, action },
@@ -42,9 +41,11 @@ pub fn apply<P: Packet, T: Tables>(p: &mut P, t: &T, plan: &Plan, ifindex: u32) 
 }
 
 /// New addresses and ports of a packet.
-struct Rewrite {
-    addrs: [Addr; 2],
-    ports: [Port; 2],
+struct Rewrite<'a> {
+    src: &'a Addr,
+    dst: &'a Addr,
+    sport: Port,
+    dport: Port,
     addr_delta: u16,
     port_delta: u16,
     ifindex: u32,
@@ -52,19 +53,23 @@ struct Rewrite {
 
 /// The rewrite of a packet of `f` in one direction.
 #[inline(always)]
-fn rewrite(f: &Flow, direction: u8) -> Rewrite {
+fn rewrite(f: &Flow, direction: u8) -> Rewrite<'_> {
     if direction == FORWARD {
         Rewrite {
-            addrs: [f.snat, f.backend],
-            ports: [f.snat_port, f.backend_port],
+            src: &f.snat,
+            dst: &f.backend,
+            sport: f.snat_port,
+            dport: f.backend_port,
             addr_delta: f.addr_delta,
             port_delta: f.port_delta,
             ifindex: f.backend_if,
         }
     } else {
         Rewrite {
-            addrs: [f.vip, f.client],
-            ports: [f.vip_port, f.client_port],
+            src: &f.vip,
+            dst: &f.client,
+            sport: f.vip_port,
+            dport: f.client_port,
             addr_delta: !f.addr_delta,
             port_delta: !f.port_delta,
             ifindex: f.client_if,
@@ -83,33 +88,48 @@ fn nat<P: Packet, T: Tables>(p: &mut P, t: &T, plan: &Plan) -> Option<u32> {
     let field = Checksum { offset: l4 + check, optional: udp };
     p.update_l4_checksum(field, new.addr_delta, new.port_delta)?;
     if plan.v6 {
-        p.write(L4_V6, &[new.ports[0].0, new.ports[1].0])?;
-        addresses_v6(p, &new)?;
+        p.write(L4_V6, &[new.sport.0, new.dport.0])?;
+        addresses_v6(p, new.src, new.dst, new.addr_delta)?;
     } else {
-        p.write(L4, &[new.ports[0].0, new.ports[1].0])?;
+        p.write(L4, &[new.sport.0, new.dport.0])?;
         addresses_v4(p, &new)?;
     }
     Some(new.ifindex)
 }
 
 #[inline(always)]
-fn addresses_v4<P: Packet>(p: &mut P, new: &Rewrite) -> Option<()> {
+fn addresses_v4<P: Packet>(p: &mut P, new: &Rewrite<'_>) -> Option<()> {
     let mut ip: Ipv4Hdr = p.read(L3)?;
     // The TTL is the high byte of its word: one less is a delta of −0x0100.
     let changed = fold(u32::from(new.addr_delta) + u32::from(delta(0x0100, 0)));
     ip.check = update(u16::from_be_bytes(ip.check), changed).to_be_bytes();
     ip.ttl = ip.ttl.wrapping_sub(1);
-    ip.src_addr = new.addrs[0].v4_word().to_ne_bytes();
-    ip.dst_addr = new.addrs[1].v4_word().to_ne_bytes();
+    ip.src_addr = new.src.v4_word().to_ne_bytes();
+    ip.dst_addr = new.dst.v4_word().to_ne_bytes();
     p.write(L3, &ip)
 }
 
-#[inline(always)]
-fn addresses_v6<P: Packet>(p: &mut P, new: &Rewrite) -> Option<()> {
+#[inline(never)]
+fn addresses_v6<P: Packet>(p: &mut P, src: &Addr, dst: &Addr, addr_delta: u16) -> Option<()> {
     const HOPS: usize = L3 + 7;
     // The hop limit is the low byte of its word.
-    p.amend_frame_sum(fold(u32::from(new.addr_delta) + u32::from(delta(1, 0))));
+    p.amend_frame_sum(fold(u32::from(addr_delta) + u32::from(delta(1, 0))));
     let [hops] = p.read::<[u8; 1]>(HOPS)?;
     p.write(HOPS, &[hops.wrapping_sub(1)])?;
-    p.store(L3 + 8, &new.addrs)
+    p.store(L3 + 8, &[*src, *dst])
+}
+
+/// Sends the frame on to another node of this link, one hop later.
+#[inline(never)]
+fn relay<P: Packet>(p: &mut P, plan: &Plan) -> Option<()> {
+    if plan.v6 {
+        p.amend_frame_sum(delta(1, 0));
+        let [hops] = p.read::<[u8; 1]>(L3 + 7)?;
+        p.write(L3 + 7, &[hops.wrapping_sub(1)])?;
+    } else {
+        let [ttl, proto, high, low] = p.read::<[u8; 4]>(L3 + 8)?;
+        let [high, low] = update(u16::from_be_bytes([high, low]), delta(0x0100, 0)).to_be_bytes();
+        p.write(L3 + 8, &[ttl.wrapping_sub(1), proto, high, low])?;
+    }
+    p.store(0, &[plan.mac.0, plan.from.0])
 }

@@ -6,6 +6,8 @@ use lb_common::{
 };
 
 use crate::{
+    ownership::{self, Right},
+    packet::{Arrival, Packet},
     parse::{Ip, Payload, Tcp, flag},
     plan::Plan,
     tables::Tables,
@@ -14,7 +16,7 @@ use crate::{
 /// The plan for a packet of a known flow; undecided if there is no such flow, or if the packet opens a new connection
 /// where an old one has ended.
 #[inline(always)]
-pub fn known<T: Tables>(ip: &Ip, t: &T, now: u64) -> Plan {
+pub fn known<P: Packet, T: Tables>(ip: &Ip, p: &P, t: &T, at: &Arrival) -> Plan {
     if !matches!(ip.payload, Payload::Tcp | Payload::Udp) {
         return Plan::undecided();
     }
@@ -26,8 +28,9 @@ pub fn known<T: Tables>(ip: &Ip, t: &T, now: u64) -> Plan {
         t.remove_key(&ip.key);
         return Plan::undecided();
     }
-    if !t.owns(f.router, now) {
-        return Plan::drop(Reason::NotOwner);
+    let right = ownership::right(p, t, f.router, at.now);
+    if !matches!(right, Right::Owner | Right::Delegate) {
+        return ownership::instead(right, ip, f.router, t, at);
     }
     if tcp.opens() && r.direction == FORWARD && matches!(f.stage(), Stage::Closing | Stage::Closed) {
         retire(f, &ip.key, t);
@@ -41,7 +44,7 @@ pub fn known<T: Tables>(ip: &Ip, t: &T, now: u64) -> Plan {
     } else if r.direction == REVERSE {
         f.stage = Stage::TwoWay as u8;
     }
-    f.seen = now;
+    f.seen = at.now;
     count(f, r.direction, ip.length, t);
     let reason = if r.direction == FORWARD { Reason::Forwarded } else { Reason::Returned };
     Plan::nat(reason, r.slot, r.direction)
@@ -49,7 +52,7 @@ pub fn known<T: Tables>(ip: &Ip, t: &T, now: u64) -> Plan {
 
 /// Takes the keys from a flow that has ended, for a new connection of the same client port. Only the collector frees
 /// records: two who push one slot would give it to two flows.
-#[inline(always)]
+#[inline(never)]
 fn retire<T: Tables>(f: &mut Flow, forward: &FlowKey, t: &T) {
     t.remove_key(forward);
     t.remove_key(&f.reverse_key());

@@ -2,7 +2,7 @@
 //!
 //! This library calls no kernel helper and knows no map: [`Packet`] is access to one frame (bytes and the checksum
 //! operation of its front end), [`Tables`] is access to state. `main.rs` supplies both for the kernel, `testing` for
-//! the host. `decide` sees no packet memory; it turns headers and tables into a [`Plan`].
+//! the host. `decide` turns headers and tables into a [`Plan`]; it reads the packet, but only `apply` writes it.
 
 #![cfg_attr(target_arch = "bpf", no_std)]
 
@@ -12,6 +12,8 @@ pub mod arp;
 pub mod balance;
 pub mod conntrack;
 pub mod egress;
+pub mod neighbour;
+pub mod ownership;
 pub mod packet;
 pub mod parse;
 pub mod plan;
@@ -22,38 +24,52 @@ pub mod service;
 pub mod tables;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+pub mod virtual_mac;
 
 pub use packet::{Arrival, Delivery, Packet};
 pub use plan::{Action, Plan, Step, Verdict};
 pub use tables::Tables;
 
 use lb_common::reason::Reason;
-use parse::{Ip, Parsed};
+use parse::{Frame, Ip, Payload};
 
 /// Decides about one received frame, rewrites it, and counts what became of it.
 #[inline(always)]
 pub fn handle<P: Packet, T: Tables>(p: &mut P, t: &T, at: &Arrival) -> Verdict {
-    let plan = decide(p, t, at);
+    let mut ip = Ip::default();
+    let frame = parse::parse(p, &mut ip);
+    if p.delivery() == Delivery::Other && virtual_mac::is_for(p, t, frame, &ip.key.dst) {
+        p.take_in();
+    }
+    let mut plan = Plan::undecided();
+    decide(frame, &ip, p, t, at, &mut plan);
+    plan.v6 = ip.v6;
     let verdict = apply::apply(p, t, &plan, at.ifindex);
     t.count(verdict.reason);
     verdict
 }
 
+/// Fills in the plan. (Plans that functions of their own decide about are filled in rather than returned: in the kernel each
+/// returned one would take its own part of the stack.)
 #[inline(always)]
-fn decide<P: Packet, T: Tables>(p: &P, t: &T, at: &Arrival) -> Plan {
-    match (parse::parse(p), p.delivery()) {
-        (Parsed::Arp(arp), Delivery::Host | Delivery::Group) => arp::decide(&arp, t, at),
-        (Parsed::Ip(ip), Delivery::Host) => Plan { v6: ip.v6, ..unicast(&ip, p, t, at) },
-        (Parsed::Other, _) => Plan::pass(Reason::OtherProtocol),
-        _ => Plan::pass(Reason::OtherHost),
+fn decide<P: Packet, T: Tables>(frame: Frame, ip: &Ip, p: &P, t: &T, at: &Arrival, plan: &mut Plan) {
+    match (frame, p.delivery()) {
+        (Frame::Other, _) => *plan = Plan::pass(Reason::OtherProtocol),
+        (_, Delivery::Other) => *plan = Plan::pass(Reason::OtherHost),
+        (Frame::Arp, _) => arp::decide(p, t, at, plan),
+        (Frame::Ip, _) if ip.payload == Payload::Solicitation => neighbour::decide(p, t, at, plan),
+        (Frame::Ip, Delivery::Host) => unicast(ip, p, t, at, plan),
+        (Frame::Ip, Delivery::Group) => *plan = Plan::pass(Reason::OtherHost),
     }
 }
 
 #[inline(always)]
-fn unicast<P: Packet, T: Tables>(ip: &Ip, p: &P, t: &T, at: &Arrival) -> Plan {
-    let mut plan = conntrack::known(ip, t, at.now);
+fn unicast<P: Packet, T: Tables>(ip: &Ip, p: &P, t: &T, at: &Arrival, plan: &mut Plan) {
+    *plan = conntrack::known(ip, p, t, at);
     if plan.step == Step::Undecided && probe::may_be(ip) {
-        plan = probe::decide(ip, p, t, at);
+        probe::decide(ip, p, t, at, plan);
     }
-    if plan.step == Step::Undecided { service::decide(ip, t, at) } else { plan }
+    if plan.step == Step::Undecided {
+        *plan = service::decide(ip, p, t, at);
+    }
 }

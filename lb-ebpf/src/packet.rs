@@ -38,6 +38,9 @@ pub trait Packet {
     /// hardware has formed of the whole frame.
     fn amend_frame_sum(&mut self, delta: u16);
 
+    /// Makes the node's own stack take the frame in, though it was addressed to another host.
+    fn take_in(&mut self);
+
     /// Cuts the frame to `length` bytes, or lengthens it with zeros.
     fn resize(&mut self, length: u32) -> Option<()>;
 }

@@ -4,7 +4,6 @@
 use lb_common::addr::{Addr, PROTO_ICMP, PROTO_ICMPV6, PROTO_TCP, PROTO_UDP, Port};
 use lb_common::flow::FlowKey;
 use network_types::{
-    arp::ArpHdr,
     eth::{EthHdr, EtherType},
     icmp::Icmpv4Hdr,
     ip::{Ipv4Hdr, Ipv6Hdr},
@@ -34,17 +33,18 @@ pub mod flag {
 }
 
 /// What a frame carries.
-pub enum Parsed {
-    /// ARP for IPv4 over Ethernet.
-    Arp(ArpHdr),
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Frame {
+    /// ARP.
+    Arp,
     /// IPv4 or IPv6.
-    Ip(Ip),
+    Ip,
     /// Anything else.
     Other,
 }
 
 /// An IP packet.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Ip {
     /// Addresses, and ports where the payload is TCP or UDP (else 0): the key under which a flow would be known.
     pub key: FlowKey,
@@ -69,7 +69,7 @@ impl Ip {
 }
 
 /// What an IP packet carries.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Payload {
     /// A whole TCP segment (its data may lie beyond the frame's linear part).
     Tcp,
@@ -86,6 +86,7 @@ pub enum Payload {
     /// Headers cut short or contradictory.
     Malformed,
     /// Another protocol.
+    #[default]
     Other,
 }
 
@@ -116,49 +117,33 @@ impl Tcp {
     }
 }
 
-/// Reads the headers of a frame.
+/// Reads the headers of a frame; those of an IP packet into `ip`, which is as its default says.
 #[inline(always)]
-pub fn parse<P: Packet>(p: &P) -> Parsed {
-    let Some(eth) = p.read::<EthHdr>(0) else { return Parsed::Other };
-    let ether_type = eth.ether_type;
+pub fn parse<P: Packet>(p: &P, ip: &mut Ip) -> Frame {
+    let ether_type = p.read::<EthHdr>(0).map_or(0, |eth| eth.ether_type);
     if ether_type == EtherType::Ipv4 as u16 {
-        match p.read::<Ipv4Hdr>(L3) {
-            Some(ip) if ip.vihl >> 4 == 4 => Parsed::Ip(ipv4(p, &ip)),
-            _ => Parsed::Other,
-        }
+        ipv4(p, ip)
     } else if ether_type == EtherType::Ipv6 as u16 {
-        match ipv6(p) {
-            Some(ip) => Parsed::Ip(ip),
-            None => Parsed::Other,
-        }
+        ipv6(p, ip)
     } else if ether_type == EtherType::Arp as u16 {
-        match p.read::<ArpHdr>(L3) {
-            Some(arp) if arp.htype == [0, 1] && arp.ptype == [8, 0] && arp.hlen == 6 && arp.plen == 4 => {
-                Parsed::Arp(arp)
-            }
-            _ => Parsed::Other,
-        }
+        Frame::Arp
     } else {
-        Parsed::Other
+        Frame::Other
     }
 }
 
 #[inline(always)]
-fn ipv4<P: Packet>(p: &P, h: &Ipv4Hdr) -> Ip {
+fn ipv4<P: Packet>(p: &P, ip: &mut Ip) -> Frame {
+    let Some(h) = p.read::<Ipv4Hdr>(L3) else { return Frame::Other };
+    if h.vihl >> 4 != 4 {
+        return Frame::Other;
+    }
     let length = u32::from(u16::from_be_bytes(h.tot_len));
-    let mut ip = Ip {
-        key: FlowKey {
-            src: Addr::v4(h.src_addr),
-            dst: Addr::v4(h.dst_addr),
-            proto: h.proto,
-            ..FlowKey::default()
-        },
-        length,
-        ttl: h.ttl,
-        v6: false,
-        payload: Payload::Other,
-        tcp: Tcp::default(),
-    };
+    ip.key.src = Addr::v4(h.src_addr);
+    ip.key.dst = Addr::v4(h.dst_addr);
+    ip.key.proto = h.proto;
+    ip.length = length;
+    ip.ttl = h.ttl;
     // More fragments, or an offset.
     let fragment = u16::from_be_bytes(h.frags) & 0x3fff != 0;
     ip.payload = if h.vihl != 0x45 {
@@ -168,38 +153,32 @@ fn ipv4<P: Packet>(p: &P, h: &Ipv4Hdr) -> Ip {
     } else if length < Ipv4Hdr::LEN as u32 || L3 as u32 + length > p.length() {
         Payload::Malformed
     } else if h.proto == PROTO_TCP {
-        tcp(p, &mut ip, L4)
+        tcp(p, ip, L4)
     } else if h.proto == PROTO_UDP {
-        udp(p, &mut ip, L4)
+        udp(p, ip, L4)
     } else if h.proto == PROTO_ICMP {
         icmp(p)
     } else {
         Payload::Other
     };
-    ip
+    Frame::Ip
 }
 
-/// An IPv6 packet. Of extension headers only the first one's kind is looked at: none of the payloads that matter here is
-/// sent with any, but for fragments.
-#[inline(always)]
-fn ipv6<P: Packet>(p: &P) -> Option<Ip> {
+/// Of extension headers only the first one's kind is looked at: none of the payloads that matter here is sent with any, but
+/// for fragments. A function of its own in the kernel, for the sake of the stack.
+#[inline(never)]
+fn ipv6<P: Packet>(p: &P, ip: &mut Ip) -> Frame {
     const FRAGMENT: u8 = 44;
     // Version and so on, payload length, next header, hop limit.
-    let [vcf, _, _, _, high, low, next, hops] = p.read::<[u8; 8]>(L3)?;
-    if vcf >> 4 != 6 {
-        return None;
-    }
+    let Some([vcf, _, _, _, high, low, next, hops]) = p.read::<[u8; 8]>(L3) else { return Frame::Other };
     // Both addresses in one piece: byte by byte they would cost more than the call.
-    let [src, dst] = p.load::<[Addr; 2]>(L3 + 8)?;
+    let Some([src, dst]) = p.load::<[Addr; 2]>(L3 + 8) else { return Frame::Other };
+    if vcf >> 4 != 6 {
+        return Frame::Other;
+    }
     let length = Ipv6Hdr::LEN as u32 + u32::from(u16::from_be_bytes([high, low]));
-    let mut ip = Ip {
-        key: FlowKey { src, dst, proto: next, ..FlowKey::default() },
-        length,
-        ttl: hops,
-        v6: true,
-        payload: Payload::Other,
-        tcp: Tcp::default(),
-    };
+    (ip.key.src, ip.key.dst, ip.key.proto) = (src, dst, next);
+    (ip.length, ip.ttl, ip.v6) = (length, hops, true);
     ip.payload = if next == FRAGMENT {
         Payload::Fragment
     } else if is_extension(next) {
@@ -207,15 +186,15 @@ fn ipv6<P: Packet>(p: &P) -> Option<Ip> {
     } else if L3 as u32 + length > p.length() {
         Payload::Malformed
     } else if next == PROTO_TCP {
-        tcp(p, &mut ip, L4_V6)
+        tcp(p, ip, L4_V6)
     } else if next == PROTO_UDP {
-        udp(p, &mut ip, L4_V6)
+        udp(p, ip, L4_V6)
     } else if next == PROTO_ICMPV6 {
-        icmpv6(p, &ip)
+        icmpv6(p, ip)
     } else {
         Payload::Other
     };
-    Some(ip)
+    Frame::Ip
 }
 
 /// Hop-by-hop options, routing, authentication, destination options, mobility, HIP, shim6 (RFC 7045 section 4); what is

@@ -20,8 +20,13 @@ pub struct Plan {
     pub slot: u32,
     /// For [`Step::Reset`].
     pub reset: Reset,
-    /// For [`Step::ArpReply`] and [`Step::ProbeAnswer`].
+    /// An answer goes by the route to its destination, not back to the frame's link-layer source.
+    pub routed: bool,
+    /// For [`Step::ArpReply`], [`Step::Advertisement`] and [`Step::ProbeAnswer`]: where it says that something is. For
+    /// [`Step::Relay`]: to whom.
     pub mac: Mac,
+    /// For [`Step::Relay`]: this node's own address.
+    pub from: Mac,
     /// For [`Step::ProbeAnswer`].
     pub state: State,
     /// For [`Step::ProbeAnswer`]: rest of the lease, ns.
@@ -39,12 +44,16 @@ pub enum Step {
     Drop,
     /// Rewrite it as its flow's record says and send it on.
     Nat,
+    /// Send it on to another node of this link.
+    Relay,
     /// Answer with a TCP reset.
     Reset,
     /// Turn an echo request into its reply.
     Echo,
     /// Turn an ARP request into its reply.
     ArpReply,
+    /// Turn a neighbour solicitation into the advertisement that answers it.
+    Advertisement,
     /// Turn a peer's probe into its answer.
     ProbeAnswer,
 }
@@ -59,7 +68,9 @@ impl Plan {
             direction: 0,
             slot: 0,
             reset: Reset { seq: 0, ack: 0, flags: 0 },
+            routed: false,
             mac: Mac([0; 6]),
+            from: Mac([0; 6]),
             state: State::Unknown,
             rest: 0,
         }
@@ -89,6 +100,12 @@ impl Plan {
         Self { slot, direction, ..Self::of(Step::Nat, reason) }
     }
 
+    /// Sends it on to the node at `mac`.
+    #[inline(always)]
+    pub const fn relay(mac: Mac, from: Mac) -> Self {
+        Self { mac, from, ..Self::of(Step::Relay, Reason::Relayed) }
+    }
+
     /// Answers with a reset.
     #[inline(always)]
     pub const fn reset(reason: Reason, reset: Reset) -> Self {
@@ -105,6 +122,12 @@ impl Plan {
     #[inline(always)]
     pub const fn arp_reply(mac: Mac) -> Self {
         Self { mac, ..Self::of(Step::ArpReply, Reason::ArpAnswered) }
+    }
+
+    /// Answers a neighbour solicitation with `mac`.
+    #[inline(always)]
+    pub const fn advertisement(mac: Mac) -> Self {
+        Self { mac, ..Self::of(Step::Advertisement, Reason::NeighbourAnswered) }
     }
 
     /// Answers a peer's probe.

@@ -27,26 +27,33 @@ pub fn may_be(ip: &Ip) -> bool {
         && ip.length as usize == ip.l4() - L3 + UdpHdr::LEN + probe::LEN
 }
 
-/// The answer to a probe; undecided about anything else. A virtual address is asked about, but never asked itself: what is
+/// Plans the answer to a probe; anything else is left undecided. A virtual address is asked about, but never asked itself: what is
 /// sent to one goes to its owner.
+#[inline(never)]
+pub fn decide<P: Packet, T: Tables>(ip: &Ip, p: &P, t: &T, at: &Arrival, plan: &mut Plan) {
+    if let Some(answer) = answer(ip, p, t, at) {
+        *plan = answer;
+    }
+}
+
 #[inline(always)]
-pub fn decide<P: Packet, T: Tables>(ip: &Ip, p: &P, t: &T, at: &Arrival) -> Plan {
+fn answer<P: Packet, T: Tables>(ip: &Ip, p: &P, t: &T, at: &Arrival) -> Option<Plan> {
     let message = ip.l4() + UdpHdr::LEN;
     let [a, b, c, d] = MAGIC;
     let is_probe = p.read::<[u8; 6]>(message) == Some([a, b, c, d, VERSION, Kind::Probe as u8]);
     if !is_probe || t.vip(&ip.key.dst).is_some() {
-        return Plan::undecided();
+        return None;
     }
-    let Some(interface) = t.interface(at.ifindex) else { return Plan::undecided() };
-    let mac = interface.mac;
-    let Some(address) = p.load::<Addr>(message + 16) else { return Plan::undecided() };
+    let mac = t.interface(at.ifindex)?.mac;
+    let address: Addr = p.load(message + 16)?;
     let router = t.vip(&address).map(|vip| vip.router);
     let Some(lease) = router.and_then(|router| t.lease(router)) else {
-        return Plan::probe_answer(mac, State::Unknown, 0);
+        return Some(Plan::probe_answer(mac, State::Unknown, 0));
     };
-    match lease.tell(at.now) {
-        Standing::Valid(rest) => Plan::probe_answer(mac, State::Valid, rest),
-        Standing::Expired => Plan::probe_answer(mac, State::Expired, 0),
-        Standing::Released => Plan::probe_answer(mac, State::Released, 0),
-    }
+    let (state, rest) = match lease.tell(at.now) {
+        Standing::Valid(rest) => (State::Valid, rest),
+        Standing::Expired => (State::Expired, 0),
+        Standing::Released => (State::Released, 0),
+    };
+    Some(Plan::probe_answer(mac, state, rest))
 }

@@ -1,12 +1,16 @@
 //! Properties of the packet path under arbitrary packets: it never panics, every packet ends in one counted reason, flows
 //! and keys stay paired, and what is emitted has valid checksums as an independent parser sees it.
 
-use etherparse::{NetHeaders, PacketBuilder, PacketHeaders, TransportHeader};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use etherparse::{
+    IpHeaders, NetHeaders, PacketBuilder, PacketBuilderStep, PacketHeaders, TcpHeader, TransportHeader,
+};
 use lb_common::{
     addr::{Addr, Mac, Port},
     flow::{FORWARD, REVERSE, Stage},
     lease::Lease,
-    reason::{Kind, Reason},
+    reason::Reason,
     service::{Backend, Interface, Service, ServiceKey, Vip},
     settings::SnatPorts,
 };
@@ -21,10 +25,13 @@ const CLIENT: u8 = 100;
 const VIP: u8 = 201;
 const PORT: u16 = 3306;
 const FLOWS: u32 = 6;
+const SENDER: [u8; 6] = [2; 6];
 
-/// One segment among few hosts and ports, so that flows meet.
+/// One packet among few hosts and ports, so that flows meet.
 #[derive(Debug, Clone)]
-struct Segment {
+struct Packet {
+    v6: bool,
+    kind: Kind,
     src: (u8, u16),
     dst: (u8, u16),
     flags: u8,
@@ -34,11 +41,22 @@ struct Segment {
     ttl: u8,
 }
 
-fn segment() -> impl Strategy<Value = Segment> {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Tcp,
+    Udp,
+    Echo,
+}
+
+fn packet() -> impl Strategy<Value = Packet> {
     let host = prop_oneof![Just(CLIENT), Just(CLIENT + 1), Just(VIP), 2u8..5];
     let port = prop_oneof![Just(PORT), 2000u16..2004, 40_000u16..40_003];
-    (host.clone(), port.clone(), host, port, any::<u8>(), any::<u32>(), any::<u32>(), 0usize..40, 0u8..4)
-        .prop_map(|(a, ap, b, bp, flags, seq, ack, data, ttl)| Segment {
+    let kind = prop_oneof![4 => Just(Kind::Tcp), 2 => Just(Kind::Udp), 1 => Just(Kind::Echo)];
+    let what = (any::<bool>(), kind, host.clone(), port.clone(), host, port);
+    (what, any::<u8>(), any::<u32>(), any::<u32>(), 0usize..40, 0u8..4).prop_map(
+        |((v6, kind, a, ap, b, bp), flags, seq, ack, data, ttl)| Packet {
+            v6,
+            kind,
             src: (a, ap),
             dst: (b, bp),
             flags,
@@ -46,54 +64,120 @@ fn segment() -> impl Strategy<Value = Segment> {
             ack,
             data,
             ttl,
-        })
+        },
+    )
 }
 
-fn address(host: u8) -> [u8; 4] {
-    [172, 18, 0, host]
+fn address(v6: bool, host: u8) -> IpAddr {
+    if v6 {
+        Ipv6Addr::new(0xfd12, 0, 0, 0, 0, 0xffff, 0, host.into()).into()
+    } else {
+        Ipv4Addr::new(172, 18, 0, host).into()
+    }
 }
 
-fn frame(s: &Segment) -> Vec<u8> {
-    let b = PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4(address(s.src.0), address(s.dst.0), s.ttl);
-    let mut b = b.tcp(s.src.1, s.dst.1, s.seq, 1000);
-    if s.flags & 1 != 0 {
-        b = b.fin();
-    }
-    // Connection requests and plain acknowledgements are what builds flows up: make them frequent.
-    if s.flags & 6 == 2 {
-        b = b.syn();
-    }
-    if s.flags & 0x18 == 0x18 {
-        b = b.rst();
-    }
-    if s.flags & 0x20 != 0 {
-        b = b.ack(s.ack);
-    }
+fn frame(p: &Packet) -> Vec<u8> {
+    let b = PacketBuilder::ethernet2(SENDER, [4; 6]);
+    let b = match (address(p.v6, p.src.0), address(p.v6, p.dst.0)) {
+        (IpAddr::V4(src), IpAddr::V4(dst)) => b.ipv4(src.octets(), dst.octets(), p.ttl),
+        (IpAddr::V6(src), IpAddr::V6(dst)) => b.ipv6(src.octets(), dst.octets(), p.ttl),
+        _ => unreachable!("one family"),
+    };
     let mut out = Vec::new();
-    b.write(&mut out, &vec![7; s.data]).expect("a frame in memory");
+    let data = vec![7; p.data];
+    let written = match p.kind {
+        Kind::Tcp => segment(b, p).write(&mut out, &data),
+        Kind::Udp => b.udp(p.src.1, p.dst.1).write(&mut out, &data),
+        Kind::Echo if p.v6 => b.icmpv6_echo_request(1, 2).write(&mut out, &data),
+        Kind::Echo => b.icmpv4_echo_request(1, 2).write(&mut out, &data),
+    };
+    written.expect("a frame in memory");
     out
 }
 
-/// One service, three backends, four SNAT ports, room for few flows.
+fn segment(b: PacketBuilderStep<IpHeaders>, p: &Packet) -> PacketBuilderStep<TcpHeader> {
+    let mut b = b.tcp(p.src.1, p.dst.1, p.seq, 1000);
+    if p.flags & 1 != 0 {
+        b = b.fin();
+    }
+    // Connection requests and plain acknowledgements are what builds flows up: make them frequent.
+    if p.flags & 6 == 2 {
+        b = b.syn();
+    }
+    if p.flags & 0x18 == 0x18 {
+        b = b.rst();
+    }
+    if p.flags & 0x20 != 0 {
+        b = b.ack(p.ack);
+    }
+    b
+}
+
+/// A TCP and a UDP service in each family, three backends, four SNAT ports, room for few flows.
 fn tables() -> Memory {
     let mut m = Memory::new(FLOWS);
     m.settings.snat_ports = SnatPorts { low_first: 2000, low_last: 2003, high_first: 1, high_last: 0 };
-    m.vips.insert(Addr::v4(address(VIP)), Vip { router: 0 });
     m.set_lease(0, lease(u64::MAX));
     m.interfaces.insert(1, Interface { mac: Mac([2; 6]), pad: [0; 2] });
-    let key = ServiceKey { addr: Addr::v4(address(VIP)), port: Port::new(PORT), proto: 6, pad: [0; 5] };
-    m.services
-        .insert(key, Service { id: 0, router: 0, ring_base: 0, ring_len: 3, snat: Addr::v4(address(VIP)) });
-    for i in 0..3u8 {
-        m.rings.insert(u32::from(i), u32::from(i));
-        let addr = Addr::v4(address(2 + i));
-        m.backends.insert(u32::from(i), Backend { addr, ifindex: 1, port: Port::new(PORT), pad: [0; 2] });
+    for (family, v6) in (0..).zip([false, true]) {
+        let vip = address(v6, VIP).into();
+        m.vips.insert(vip, Vip::default());
+        let base = family * 3;
+        for (i, proto) in (0..).zip([6, 17]) {
+            let key = ServiceKey { addr: vip, port: Port::new(PORT), proto, pad: [0; 5] };
+            let id = family * 2 + i;
+            m.services.insert(key, Service { id, router: 0, ring_base: base, ring_len: 3, snat: vip });
+        }
+        for i in 0..3 {
+            m.rings.insert(base + i, base + i);
+            let addr = address(v6, 2 + i as u8).into();
+            m.backends.insert(base + i, Backend { addr, ifindex: 1, port: Port::new(PORT), pad: [0; 2] });
+        }
     }
     m
 }
 
 fn lease(until: u64) -> Lease {
     Lease { until, term: 1, ..Lease::default() }
+}
+
+/// A node that may hand over to this one, or take over from it.
+const PEER: [u8; 6] = [6; 6];
+
+/// Who sends a frame, and what the lease says at the moment.
+#[derive(Debug, Clone)]
+struct Moment {
+    from_peer: bool,
+    valid: bool,
+    fenced: bool,
+    relay: bool,
+    delegate: bool,
+}
+
+fn moment() -> impl Strategy<Value = Moment> {
+    any::<[bool; 5]>().prop_map(|[from_peer, valid, fenced, relay, delegate]| Moment {
+        from_peer,
+        valid,
+        fenced,
+        relay,
+        delegate,
+    })
+}
+
+impl Moment {
+    fn lease(&self) -> Lease {
+        let until = |on| if on { u64::MAX } else { 1 };
+        Lease {
+            until: until(self.valid),
+            relay_until: until(self.relay),
+            delegate_until: until(self.delegate),
+            term: 1,
+            fenced: u32::from(self.fenced),
+            relay: Mac(PEER),
+            delegate: Mac(PEER),
+            ..Lease::default()
+        }
+    }
 }
 
 fn check_pairs(m: &Memory) {
@@ -118,42 +202,68 @@ fn check_pairs(m: &Memory) {
 
 fn check_emitted(frame: &[u8]) {
     let h = PacketHeaders::from_ethernet_slice(frame).expect("a frame");
-    let (Some(NetHeaders::Ipv4(ip, _)), Some(TransportHeader::Tcp(tcp))) = (&h.net, &h.transport) else {
-        panic!("not TCP over IPv4");
+    let data = h.payload.slice();
+    let (found, sum) = match (h.net.as_ref().expect("a network header"), h.transport.as_ref()) {
+        (NetHeaders::Ipv4(ip, _), transport) => {
+            assert_eq!(ip.header_checksum, ip.calc_header_checksum());
+            match transport.expect("a transport header") {
+                TransportHeader::Tcp(h) => (h.checksum, h.calc_checksum_ipv4(ip, data)),
+                TransportHeader::Udp(h) => (h.checksum, h.calc_checksum_ipv4(ip, data)),
+                TransportHeader::Icmpv4(h) => (h.checksum, Ok(h.icmp_type.calc_checksum(data))),
+                other => panic!("{other:?} in IPv4"),
+            }
+        }
+        (NetHeaders::Ipv6(ip, _), transport) => match transport.expect("a transport header") {
+            TransportHeader::Tcp(h) => (h.checksum, h.calc_checksum_ipv6(ip, data)),
+            TransportHeader::Udp(h) => (h.checksum, h.calc_checksum_ipv6(ip, data)),
+            TransportHeader::Icmpv6(h) => {
+                (h.checksum, h.icmp_type.calc_checksum(ip.source, ip.destination, data))
+            }
+            other => panic!("{other:?} in IPv6"),
+        },
+        _ => panic!("not IP"),
     };
-    assert_eq!(ip.header_checksum, ip.calc_header_checksum());
-    assert_eq!(tcp.checksum, tcp.calc_checksum_ipv4(ip, h.payload.slice()).expect("short"));
+    assert_eq!(found, sum.expect("short"));
 }
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(512))]
 
     #[test]
-    fn any_sequence_of_segments_keeps_flows_and_keys_paired_and_checksums_right(
-        segments in prop::collection::vec(segment(), 1..60),
+    fn any_sequence_of_packets_keeps_flows_and_keys_paired_and_checksums_right(
+        packets in prop::collection::vec(packet(), 1..60),
     ) {
         let m = tables();
-        for (now, s) in (1..).zip(&segments) {
-            let mut b = Buffer::new(frame(s));
+        for (now, packet) in (1..).zip(&packets) {
+            let mut b = Buffer::new(frame(packet));
             let v = handle(&mut b, &m, &Arrival { now, ifindex: 1 });
             match v.action {
                 Action::Route(_) | Action::Send(_) => check_emitted(&b.bytes),
-                Action::Pass => prop_assert_eq!(&b.bytes, &frame(s), "a passed packet is left as it was"),
+                Action::Pass => prop_assert_eq!(&b.bytes, &frame(packet), "a passed packet is left as it was"),
                 Action::Drop => {}
             }
             check_pairs(&m);
         }
         let counted: u64 = Reason::ALL.iter().map(|r| m.counted(*r)).sum();
-        prop_assert_eq!(counted, segments.len() as u64, "each packet ends in one reason");
+        prop_assert_eq!(counted, packets.len() as u64, "each packet ends in one reason");
     }
 
     #[test]
-    fn any_bytes_are_survived_and_counted(bytes in prop::collection::vec(any::<u8>(), 0..120), ipv4 in any::<bool>()) {
+    fn any_bytes_are_survived_and_counted(
+        bytes in prop::collection::vec(any::<u8>(), 0..140),
+        family in 0..3u8,
+        next in prop_oneof![Just(6u8), Just(17), Just(58), Just(1), any::<u8>()],
+    ) {
         let m = tables();
         let mut bytes = bytes;
-        if ipv4 && bytes.len() > 34 {
+        if family == 1 && bytes.len() > 34 {
             bytes[12..15].copy_from_slice(&[8, 0, 0x45]);
-            bytes[30..34].copy_from_slice(&address(VIP));
+            bytes[23] = next;
+            bytes[30..34].copy_from_slice(&Addr::from(address(false, VIP)).bytes()[12..]);
+        } else if family == 2 && bytes.len() > 54 {
+            bytes[12..15].copy_from_slice(&[0x86, 0xdd, 0x60]);
+            bytes[20] = next;
+            bytes[38..54].copy_from_slice(&Addr::from(address(true, VIP)).bytes());
         }
         let mut b = Buffer::new(bytes);
         let v = handle(&mut b, &m, &Arrival { now: 1, ifindex: 1 });
@@ -161,15 +271,50 @@ proptest! {
     }
 
     #[test]
-    fn without_the_lease_nothing_leaves_and_nothing_changes(segments in prop::collection::vec(segment(), 1..20)) {
+    fn without_the_lease_nothing_leaves_and_nothing_changes(packets in prop::collection::vec(packet(), 1..20)) {
         let mut m = tables();
         m.set_lease(0, lease(5));
-        for s in &segments {
-            let mut b = Buffer::new(frame(s));
+        for packet in &packets {
+            let mut b = Buffer::new(frame(packet));
             let v = handle(&mut b, &m, &Arrival { now: 5, ifindex: 1 });
-            prop_assert!(matches!(v.reason.kind(), Kind::Passed | Kind::Dropped));
-            prop_assert_eq!(matches!(v.reason, Reason::NotOwner), s.dst.0 == VIP);
+            prop_assert!(matches!(v.action, Action::Pass | Action::Drop));
+            prop_assert_eq!(matches!(v.reason, Reason::NotOwner), packet.dst.0 == VIP);
         }
         prop_assert_eq!(m.keys.borrow().len(), 0);
+    }
+
+    /// Whatever hands over to whom: without a valid lease nothing for a virtual address is answered or forwarded, but for
+    /// what is relayed as it is, and what comes from the node that hands over.
+    #[test]
+    fn without_the_lease_only_hand_overs_move_anything(
+        steps in prop::collection::vec((packet(), moment()), 1..60),
+    ) {
+        let mut m = tables();
+        for (now, (packet, moment)) in (2..).zip(&steps) {
+            m.set_lease(0, moment.lease());
+            let mut sent = frame(packet);
+            if moment.from_peer {
+                sent[6..12].copy_from_slice(&PEER);
+            }
+            let keys = m.keys.borrow().len();
+            let mut b = Buffer::new(sent.clone());
+            let v = handle(&mut b, &m, &Arrival { now, ifindex: 1 });
+            check_pairs(&m);
+            if packet.dst.0 != VIP {
+                prop_assert_eq!((v.action, &b.bytes), (Action::Pass, &sent));
+            } else if moment.valid && !moment.fenced {
+                prop_assert!(!matches!(v.reason, Reason::NotOwner | Reason::Relayed));
+            } else if moment.delegate && moment.from_peer {
+                prop_assert!(!matches!(v.action, Action::Pass | Action::Send(_)), "{:?}", v);
+            } else if moment.relay && !moment.from_peer && packet.ttl > 1 {
+                prop_assert_eq!((v.reason, v.action), (Reason::Relayed, Action::Send(1)));
+                prop_assert_eq!(&b.bytes[..12], [PEER, [2; 6]].concat());
+                check_emitted(&b.bytes);
+                prop_assert_eq!(m.keys.borrow().len(), keys);
+            } else {
+                prop_assert!(matches!(v.reason, Reason::NotOwner | Reason::TtlExpired));
+                prop_assert_eq!((v.action, m.keys.borrow().len()), (Action::Drop, keys));
+            }
+        }
     }
 }

@@ -8,7 +8,8 @@ use lb_common::{
 
 use crate::{
     balance,
-    packet::Arrival,
+    ownership::{self, Right},
+    packet::{Arrival, Packet},
     parse::{Ip, Payload, flag},
     plan::{Plan, Reset},
     tables::Tables,
@@ -16,11 +17,19 @@ use crate::{
 
 /// Decides about an IP packet that belongs to no known flow.
 #[inline(always)]
-pub fn decide<T: Tables>(ip: &Ip, t: &T, at: &Arrival) -> Plan {
+pub fn decide<P: Packet, T: Tables>(ip: &Ip, p: &P, t: &T, at: &Arrival) -> Plan {
     let Some(vip) = t.vip(&ip.key.dst) else { return Plan::pass(Reason::NotVirtual) };
-    if !t.owns(vip.router, at.now) {
-        return Plan::drop(Reason::NotOwner);
+    let router = vip.router;
+    let right = ownership::right(p, t, router, at.now);
+    if !matches!(right, Right::Owner | Right::Delegate) {
+        return ownership::instead(right, ip, router, t, at);
     }
+    let plan = owned(ip, t, at);
+    if right == Right::Owner { plan } else { ownership::delegated(plan) }
+}
+
+#[inline(always)]
+fn owned<T: Tables>(ip: &Ip, t: &T, at: &Arrival) -> Plan {
     match ip.payload {
         Payload::Tcp | Payload::Udp => connection(ip, t, at),
         Payload::EchoRequest => Plan::echo(),
@@ -33,8 +42,7 @@ pub fn decide<T: Tables>(ip: &Ip, t: &T, at: &Arrival) -> Plan {
 
 #[inline(always)]
 fn connection<T: Tables>(ip: &Ip, t: &T, at: &Arrival) -> Plan {
-    let key = ServiceKey { addr: ip.key.dst, port: ip.key.dport, proto: ip.key.proto, pad: [0; 5] };
-    let Some(service) = t.service(&key) else { return Plan::pass(Reason::NoService) };
+    let Some(service) = named(ip, t) else { return Plan::pass(Reason::NoService) };
     if ip.payload == Payload::Tcp {
         if ip.tcp.has(flag::RST) {
             return Plan::drop(Reason::StrayReset);
@@ -51,6 +59,11 @@ fn connection<T: Tables>(ip: &Ip, t: &T, at: &Arrival) -> Plan {
         Err(reason) if matches!(reason.kind(), Kind::Dropped) => Plan::drop(reason),
         Err(reason) => refuse(service, ip, reason, t),
     }
+}
+
+#[inline(never)]
+fn named<'a, T: Tables>(ip: &Ip, t: &'a T) -> Option<&'a Service> {
+    t.service(&ServiceKey { addr: ip.key.dst, port: ip.key.dport, proto: ip.key.proto, pad: [0; 5] })
 }
 
 /// Refuses a segment with a reset that its sender must accept (RFC 9293 section 3.10.7.1): from the acknowledged

@@ -87,6 +87,10 @@ impl Packet for Buffer {
 
     fn amend_frame_sum(&mut self, _: u16) {}
 
+    fn take_in(&mut self) {
+        self.delivery = Delivery::Host;
+    }
+
     fn resize(&mut self, length: u32) -> Option<()> {
         self.bytes.resize(length as usize, 0);
         Some(())

@@ -25,4 +25,5 @@ pub mod tryout;
 pub mod vip;
 pub mod vrrp_net;
 pub mod watch;
+pub mod wire;
 pub mod writer;

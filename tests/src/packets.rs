@@ -10,7 +10,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use etherparse::{NetHeaders, PacketBuilder, PacketBuilderStep, PacketHeaders, TransportHeader};
 use lb_common::{
     addr::{Mac, PROTO_TCP, PROTO_UDP, Port},
-    service::{Backend, Interface},
+    service::{Backend, Interface, Vip},
     settings::{Settings, SnatPorts},
 };
 use lb_userspace::datapath::tables::{Desired, DesiredService};
@@ -83,7 +83,7 @@ impl Family {
                 snat_ports: SnatPorts::around(32768, 60999),
                 ..Settings::default()
             },
-            vips: vec![(vip, 0)],
+            vips: vec![(vip, Vip::default())],
             interfaces: vec![(LO, Interface { mac: REPLY_MAC, pad: [0; 2] })],
             backends: (0..n.max(1)).map(backend).collect(),
             services: vec![DesiredService {

@@ -11,7 +11,7 @@ use lb_common::{
     maps::RING_SLOTS,
     probe,
     reason::Reason,
-    service::{Service, ServiceKey, Vip},
+    service::{Service, ServiceKey},
 };
 use lb_ebpf::{
     Action, Arrival, Delivery,
@@ -210,7 +210,7 @@ impl Drop for Pair {
 fn memory(desired: &Desired, flows: u32) -> Memory {
     let mut m = Memory::new(flows);
     m.settings = desired.settings;
-    m.vips = desired.vips.iter().map(|(a, r)| (*a, Vip { router: *r })).collect();
+    m.vips = desired.vips.iter().copied().collect();
     m.interfaces = desired.interfaces.iter().copied().collect();
     m.backends = (0..).zip(desired.backends.iter().copied()).collect();
     for (id, s) in (0..).zip(&desired.services) {

@@ -1,33 +1,36 @@
 //! Two network namespaces for the election's tests: viplb's driver in one (its thread inherits the namespace it is
-//! spawned in), keepalived or a second driver in the other.
+//! spawned in), keepalived, FRR or a second driver in the other, and a recorder of what is on the wire.
 //!
 //! Used by the tests in `tests/tests/interop_*.rs`. Each has its own pair of namespaces, named by process id, and takes
 //! them down in any case. A condition that is not met in time panics: this is for tests.
 
 use std::{
     fs, io,
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     path::PathBuf,
-    process::{Child, Command, Stdio},
+    process::Command,
     sync::{Arc, Mutex},
     thread,
     time::{Duration, Instant},
 };
 
+mod capture;
+mod frr;
+mod keepalived;
+
+pub use self::{capture::Capture, frr::Frr, keepalived::Keepalived};
 pub use crate::expect::wait_until;
 
 use lb_userspace::{
-    config::model::{AuthPass, Garp, Preempt, Transport},
+    config::model::{AuthPass, Garp, Preempt, Transport, UnicastPeer},
     vrrp::{
-        BootTime, Driver, Event, Lease, Reason, RouterSetup, Setup, StartError, State,
-        packet::{Auth, Identity, V3Checksum, Version},
+        BootTime, Counters, Driver, Event, Lease, Reason, RouterSetup, Setup, StartError, State,
+        packet::{Auth, Identity, Refusal, V3Checksum, Version},
     },
 };
 use nix::{
     sched::{CloneFlags, setns},
-    sys::signal::{Signal, kill},
     time::{ClockId, clock_gettime},
-    unistd::Pid,
 };
 use tokio::{
     runtime::{Builder, Runtime},
@@ -39,6 +42,8 @@ use tokio::{
 pub const SECOND: Duration = Duration::from_secs(1);
 /// The virtual address.
 pub const VIP: Ipv4Addr = Ipv4Addr::new(172, 18, 0, 201);
+/// The virtual address of IPv6.
+pub const VIP6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 0x201);
 /// The password of both sides.
 pub const PASSWORD: &str = "123456";
 /// 3 × 1 s + skew, and time for a loaded machine.
@@ -84,31 +89,22 @@ impl Net {
         Some(net)
     }
 
-    /// keepalived in `b`, version 2 with a password; `more` are further lines of its `vrrp_instance`.
-    pub fn keepalived(&self, priority: u8, password: &str, more: &str) -> Keepalived {
-        let auth =
-            format!("advert_int 1\n authentication {{\n auth_type PASS\n auth_pass {password}\n }}\n {more}");
-        self.keepalived_with(priority, &auth)
+    /// The link-local address of a namespace's `eth0`, once the kernel lets it be used.
+    pub fn link_local(&self, namespace: &str) -> Ipv6Addr {
+        let mut found = None;
+        wait_until("link-local address", TAKEOVER, || {
+            let shown =
+                output("ip", &["-n", namespace, "-6", "-o", "addr", "show", "dev", "eth0", "scope", "link"]);
+            let usable = shown.lines().find(|line| !line.contains("tentative"));
+            found = usable.and_then(|line| line.split_whitespace().nth(3)?.split('/').next()?.parse().ok());
+            found.is_some()
+        });
+        found.unwrap()
     }
 
-    /// keepalived in `b`; `lines` are those of its `vrrp_instance` besides the ones all tests share.
-    pub fn keepalived_with(&self, priority: u8, lines: &str) -> Keepalived {
-        let file = |suffix: &str| self.dir.join(suffix).display().to_string();
-        let config = format!(
-            "vrrp_instance VI_1 {{\n state BACKUP\n interface eth0\n virtual_router_id 51\n priority {priority}\n \
-             {lines}\n virtual_ipaddress {{\n {VIP}/32 dev eth0\n }}\n}}\n"
-        );
-        fs::write(self.dir.join("keepalived.conf"), config).unwrap();
-        let log = fs::File::create(self.dir.join("keepalived.log")).unwrap();
-        let child = Command::new("ip")
-            .args(["netns", "exec", &self.b, "keepalived", "-n", "-l", "-D", "--vrrp"])
-            .args(["-f", &file("keepalived.conf"), "-p", &file("pid"), "-r", &file("vrrp.pid")])
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().unwrap())
-            .stderr(log)
-            .spawn()
-            .expect("keepalived starts");
-        Keepalived { child, namespace: self.b.clone() }
+    /// A kernel setting in a namespace: `net.ipv4.…=…`.
+    pub fn sysctl(&self, namespace: &str, setting: &str) {
+        run("ip", &["netns", "exec", namespace, "sysctl", "-qw", setting]);
     }
 }
 
@@ -118,41 +114,6 @@ impl Drop for Net {
             let _ = Command::new("ip").args(["netns", "del", namespace]).status();
         }
         let _ = fs::remove_dir_all(&self.dir);
-    }
-}
-
-/// A running keepalived.
-#[derive(Debug)]
-pub struct Keepalived {
-    child: Child,
-    namespace: String,
-}
-
-impl Keepalived {
-    /// Whether the virtual address is on its interface.
-    pub fn owns_the_address(&self) -> bool {
-        let shown = output("ip", &["-n", &self.namespace, "-4", "-o", "addr", "show", "dev", "eth0"]);
-        shown.contains(&format!("{VIP}/32"))
-    }
-
-    /// When it had, or had not, the virtual address.
-    pub fn wait_until_owner(&self, owner: bool, limit: Duration) -> Instant {
-        let what = format!("keepalived to be {}", if owner { "master" } else { "backup" });
-        wait_until(&what, limit, || self.owns_the_address() == owner)
-    }
-
-    /// SIGTERM: it sends an advert of priority 0.
-    pub fn terminate(&mut self) {
-        kill(Pid::from_raw(self.child.id().cast_signed()), Signal::SIGTERM).unwrap();
-        self.child.wait().unwrap();
-    }
-}
-
-impl Drop for Keepalived {
-    fn drop(&mut self) {
-        if matches!(self.child.try_wait(), Ok(None)) {
-            self.terminate();
-        }
     }
 }
 
@@ -177,6 +138,11 @@ impl LeaseLog {
     pub fn is_held_by(&self, router: usize) -> bool {
         let log = self.0.lock().unwrap();
         log.iter().rev().find(|entry| entry.0 == router).is_some_and(|(_, _, until)| *until > now())
+    }
+
+    /// Room for many more writes, so that they allocate nothing.
+    pub fn reserve(&self) {
+        self.0.lock().unwrap().reserve(10_000);
     }
 
     /// From when to when the packet programs would have acted for router 0.
@@ -265,6 +231,24 @@ impl Viplb {
         });
     }
 
+    /// The counters of router 0.
+    pub fn counters(&self) -> &Counters {
+        self.driver.as_ref().unwrap().counters(0).unwrap()
+    }
+
+    /// Until an advert is refused for this reason.
+    pub fn wait_refused(&mut self, wanted: Refusal) {
+        self.wait_for(&format!("refusal: {wanted}"), TAKEOVER, |event| match *event {
+            Event::Refused { reason, .. } if reason == wanted => Some(()),
+            _ => None,
+        });
+    }
+
+    /// Until router 0 has sent `count` adverts.
+    pub fn wait_sent(&self, count: u64) {
+        wait_until("adverts to be sent", TAKEOVER, || self.counters().sent() >= count);
+    }
+
     /// Leaves the election, and returns when that is done.
     pub fn stop(&mut self) {
         self.driver.take().unwrap().stop();
@@ -305,27 +289,17 @@ pub fn setup_v3(priority: u8, advert_int: Duration) -> RouterSetup {
     RouterSetup { identity, lease: advert_int * 5 / 2, ..two }
 }
 
-/// A capture of adverts in namespace `b`: the fields of the first `count` of them, a line each.
-pub fn tshark(net: &Net, count: usize, fields: &[&str]) -> Child {
-    Command::new("ip")
-        .args(["netns", "exec", &net.b, "tshark", "-n", "-l", "-i", "eth0", "-a", "duration:20"])
-        .args([
-            "-c",
-            &count.to_string(),
-            "-Y",
-            "vrrp",
-            "-T",
-            "fields",
-            "-E",
-            "separator= ",
-            "-f",
-            "ip proto 112",
-        ])
-        .args(fields.iter().flat_map(|field| ["-e", field]))
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("tshark starts")
+/// The IPv6 router: version 3 always.
+pub fn setup_v6(priority: u8, advert_int: Duration) -> RouterSetup {
+    let three = setup_v3(priority, advert_int);
+    let identity = Identity { addresses: vec![VIP6.into()], ..three.identity };
+    RouterSetup { name: "vip6".into(), identity, ..three }
+}
+
+/// The same router with these peers instead of everybody, on the same link.
+pub fn with_peers(setup: RouterSetup, peers: &[IpAddr]) -> RouterSetup {
+    let peer = |addr: &IpAddr| UnicastPeer { addr: *addr, min_ttl: 255, max_ttl: 255 };
+    RouterSetup { transport: Transport::Unicast(peers.iter().map(peer).collect()), ..setup }
 }
 
 /// The clock of leases.

@@ -6,9 +6,12 @@
 use std::time::Instant;
 
 use lb_tests::vrrp_net::{
-    Net, PASSWORD, SECOND, SKEW, TAKEOVER, VIP, Viplb, output, run, setup, tshark, wait_until,
+    Capture, Net, PASSWORD, SECOND, SKEW, TAKEOVER, VIP, Viplb, output, run, setup, wait_until,
 };
-use lb_userspace::vrrp::{Event, Reason, RouterSetup, State, packet::Refusal};
+use lb_userspace::vrrp::{
+    Event, Reason, RouterSetup, State,
+    packet::{Auth, Identity, Refusal},
+};
 
 #[test]
 fn viplb_of_higher_priority_preempts_keepalived() {
@@ -142,13 +145,28 @@ fn a_host_that_has_the_address_but_sends_no_adverts_is_named_by_its_hardware_add
 
 #[test]
 fn tshark_finds_every_emitted_advert_good() {
-    let Some(net) = Net::new("shark", &["tshark"]) else { return };
-    let fields = ["vrrp.checksum.status", "ip.ttl", "ip.dsfield", "ip.src", "ip.dst", "vrrp.prio"];
-    let capture = tshark(&net, 4, &fields);
-    let _viplb = Viplb::start(&net.a, setup(101));
-    let lines = String::from_utf8(capture.wait_with_output().unwrap().stdout).unwrap();
-    assert_eq!(lines.lines().count(), 4, "{lines}");
-    assert!(lines.lines().all(|line| line == "1 255 0xc0 172.18.0.7 224.0.0.18 101"), "{lines}");
+    let Some(net) = Net::new("shark", &["tshark", "tcpdump"]) else { return };
+    let fields = [
+        "vrrp.checksum.status",
+        "ip.checksum.status",
+        "ip.ttl",
+        "ip.dsfield",
+        "ip.src",
+        "ip.dst",
+        "vrrp.prio",
+    ];
+    let open = Identity { auth: Auth::None, ..setup(101).identity };
+    for (router, auth) in [(setup(101), "1"), (RouterSetup { identity: open, ..setup(101) }, "0")] {
+        let capture = Capture::start(&net);
+        let mut viplb = Viplb::start(&net.a, router);
+        viplb.wait_sent(7);
+        viplb.stop();
+        let recording = capture.finish();
+        let lines = recording.read(&format!("vrrp.prio > 0 && vrrp.auth_type == {auth}"), &fields);
+        assert!(lines.len() >= 6, "{lines:?}");
+        assert!(lines.iter().all(|line| line == "1 1 255 0xc0 172.18.0.7 224.0.0.18 101"), "{lines:?}");
+        assert_eq!(recording.read("vrrp.prio == 0", &fields), ["1 1 255 0xc0 172.18.0.7 224.0.0.18 0"]);
+    }
 }
 
 #[test]

@@ -10,7 +10,7 @@ use std::{
 };
 
 use lb_tests::vrrp_net::{
-    Keepalived, Net, SECOND, TAKEOVER, VIP, Viplb, run, setup, setup_v3, tshark, wait_until,
+    Capture, Keepalived, Net, SECOND, TAKEOVER, VIP, Viplb, run, setup, setup_v3, wait_until,
 };
 use lb_userspace::vrrp::{
     Event, Reason, RouterSetup, State,
@@ -21,15 +21,6 @@ const FAST: Duration = Duration::from_millis(100);
 
 fn keepalived(net: &Net, priority: u8, advert_int: &str) -> Keepalived {
     net.keepalived_with(priority, &format!("version 3\n advert_int {advert_int}"))
-}
-
-/// Until nobody has been master for a start of keepalived; then it has heard the master that there is.
-fn let_it_hear_the_master(keepalived: &Keepalived) {
-    let quiet = Instant::now() + 2 * SECOND;
-    wait_until("keepalived's start", 3 * SECOND, || {
-        assert!(!keepalived.owns_the_address());
-        Instant::now() >= quiet
-    });
 }
 
 fn fast(priority: u8) -> RouterSetup {
@@ -67,7 +58,7 @@ fn farewells_hand_over_in_both_directions_in_version_3() {
     other.terminate();
     assert_eq!(viplb.wait_entered(State::Master, TAKEOVER).0, Reason::MasterLeft);
     let other = keepalived(&net, 50, "0.1");
-    let_it_hear_the_master(&other);
+    other.hear_the_master();
     viplb.stop();
     let stopped = Instant::now();
     let at = other.wait_until_owner(true, TAKEOVER);
@@ -84,6 +75,7 @@ fn viplb_learns_keepaliveds_interval_and_does_not_drop_its_adverts() {
         _ => None,
     });
     assert_eq!(learnt, SECOND);
+    other.wait_until_owner(true, SECOND);
     let quiet = Instant::now() + 5 * SECOND;
     wait_until("five seconds without a change", 6 * SECOND, || {
         assert!(!viplb.lease.is_held() && other.owns_the_address());
@@ -132,14 +124,15 @@ fn two_viplbs_with_different_checksums_at_50_ms_elect_one_and_never_two() {
 
 #[test]
 fn tshark_finds_every_emitted_version_3_advert_good() {
-    let Some(net) = Net::new("3shark", &["tshark"]) else { return };
+    let Some(net) = Net::new("3shark", &["tshark", "tcpdump"]) else { return };
+    let capture = Capture::start(&net);
+    let viplb = Viplb::start(&net.a, setup_v3(101, SECOND / 10));
+    viplb.wait_sent(8);
     let fields =
         ["vrrp.checksum.status", "vrrp.version", "ip.ttl", "ip.dst", "vrrp.prio", "vrrp.short_adver_int"];
-    let capture = tshark(&net, 4, &fields);
-    let _viplb = Viplb::start(&net.a, setup_v3(101, SECOND / 2));
-    let lines = String::from_utf8(capture.wait_with_output().unwrap().stdout).unwrap();
-    assert_eq!(lines.lines().count(), 4, "{lines}");
-    assert!(lines.lines().all(|line| line == "1 3 255 224.0.0.18 101 50"), "{lines}");
+    let lines = capture.finish().read("vrrp", &fields);
+    assert!(lines.len() >= 7, "{lines:?}");
+    assert!(lines.iter().all(|line| line == "1 3 255 224.0.0.18 101 10"), "{lines:?}");
 }
 
 /// Policy and priority of every thread of this process that is called `vrrp`, as the kernel has them.

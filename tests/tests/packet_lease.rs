@@ -29,6 +29,7 @@ fn the_programs_act_from_taking_the_lease_until_it_is_given_up() {
     let mut lease = KernelLease::open(&p.pins).expect("mapped");
     lease.set(0, FAR).expect("set");
     assert!(!forwards(&mut p, 40_000), "a lease that was never taken has no term");
+    assert!(!lease.noted(0).fenced);
     lease.take(0, FAR).expect("take");
     assert!(forwards(&mut p, 40_001));
     lease.set(0, BootTime(0)).expect("set");

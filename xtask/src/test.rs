@@ -46,7 +46,7 @@ enum Choice {
     Programs,
     /// Nodes, clients and a database cluster in network namespaces
     Lab,
-    /// keepalived as the peer
+    /// keepalived and FRR as the peers
     Interop,
     /// All of these
     All,

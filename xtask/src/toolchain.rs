@@ -121,6 +121,10 @@ pub static NEEDS: &[Need] = &[
         )
     },
     test("keepalived", "the VRRP peer that viplb must agree with", &["keepalived"]),
+    Need {
+        probe: Probe::AnyFile(&["/usr/lib/frr/vrrpd"]),
+        ..test("FRR", "another VRRP peer, of version 3 with virtual hardware addresses", &["frr"])
+    },
     test("tshark", "an independent reader of the adverts that viplb sends", &["tshark"]),
     test("tcpdump", "records the packets that a failing test shows", &["tcpdump"]),
     test("bpftool", "an independent reader of the loaded programs and maps", &["bpftool"]),

@@ -11,12 +11,12 @@ use std::{
 
 use lb_common::{
     addr::{Addr, Mac, PROTO_TCP, PROTO_UDP, Port},
-    service::{Backend, Interface},
+    service::{Backend, Interface, Vip},
     settings::{Settings, SnatPorts},
 };
 
 use crate::{
-    config::model::{Config, Protocol, Version},
+    config::model::{Config, Protocol, Version, VirtualRouter},
     datapath::{
         ring,
         tables::{Desired, DesiredService},
@@ -334,9 +334,7 @@ impl Model {
 
     /// What the packet programs shall know.
     pub fn desired(&self) -> Desired {
-        let vips = (0..)
-            .zip(&self.config.vrrp)
-            .flat_map(|(i, r)| r.addresses.iter().map(move |a| (a.addr.into(), i)));
+        let vips = (0..).zip(&self.config.vrrp).flat_map(|(i, r)| vips(i, r));
         let mac = |i: &MachineInterface| (i.ifindex, Interface { mac: i.mac, pad: [0; 2] });
         let all = self.config.services.iter().flat_map(|s| &s.backends);
         let backends = all.zip(&self.machine.routes).map(|(b, ifindex)| Backend {
@@ -427,6 +425,14 @@ impl From<vrrp::State> for notify::State {
             vrrp::State::Fault => Self::Fault,
         }
     }
+}
+
+/// A router's addresses, excluded ones too: they move along.
+fn vips(router: u32, r: &VirtualRouter) -> impl Iterator<Item = (Addr, Vip)> + '_ {
+    r.addresses.iter().chain(&r.excluded).map(move |a| {
+        let own = r.virtual_mac.then(|| Mac::virtual_router(a.addr.is_ipv6(), r.vrid));
+        (a.addr.into(), Vip { router, mac: own.unwrap_or_default(), pad: [0; 2] })
+    })
 }
 
 /// Milliseconds to the microsecond.

@@ -100,9 +100,11 @@ impl Lease for KernelLease {
 
     fn noted(&self, router: usize) -> Noted {
         let Some(words) = self.words(router) else { return Noted::default() };
+        let term = words.term.load(Ordering::SeqCst);
         Noted {
             probed: BootTime(words.probed.load(Ordering::SeqCst)),
-            fenced: words.fenced.load(Ordering::SeqCst) == words.term.load(Ordering::SeqCst),
+            // Of a lease that was never taken nobody can have been told that it is over.
+            fenced: term != 0 && words.fenced.load(Ordering::SeqCst) == term,
         }
     }
 

@@ -16,8 +16,8 @@ use super::maps::Maps;
 pub struct Desired {
     /// Run-time settings.
     pub settings: Settings,
-    /// Virtual addresses and the router of each.
-    pub vips: Vec<(Addr, u32)>,
+    /// Virtual addresses.
+    pub vips: Vec<(Addr, Vip)>,
     /// Interfaces that programs are attached to.
     pub interfaces: Vec<(u32, Interface)>,
     /// Backends by index.
@@ -80,8 +80,8 @@ impl Tables {
                 self.publish_service(i, s)?;
             }
         }
-        for (addr, router) in &desired.vips {
-            self.maps.vips.insert(addr, Vip { router: *router }, 0).context("map VIPS")?;
+        for (addr, vip) in &desired.vips {
+            self.maps.vips.insert(addr, vip, 0).context("map VIPS")?;
         }
         self.remove_others(desired)?;
         self.written = desired.clone();

@@ -45,7 +45,7 @@ impl Counters {
         self.refused[reason as usize].load(Relaxed)
     }
 
-    /// Gratuitous ARP frames sent.
+    /// Gratuitous ARP frames and unsolicited neighbour advertisements sent.
     pub fn announcements(&self) -> u64 {
         self.announcements.load(Relaxed)
     }

@@ -29,6 +29,7 @@ const MAX_CENTISECONDS: u16 = 0x0fff;
 /// §5), and an advert in fragments is none.
 pub const MAX_IPV6_ADDRESSES: usize = (1280 - 40 - HEADER_LEN) / 16;
 
+mod anything;
 pub(super) mod checksum;
 mod datagram;
 pub(super) mod peer;
@@ -36,6 +37,7 @@ mod refusal;
 
 pub(super) use self::datagram::write_ipv6_header;
 pub use self::{
+    anything::any_bytes,
     datagram::{Datagram, Family, GROUP_V4, GROUP_V6, Path},
     refusal::Refusal,
 };

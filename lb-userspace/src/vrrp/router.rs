@@ -372,6 +372,7 @@ impl Router {
             not_before: BootTime(0),
             lower_since: None,
             armed: false,
+            asked: false,
             reason: Reason::Silence,
         }
     }

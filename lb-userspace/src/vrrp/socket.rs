@@ -24,6 +24,10 @@ pub use self::{
     peer::{PeerSocket, Told},
 };
 
+/// TC_PRIO_CONTROL: the kernel's queues send what we say before bulk data, as they do for keepalived. The highest that
+/// needs no permission.
+const PRIORITY_CONTROL: i32 = 6;
+
 /// Why the election could not be started: one sentence each.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -36,7 +40,7 @@ pub enum StartError {
     /// Adverts need a source address that is not virtual itself.
     #[error(
         "interface {interface} has no {wanted} address of its own to send adverts from: {}",
-        wanted.cure()
+        wanted.cure(interface)
     )]
     NoAddress {
         /// Its name.
@@ -110,11 +114,14 @@ pub enum Wanted {
 }
 
 impl Wanted {
-    fn cure(self) -> &'static str {
+    fn cure(self, interface: &str) -> String {
+        let give = "give it one (`ip addr add`)";
         match self {
-            Self::Ipv4 | Self::Global => "give it one (`ip addr add`)",
+            Self::Ipv4 | Self::Global => give.to_owned(),
             Self::LinkLocal => {
-                "switch IPv6 on (sysctl net.ipv6.conf.INTERFACE.disable_ipv6, addr_gen_mode) or give it one (`ip addr add`)"
+                format!(
+                    "switch IPv6 on (sysctl net.ipv6.conf.{interface}.disable_ipv6, addr_gen_mode) or {give}"
+                )
             }
         }
     }

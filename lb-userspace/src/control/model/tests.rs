@@ -7,7 +7,7 @@ use std::{
 use super::*;
 use crate::{
     api::snapshot::Health,
-    config::{self, SecretError, Surroundings},
+    config::{self, SecretError, Surroundings, model::VirtualAddress},
     health::{Failure, State as Up},
 };
 
@@ -108,6 +108,20 @@ fn services_are_published_under_their_protocol() {
     let protocols: Vec<_> = m.desired().services.iter().map(|s| s.proto).collect();
     assert_eq!(protocols, [PROTO_TCP, PROTO_UDP]);
     assert_eq!(m.snapshot(T).services[1].protocol, "udp");
+}
+
+#[test]
+fn all_addresses_of_a_router_are_virtual_and_at_its_own_hardware_address_if_that_is_set() {
+    let mut m = model();
+    let excluded: IpAddr = "fd12::201".parse().unwrap();
+    m.config.vrrp[0].excluded.push(VirtualAddress { addr: excluded, prefix_len: 64, dev: None });
+    let vips = |m: &Model| m.desired().vips.into_iter().map(|(a, v)| (IpAddr::from(a), v.router, v.mac));
+    let advertised = IpAddr::from(Ipv4Addr::new(172, 18, 0, 201));
+    let none = Mac::default();
+    assert_eq!(vips(&m).collect::<Vec<_>>(), [(advertised, 0, none), (excluded, 0, none)]);
+    m.config.vrrp[0].virtual_mac = true;
+    let macs: Vec<_> = vips(&m).map(|(.., mac)| mac.to_string()).collect();
+    assert_eq!(macs, ["00:00:5e:00:01:33", "00:00:5e:00:02:33"]);
 }
 
 #[test]

@@ -45,7 +45,7 @@ impl Thread {
         };
         let Some(index) = self.units.iter().position(ours) else { return };
         let (unit, counters, from) = (&mut self.units[index], &self.counters[index], datagram.source);
-        if unit.deaf {
+        if unit.deaf || !unit.takes_part() {
             return;
         }
         match unit.identity.parse(&unit.path, datagram) {

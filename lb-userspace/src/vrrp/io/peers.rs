@@ -85,7 +85,9 @@ impl Unit {
     fn message(&self, kind: Kind, nonce: u64, mac: Mac) -> probe::Message {
         let address = self.identity.addresses.first().copied().map_or(Addr::default(), Addr::from);
         let message = probe::Message::new(kind, self.identity.vrid, self.core.priority(), nonce, address);
-        probe::Message { auth: self.authentication(), ..message.from_mac(mac) }
+        // A packet program asks for no password, so it is told none.
+        let auth = if kind == Kind::Probe { [0; 8] } else { self.authentication() };
+        probe::Message { auth, ..message.from_mac(mac) }
     }
 
     fn authentication(&self) -> [u8; 8] {

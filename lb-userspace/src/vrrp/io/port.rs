@@ -100,9 +100,13 @@ impl Port {
     pub(super) fn note(&mut self, news: LinkNews) {
         match news {
             LinkNews::Link { index, running } if index == self.interface.index => {
-                (self.running, self.news) = (running, true);
+                self.news |= running != self.running;
+                self.running = running;
             }
-            LinkNews::Address { index } if index == self.interface.index => self.news = true,
+            // Virtual addresses come and go with the lease, in the middle of a takeover: nothing to look at.
+            LinkNews::Address { index, address } if index == self.interface.index => {
+                self.news |= !address.is_some_and(|address| self.interface.is_foreign(address));
+            }
             LinkNews::Overrun => (self.running, self.news) = (self.interface.is_running(), true),
             LinkNews::Link { .. } | LinkNews::Address { .. } => {}
         }

@@ -130,6 +130,11 @@ impl Unit {
         self.addresses.contains(&address)
     }
 
+    /// Whether the link is up and there is an address to send from: without one, nothing can have been meant for it.
+    pub(super) fn takes_part(&self) -> bool {
+        self.up
+    }
+
     /// Looks whether the router can take part.
     pub(super) fn look(&mut self, port: &Port) -> Change {
         let source = self.source(port);

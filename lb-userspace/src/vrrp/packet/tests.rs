@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use proptest::prelude::*;
 
 use super::*;
-use crate::config::model::{Transport, UnicastPeer};
+use crate::config::model::{Garp, Preempt, Transport, UnicastPeer, VirtualAddress};
 
 const ETHERNET_LEN: usize = 14;
 const ADVERT: &str = include_str!("../../../../tests/fixtures/vrrp/keepalived-v2-pass-advert.hex");
@@ -405,6 +405,53 @@ fn the_order_of_addresses_does_not_matter_but_their_set_does() {
 }
 
 #[test]
+fn an_ipv6_list_in_another_order_or_without_a_link_local_address_is_believed() {
+    let [local, global] = ["fe80::201", "fd00::201"].map(|address| address.parse::<IpAddr>().unwrap());
+    let with = |addresses: &[IpAddr]| Identity { addresses: addresses.to_vec(), ..ipv6() };
+    let source: IpAddr = "fe80::1".parse().unwrap();
+    let path = ipv6_path(Transport::Multicast);
+    for (sent, ours) in [(vec![global, local], vec![local, global]), (vec![global], vec![global])] {
+        let datagram = emitted_datagram(&with(&sent), 100, source, GROUP_V6.into());
+        let received = Datagram { source, destination: GROUP_V6.into(), ttl: TTL, payload: &datagram[40..] };
+        assert!(with(&ours).parse(&path, &received).is_ok());
+        assert_eq!(with(&[local]).parse(&path, &received), Err(Refusal::Addresses));
+    }
+}
+
+#[test]
+fn a_link_local_address_is_advertised_first_wherever_it_stands_in_the_file() {
+    let listed = ["fd00::202", "fe80::201", "fd00::201"].map(|addr| VirtualAddress {
+        addr: addr.parse().unwrap(),
+        prefix_len: 128,
+        dev: None,
+    });
+    let router = VirtualRouter {
+        name: "six".into(),
+        interface: "eth0".into(),
+        vrid: 51,
+        priority: 100,
+        version: Version::V3,
+        advert_int: Duration::from_secs(1),
+        v3_checksum: V3Checksum::default(),
+        auth_pass: None,
+        transport: Transport::Multicast,
+        source: None,
+        addresses: listed.to_vec(),
+        track: Vec::new(),
+        notify: Default::default(),
+        excluded: Vec::new(),
+        assign: true,
+        virtual_mac: false,
+        preempt: Preempt::NOW,
+        lease: Duration::from_millis(2500),
+        probe: None,
+        garp: Garp::default(),
+    };
+    let advertised = Identity::from(&router).addresses.iter().map(ToString::to_string).collect::<Vec<_>>();
+    assert_eq!(advertised, ["fe80::201", "fd00::202", "fd00::201"]);
+}
+
+#[test]
 fn refusals_are_numbered_by_their_place_in_the_list() {
     for (index, refusal) in Refusal::ALL.into_iter().enumerate() {
         assert_eq!(refusal as usize, index);
@@ -418,11 +465,23 @@ fn the_password_is_not_in_debug_output() {
 
 proptest! {
     #[test]
-    fn no_input_makes_the_parser_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-        if let Some(datagram) = Datagram::from_ipv4(&bytes) {
-            let _ = (parse(&seed_router(), &datagram), parse(&v3(), &datagram));
+    fn no_input_makes_the_parser_panic_or_believe_what_it_should_not(
+        bytes in proptest::collection::vec(any::<u8>(), 0..200),
+    ) {
+        any_bytes(&bytes);
+    }
+
+    #[test]
+    fn no_change_of_an_advert_makes_the_parser_panic_or_believe_what_it_should_not(
+        capture in proptest::sample::select(vec![(ADVERT, 20), (ADVERT_V3, 20), (ADVERT_IPV6, 40)]),
+        at in 0_usize..16, byte: u8, whole_datagram: bool,
+    ) {
+        let (frame, header) = (frame(capture.0), capture.1);
+        let mut bytes = frame[ETHERNET_LEN + if whole_datagram { 0 } else { header }..].to_vec();
+        if let Some(slot) = bytes.get_mut(at) {
+            *slot = byte;
         }
-        let _ = (parse(&seed_router(), &received(&bytes)), parse(&v3(), &received(&bytes)));
+        any_bytes(&bytes);
     }
 
     #[test]

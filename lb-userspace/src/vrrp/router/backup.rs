@@ -92,6 +92,11 @@ impl Router {
         if now < backup.deadline {
             return;
         }
+        // Far beyond it, this thread has slept or its clock has jumped: what it has not heard meanwhile says nothing.
+        if now >= backup.deadline + self.params.advert_int {
+            self.phase = Phase::Backup(Backup { since: backup.since, ..self.wait_for_silence(now) });
+            return;
+        }
         match self.living(now) {
             Some(lower) => {
                 let ready = self.preempts_from(backup);
@@ -101,8 +106,21 @@ impl Router {
                 self.phase = Phase::Backup(Backup { deadline, armed, reason, ..backup });
                 self.ask_for_the_lease(now, backup);
             }
+            None if self.asks_once_more(now, backup) => {}
             None => self.claim(now, None, backup.reason),
         }
+    }
+
+    /// Silence is what a clock makes of adverts: the data plane of who was heard last is asked before it is believed.
+    fn asks_once_more(&mut self, now: BootTime, backup: Backup) -> bool {
+        let Some(watch) = self.watch.as_mut().filter(|watch| watch.answers() && !backup.asked) else {
+            return false;
+        };
+        watch.next = now;
+        let deadline = now + self.last_word();
+        self.phase = Phase::Backup(Backup { asked: true, deadline, ..backup });
+        self.probe_if_due(now);
+        true
     }
 
     fn probe_if_due(&mut self, now: BootTime) {
@@ -147,6 +165,7 @@ impl Router {
         }
         if backup.reason == Reason::Silence {
             backup.deadline = backup.deadline.max(now + self.master_down());
+            backup.asked = false;
             self.phase = Phase::Backup(backup);
         }
         self.granted = None;

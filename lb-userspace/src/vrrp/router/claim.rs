@@ -18,9 +18,9 @@ pub(super) const CLAIM_WAIT: Duration = Duration::from_millis(50);
 /// whoever claims must have had the time to hear the other. Ten times the delay of a bad LAN. Short intervals allow an
 /// eighth of one, and so ask for a network and threads that are quicker than that (`docs/vrrp.md`).
 pub(super) const CONTEND_WAIT: Duration = Duration::from_millis(10);
-/// A claim is said this often within the first half of `CONTEND_WAIT`: two claims lost in a row and two answers lost
-/// in a row still leave one pair.
-pub(super) const CLAIM_COPIES: u8 = 5;
+/// A claim is said this often within the first half of `CONTEND_WAIT`: with two of three lost in each direction three
+/// arrive, and one is answered.
+pub(super) const CLAIM_COPIES: u8 = 9;
 /// Answers to losing adverts are not closer than this: two routers that both think they win must not storm. But each
 /// copy of a claim has to get one, so short intervals shorten it too.
 const ANSWER_GAP: Duration = Duration::from_micros(250);

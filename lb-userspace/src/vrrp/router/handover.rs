@@ -16,7 +16,7 @@ use std::{net::IpAddr, time::Duration};
 
 use super::{
     Router,
-    phase::{Asker, Granted, Leaving, Master, Phase, Request},
+    phase::{Asker, Backup, Granted, Leaving, Master, Phase, Request},
     types::{Action, Reason, State},
     watch::Watch,
 };
@@ -41,7 +41,8 @@ impl Router {
         let nonce = self.nonce();
         let until = now + self.scaled(GRANT_LIMIT);
         let resend_at = now + self.scaled(RESEND);
-        self.phase = Phase::Requesting(Request { reason, holder, nonce, until, resend_at });
+        let since = if let Phase::Backup(backup) = self.phase { backup.since } else { now };
+        self.phase = Phase::Requesting(Request { reason, since, holder, nonce, until, resend_at });
         self.actions.push_back(Action::Delegate { from: mac, until: until + RELAY });
         self.actions.push_back(Action::Request { to: holder, nonce });
     }
@@ -60,7 +61,8 @@ impl Router {
     pub(super) fn requester_hears(&mut self, now: BootTime, request: Request, heard: super::Heard) {
         let lower = heard.priority < self.params.priority;
         if heard.from != request.holder || !lower && request.reason != Reason::MasterLeft {
-            self.phase = Phase::Backup(self.wait_for_silence(now));
+            let since = request.since;
+            self.phase = Phase::Backup(Backup { since, ..self.wait_for_silence(now) });
         }
     }
 
@@ -180,6 +182,11 @@ impl Router {
             }
         }
         false
+    }
+
+    /// How long an answer may take.
+    pub(super) fn last_word(&self) -> Duration {
+        2 * self.scaled(RESEND)
     }
 
     /// Whether a grant has arrived is asked more often than how a master is.

@@ -30,6 +30,8 @@ pub(super) struct Backup {
     /// The hold-down is over, this thread was awake then, and a lower master lives: its next advert is answered with a
     /// claim. Claiming only then makes sure that it was awake a moment ago, and so can drop its lease.
     pub(super) armed: bool,
+    /// The deadline was reached, and a viplb that was heard last is asked once more before anything is claimed.
+    pub(super) asked: bool,
     /// Why the deadline's claim would be made.
     pub(super) reason: Reason,
 }
@@ -38,6 +40,8 @@ pub(super) struct Backup {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Request {
     pub(super) reason: Reason,
+    /// Since when it listens, as a Backup: another one that is quicker does not begin that anew.
+    pub(super) since: BootTime,
     pub(super) holder: IpAddr,
     pub(super) nonce: u64,
     /// A grant that comes later is void: by then the holder may have taken the lease back.

@@ -1,4 +1,4 @@
-//! Two or three routers on one virtual clock, with a network between them that delays, loses and parts, and nodes
+//! Two to four routers on one virtual clock (or on clocks that jump ahead of it), with a network between them that delays, loses and parts, and nodes
 //! that freeze (the process stops, its socket queue and the kernel's lease live on), are killed, stop and start.
 //!
 //! Two properties. *Safety*: never two valid leases at once among routers that can reach each other. *Liveness*:
@@ -85,6 +85,8 @@ enum Op {
     Part(usize),
     Heal,
     Carrier(usize),
+    /// The node's clock leaps ahead of the others'.
+    Jump(usize, Duration),
 }
 
 struct Node {
@@ -98,11 +100,20 @@ struct Node {
     carrier: bool,
     queue: Vec<(IpAddr, Packet)>,
     bursts: u32,
+    /// How far its clock is ahead.
+    ahead: Duration,
+    /// When it came, by the others' clock.
+    started: BootTime,
 }
 
 impl Node {
     fn holds(&self, now: BootTime) -> bool {
-        self.lease.is_valid(now.0)
+        self.lease.is_valid((now + self.ahead).0)
+    }
+
+    fn deadline(&self) -> Option<BootTime> {
+        let deadline = self.router.as_ref().filter(|_| !self.frozen)?.poll_deadline();
+        deadline.map(|at| BootTime(at.0.saturating_sub(self.ahead.as_nanos() as u64)))
     }
 
     fn noted(&self) -> Noted {
@@ -158,7 +169,7 @@ impl Sim {
                     let lease = pace.advert_int * factor * 2 / 5;
                     Probe { interval: lease / 10, lease }
                 }),
-                seed,
+                seed: seed.wrapping_mul(index as u64 + 1),
                 garp: Garp { repeat: 5, delay: 5 * SECOND, refresh: None, ..Garp::default() },
             };
             Node {
@@ -170,6 +181,8 @@ impl Sim {
                 carrier: true,
                 queue: Vec::new(),
                 bursts: 0,
+                ahead: Duration::ZERO,
+                started: BootTime(0),
             }
         };
         Self {
@@ -185,6 +198,11 @@ impl Sim {
             checked: true,
             random: seed | 1,
         }
+    }
+
+    /// The node's own clock.
+    fn clock(&self, node: usize) -> BootTime {
+        self.now + self.nodes[node].ahead
     }
 
     fn random(&mut self, below: u64) -> u64 {
@@ -231,14 +249,20 @@ impl Sim {
                 self.local(node, if carrier { LocalEvent::LinkUp } else { LocalEvent::LinkDown });
             }
             Op::Carrier(_) => {}
+            // Who has just started knows the others by its clock alone: it must have listened for as long as a lease.
+            Op::Jump(node, _) if self.now.since(self.nodes[node].started) < self.pace.lease() => {}
+            Op::Jump(node, far) => {
+                self.let_claims_settle();
+                self.nodes[node].ahead += far.mul_f64(self.pace.advert_int.as_secs_f64());
+            }
         }
     }
 
     fn start(&mut self, index: usize) {
-        let now = self.now;
+        let now = self.clock(index);
         let node = &mut self.nodes[index];
         if node.router.as_ref().is_none_or(|router| router.state() == State::Init) {
-            (node.lease.until, node.programs) = (0, true);
+            (node.lease.until, node.programs, node.started) = (0, true, self.now);
             let mut router = Router::new(node.params, now);
             if !node.carrier {
                 router.handle_local(now, LocalEvent::LinkDown);
@@ -250,13 +274,13 @@ impl Sim {
 
     /// As the driver does: lateness first, and then what was queued is not believed.
     fn thaw(&mut self, index: usize) {
-        let now = self.now;
+        let now = self.clock(index);
         let node = &mut self.nodes[index];
         if !std::mem::take(&mut node.frozen) {
             return;
         }
-        if now.since(self.healed) < self.pace.lease() + self.pace.healed() {
-            self.healed = now; // asleep since the partition, it is heard only now
+        if self.now.since(self.healed) < self.pace.lease() + self.pace.healed() {
+            self.healed = self.now; // asleep since the partition, it is heard only now
         }
         let queue = std::mem::take(&mut node.queue);
         let noted = node.noted();
@@ -276,7 +300,7 @@ impl Sim {
     }
 
     fn hand_in(&mut self, index: usize, from: IpAddr, packet: Packet) {
-        let now = self.now;
+        let now = self.clock(index);
         let interval = |from: IpAddr| {
             let sender = self.nodes.iter().find(|node| node.params.local == from);
             sender.map(|node| node.params.advert_int).unwrap()
@@ -295,14 +319,14 @@ impl Sim {
 
     /// A daemon that was told to stop runs until it has found a successor or given up looking; then its programs go.
     fn let_leave(&mut self, index: usize) {
-        while self.nodes[index].router.as_ref().is_some_and(|router| router.is_leaving(self.now)) {
+        while self.nodes[index].router.as_ref().is_some_and(|router| router.is_leaving(self.clock(index))) {
             self.run(MS);
         }
         self.nodes[index].programs = false;
     }
 
     fn local(&mut self, index: usize, event: LocalEvent) {
-        let now = self.now;
+        let now = self.clock(index);
         if let Some(router) = &mut self.nodes[index].router {
             router.handle_local(now, event);
         }
@@ -316,7 +340,9 @@ impl Sim {
         }
         let step = (15 * MS).min(self.pace.slowest() * 3 / 16);
         self.run(step);
-        while self.nodes.iter().any(|node| node.router.as_ref().is_some_and(Router::is_claiming)) {
+        while !self.in_flight.is_empty()
+            || self.nodes.iter().any(|node| node.router.as_ref().is_some_and(Router::is_claiming))
+        {
             self.run(step);
         }
     }
@@ -333,8 +359,7 @@ impl Sim {
         let end = self.now + duration;
         let mut at_this_instant = 0;
         loop {
-            let deadline = |node: &Node| node.router.as_ref().filter(|_| !node.frozen)?.poll_deadline();
-            let timer = self.nodes.iter().filter_map(deadline).min();
+            let timer = self.nodes.iter().filter_map(Node::deadline).min();
             let arrival = self.in_flight.keys().next().map(|key| key.0);
             let next = timer.into_iter().chain(arrival).min().filter(|next| *next <= end);
             let Some(next) = next else { break };
@@ -351,7 +376,7 @@ impl Sim {
                 continue;
             }
             for index in 0..self.nodes.len() {
-                let (now, node) = (self.now, &mut self.nodes[index]);
+                let (now, node) = (self.clock(index), &mut self.nodes[index]);
                 let noted = node.noted();
                 if let (false, Some(router)) = (node.frozen, &mut node.router) {
                     router.handle_noted(now, noted);
@@ -366,7 +391,7 @@ impl Sim {
 
     fn deliver(&mut self) {
         let Some((_, (from, to, packet))) = self.in_flight.pop_first() else { return };
-        let now = self.now;
+        let now = self.clock(to);
         let node = &mut self.nodes[to];
         if !node.carrier {
             return;
@@ -507,11 +532,11 @@ fn wait() -> impl Strategy<Value = Op> {
 }
 
 fn restarts() -> impl Strategy<Value = Op> {
-    prop_oneof![4 => wait(), 1 => (0_usize..2).prop_map(Op::Stop), 2 => (0_usize..3).prop_map(Op::Start)]
+    prop_oneof![4 => wait(), 1 => (0_usize..3).prop_map(Op::Stop), 2 => (0_usize..4).prop_map(Op::Start)]
 }
 
 fn faults() -> impl Strategy<Value = Op> {
-    let node = 0_usize..3;
+    let node = 0_usize..4;
     prop_oneof![
         8 => wait(),
         2 => node.clone().prop_map(Op::Freeze),
@@ -523,6 +548,11 @@ fn faults() -> impl Strategy<Value = Op> {
         2 => Just(Op::Heal),
         1 => node.prop_map(Op::Carrier),
     ]
+}
+
+fn faults_and_clocks() -> impl Strategy<Value = Op> {
+    let leap = (0_usize..4, prop_oneof![0_u64..500, 0_u64..10_000]);
+    prop_oneof![12 => faults(), 1 => leap.prop_map(|(node, ms)| Op::Jump(node, Duration::from_millis(ms)))]
 }
 
 /// Version 2 as the users have it, and version 3 down to its shortest interval.
@@ -542,7 +572,8 @@ fn priorities() -> impl Strategy<Value = Vec<u8>> {
         Just(vec![100, 100]),
         Just(vec![101, 100, 99]),
         Just(vec![100, 100, 100]),
-        proptest::collection::vec(1_u8..255, 2..=3),
+        Just(vec![101, 100, 99, 98]),
+        proptest::collection::vec(1_u8..255, 2..=4),
     ]
 }
 
@@ -554,7 +585,8 @@ fn play(sim: &mut Sim, ops: &[Op]) {
         | Op::Stop(n)
         | Op::Start(n)
         | Op::Part(n)
-        | Op::Carrier(n)) = *op
+        | Op::Carrier(n)
+        | Op::Jump(n, _)) = *op
         else {
             sim.apply(*op);
             continue;
@@ -642,11 +674,12 @@ proptest! {
         sim.assert_one_owner_from_now_on(priorities.iter().max().copied());
     }
 
-    /// None of the windows that time-outs need to be excused for, but that of a healed partition.
+    /// Clocks that jump, too, and none of the windows that time-outs need to be excused for, but that of a healed
+    /// partition.
     #[test]
     fn probing_routers_never_make_two_owners_whatever_freezes_or_dies_at_whatever_moment(
         seed: u64, pace in probing_pace(), priorities in priorities(), never: bool,
-        ops in proptest::collection::vec(faults(), 1..40),
+        ops in proptest::collection::vec(faults_and_clocks(), 1..40),
     ) {
         let preempt = if never { Preempt::Never } else { Preempt::NOW };
         let mut sim = Sim::new(pace, &priorities, preempt, seed);
@@ -659,7 +692,7 @@ proptest! {
     #[test]
     fn whatever_happened_to_probing_routers_there_is_one_owner_soon_after(
         seed: u64, pace in probing_pace(), priorities in priorities(),
-        ops in proptest::collection::vec(faults(), 1..40),
+        ops in proptest::collection::vec(faults_and_clocks(), 1..40),
     ) {
         let mut sim = Sim::new(pace, &priorities, Preempt::NOW, seed);
         (sim.lossy, sim.checked) = (true, false);

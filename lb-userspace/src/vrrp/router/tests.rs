@@ -320,7 +320,7 @@ fn a_lone_router_waits_for_the_master_down_time_before_it_owns_anything() {
     let mut bench = Bench::new(params());
     assert_eq!(
         bench.until_master(),
-        "send100 send100 send100 send100 send100 send100 take garp5 Master:Silence"
+        format!("{}send100 take garp5 Master:Silence", "send100 ".repeat(usize::from(CLAIM_COPIES)))
     );
     let waited = bench.now.since(START);
     assert_eq!(waited, timers::master_down(Version::V2, 100, SECOND) + CONTEND_WAIT);
@@ -450,7 +450,8 @@ fn a_master_that_never_acknowledges_as_keepalived_is_replaced_after_the_claim_wa
     let mut bench = Bench::in_phase("armed");
     bench.hear(5, 50);
     let claimed = bench.now;
-    assert_eq!(bench.until_master(), "send100 send100 send100 send100 send100 take garp5 Master:Preempted");
+    let copies = "send100 ".repeat(usize::from(CLAIM_COPIES) - 1);
+    assert_eq!(bench.until_master(), format!("{copies}send100 take garp5 Master:Preempted"));
     assert_eq!(bench.now.since(claimed), CLAIM_WAIT);
 }
 

@@ -9,10 +9,10 @@ use std::{
     os::fd::{AsRawFd, RawFd},
 };
 
-use nix::sys::socket::{setsockopt, sockopt::Ipv6RecvPacketInfo};
+use nix::sys::socket::{setsockopt, sockopt::Ipv6RecvPacketInfo, sockopt::Priority};
 use socket2::{Domain, InterfaceIndexOrAddress, Protocol, SockAddr, Socket, Type};
 
-use super::{Interface, StartError};
+use super::{Interface, PRIORITY_CONTROL, StartError};
 use crate::vrrp::packet::{self, Datagram, Family};
 
 /// Room for the two control messages asked for, an `in6_pktinfo` of 20 bytes and an `int`, and one more.
@@ -54,6 +54,7 @@ impl AdvertSocket {
         };
         let socket = Socket::new(domain, Type::RAW.nonblocking(), protocol)?;
         socket.bind_device(Some(interface.name.as_bytes()))?;
+        setsockopt(&socket, Priority, &PRIORITY_CONTROL)?;
         match family {
             Family::V4 => {
                 socket.set_header_included_v4(true)?;

@@ -10,9 +10,10 @@ use std::{
     os::fd::{AsRawFd, RawFd},
 };
 
+use nix::sys::socket::{setsockopt, sockopt::Priority};
 use socket2::{Domain, SockFilter, Socket, Type};
 
-use super::{Interface, StartError, socket_address};
+use super::{Interface, PRIORITY_CONTROL, StartError, socket_address};
 use crate::vrrp::{
     announce::{self, Mac},
     packet::Family,
@@ -33,6 +34,7 @@ impl FrameSender {
 
     fn try_open(interface: &Interface) -> io::Result<Self> {
         let socket = Socket::new(Domain::PACKET, Type::RAW.nonblocking(), None)?;
+        setsockopt(&socket, Priority, &PRIORITY_CONTROL)?;
         // Protocol 0 receives nothing, and each sent frame counts as what its header says.
         bind(&socket, interface.index, 0)?;
         Ok(Self { socket, index: i32::try_from(interface.index).map_err(io::Error::other)? })

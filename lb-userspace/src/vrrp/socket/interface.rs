@@ -77,6 +77,11 @@ impl Interface {
         self.of_kind(wanted).find(|a| a.usable).map(|a| a.address)
     }
 
+    /// Whether it may carry the address although it is not its own.
+    pub fn is_foreign(&self, address: IpAddr) -> bool {
+        self.foreign.contains(&address)
+    }
+
     /// Whether it has this address, and it may be used now.
     pub fn may_send_from(&self, address: IpAddr) -> bool {
         self.addresses.contains(&Address { address, usable: true })

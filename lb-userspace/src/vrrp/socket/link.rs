@@ -4,6 +4,7 @@
 
 use std::{
     io::{self, Read},
+    net::IpAddr,
     os::fd::{AsRawFd, RawFd},
 };
 
@@ -29,6 +30,8 @@ pub enum LinkNews {
     Address {
         /// The interface.
         index: u32,
+        /// The address, where the message has one.
+        address: Option<IpAddr>,
     },
     /// Messages were lost: ask each interface.
     Overrun,
@@ -69,6 +72,7 @@ impl AsRawFd for LinkSocket {
 /// Walks `nlmsghdr` (16 bytes) + `ifinfomsg` (16 bytes) or `ifaddrmsg` (8 bytes) records.
 fn link_messages(mut bytes: &[u8], news: &mut impl FnMut(LinkNews)) {
     const HEADER: usize = 16;
+    const ADDRESS_HEADER: usize = 8;
     let word = |bytes: &[u8], at: usize| {
         bytes.get(at..at + 4)?.first_chunk().map(|word: &[u8; 4]| u32::from_ne_bytes(*word))
     };
@@ -82,11 +86,33 @@ fn link_messages(mut bytes: &[u8], news: &mut impl FnMut(LinkNews)) {
                 news(LinkNews::Link { index, running: flags & up == up });
             }
             (libc::RTM_DELLINK, Some(index), _) => news(LinkNews::Link { index, running: false }),
-            (libc::RTM_NEWADDR | libc::RTM_DELADDR, Some(index), _) => news(LinkNews::Address { index }),
+            (libc::RTM_NEWADDR | libc::RTM_DELADDR, Some(index), _) => {
+                let address = message.get(HEADER + ADDRESS_HEADER..).and_then(address_of);
+                news(LinkNews::Address { index, address });
+            }
             _ => {}
         }
         bytes = bytes.get(length.max(HEADER).next_multiple_of(4)..).unwrap_or_default();
     }
+}
+
+/// The address among the attributes of an address message: a 4-byte header each, the data aligned to 4. Point-to-point
+/// interfaces have their own address apart from the peer's.
+fn address_of(mut attributes: &[u8]) -> Option<IpAddr> {
+    let mut found = None;
+    while let Some(&[l0, l1, k0, k1]) = attributes.first_chunk() {
+        let (length, kind) = (usize::from(u16::from_ne_bytes([l0, l1])), u16::from_ne_bytes([k0, k1]));
+        let Some(data) = attributes.get(4..length) else { return found };
+        let address = data.first_chunk::<4>().filter(|_| data.len() == 4).map(|octets| IpAddr::from(*octets));
+        let address = address.or_else(|| data.first_chunk::<16>().map(|octets| IpAddr::from(*octets)));
+        match kind {
+            libc::IFA_LOCAL => return address,
+            libc::IFA_ADDRESS => found = address,
+            _ => {}
+        }
+        attributes = attributes.get(length.next_multiple_of(4)..).unwrap_or_default();
+    }
+    found
 }
 
 #[cfg(test)]
@@ -115,16 +141,46 @@ mod tests {
         assert_eq!(seen, [changed(7, true), changed(8, false), changed(9, false)]);
     }
 
+    /// An address message with these attributes.
+    fn address_message(kind: u16, index: u32, attributes: &[(u16, &[u8])]) -> Vec<u8> {
+        let mut bytes = message(kind, index, 0)[..24].to_vec();
+        for (kind, data) in attributes {
+            let length = u16::try_from(4 + data.len()).unwrap();
+            bytes.extend([length.to_ne_bytes(), kind.to_ne_bytes()].concat());
+            bytes.extend_from_slice(data);
+            bytes.resize(bytes.len().next_multiple_of(4), 0);
+        }
+        let length = u32::try_from(bytes.len()).unwrap();
+        bytes[0..4].copy_from_slice(&length.to_ne_bytes());
+        bytes
+    }
+
     #[test]
-    fn an_address_message_tells_whose_addresses_changed() {
+    fn address_messages_tell_which_address_came_or_went_and_where() {
+        let (own, peer, six) = ([10, 0, 0, 1], [10, 0, 0, 2], [0xfe; 16]);
+        let messages = [
+            address_message(libc::RTM_NEWADDR, 4, &[(libc::IFA_ADDRESS, &peer), (libc::IFA_LOCAL, &own)]),
+            address_message(
+                libc::RTM_DELADDR,
+                5,
+                &[(libc::IFA_CACHEINFO, &[0; 16]), (libc::IFA_ADDRESS, &six)],
+            ),
+            address_message(libc::RTM_NEWADDR, 6, &[]),
+        ];
         let mut seen = Vec::new();
-        let short = &mut message(libc::RTM_DELADDR, 5, 0)[..24];
-        short[0..4].copy_from_slice(&24_u32.to_ne_bytes());
-        link_messages(&[&message(libc::RTM_NEWADDR, 4, 0), &*short].concat(), &mut |news| seen.push(news));
-        assert_eq!(seen, [4, 5].map(|index| LinkNews::Address { index }));
+        link_messages(&messages.concat(), &mut |news| seen.push(news));
+        let of = |index, address| LinkNews::Address { index, address };
+        assert_eq!(seen, [of(4, Some(own.into())), of(5, Some(six.into())), of(6, None)]);
     }
 
     proptest! {
+        #[test]
+        fn no_attributes_make_the_walk_panic_or_loop(bytes in proptest::collection::vec(any::<u8>(), 0..100)) {
+            let _ = address_of(&bytes);
+            let framed = address_message(libc::RTM_NEWADDR, 1, &[(1, &bytes)]);
+            link_messages(&framed, &mut |_| {});
+        }
+
         #[test]
         fn no_netlink_bytes_make_the_walk_panic_or_loop(bytes in proptest::collection::vec(any::<u8>(), 0..100)) {
             link_messages(&bytes, &mut |_| {});

@@ -1,0 +1,75 @@
+//! What this node may do with a packet for a virtual address: by the lease, or without it while one hands over to another.
+//!
+//! After giving up the lease the old owner *relays* what still comes to it; the new one takes what the old one relays even
+//! before it has the lease itself, as a *delegate*. Both end by deadlines that the VRRP thread writes. ARP and neighbour
+//! discovery know no such exception: they ask [`Tables::owns`].
+
+use lb_common::{addr::Mac, lease::Lease, reason::Reason};
+
+use crate::{
+    packet::{Arrival, Packet},
+    parse::Ip,
+    plan::{Plan, Step},
+    tables::Tables,
+};
+
+/// What this node may do with a packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Right {
+    /// Anything.
+    Owner,
+    /// Forward it and answer it, but by the route to its sender: its link-layer source is the node that relayed it.
+    Delegate,
+    /// Send it on to the peer that the address was handed to.
+    Relay,
+    /// Nothing.
+    Nothing,
+}
+
+/// What this node may do with a packet for an address of `router`.
+#[inline(always)]
+pub fn right<P: Packet, T: Tables>(p: &P, t: &T, router: u32, now: u64) -> Right {
+    let Some(lease) = t.lease(router) else { return Right::Nothing };
+    if lease.is_valid(now) { Right::Owner } else { without_lease(p, lease, now) }
+}
+
+#[inline(never)]
+fn without_lease<P: Packet>(p: &P, lease: &Lease, now: u64) -> Right {
+    let (delegate, relay) = (lease.delegate_until > now, lease.relay_until > now);
+    if !delegate && !relay {
+        return Right::Nothing;
+    }
+    let Some([_, from]) = p.load::<[[u8; 6]; 2]>(0) else { return Right::Nothing };
+    if delegate && from == lease.delegate.0 {
+        Right::Delegate
+    } else if relay && from != lease.relay.0 {
+        // Never back to where it came from: two nodes that each take the other for the owner would play it to and fro.
+        Right::Relay
+    } else {
+        Right::Nothing
+    }
+}
+
+/// The plan for a packet that this node may at best relay.
+#[inline(always)]
+pub fn instead<T: Tables>(right: Right, ip: &Ip, router: u32, t: &T, at: &Arrival) -> Plan {
+    if right != Right::Relay {
+        return Plan::drop(Reason::NotOwner);
+    }
+    // Each relay takes one off, so that no ring of nodes keeps a packet for ever.
+    if ip.ttl <= 1 {
+        return Plan::drop(Reason::TtlExpired);
+    }
+    let to = t.lease(router).map_or(Mac::default(), |lease| lease.relay);
+    match t.interface(at.ifindex) {
+        Some(interface) => Plan::relay(to, interface.mac),
+        None => Plan::drop(Reason::NotOwner),
+    }
+}
+
+/// The plan for a packet that this node takes as a delegate: answers go by the route, and nothing goes to the node's own
+/// stack, which may not have the address.
+#[inline(always)]
+pub fn delegated(plan: Plan) -> Plan {
+    if plan.step == Step::Pass { Plan::drop(Reason::NotOwner) } else { Plan { routed: true, ..plan } }
+}

@@ -1,0 +1,214 @@
+//! Hosts in namespaces on one switch, two of which run the packet programs by themselves, without a daemon: what a test run
+//! of a program cannot show (offloaded checksums, redirection, neighbour resolution) is shown here by real sockets.
+//!
+//! Hosts are named by a letter; `c` is the client, `s` the backend, `a` and `b` run the programs. The virtual address is on
+//! no interface: only the programs answer for it.
+
+use std::{net::IpAddr, process::Command};
+
+use lb_common::{
+    addr::{Mac, PROTO_TCP, PROTO_UDP, Port},
+    lease::Lease,
+    service::{Backend, Interface, Vip},
+    settings::{Settings, SnatPorts},
+};
+use lb_userspace::{
+    config::model::Hook,
+    datapath::{
+        load::Datapath,
+        pins::Pins,
+        tables::{Desired, DesiredService},
+    },
+};
+
+use crate::{
+    down::Bpffs,
+    netns::Netns,
+    packets::{FAMILIES, Family, PORT},
+    proc,
+};
+
+/// The hosts and their last octet, or group.
+const HOSTS: [(char, u8); 4] = [('c', 100), ('s', 2), ('a', 7), ('b', 8)];
+
+/// The switch and its hosts.
+pub struct Wire {
+    name: String,
+    spaces: Vec<Netns>,
+}
+
+impl Wire {
+    /// Raises it, named after `test` and this process. `None`, with the reason printed, where the test cannot run.
+    ///
+    /// # Panics
+    ///
+    /// If the kernel refuses something.
+    pub fn new(test: &str) -> Option<Self> {
+        if !nix::unistd::geteuid().is_root() {
+            eprintln!("not run: network namespaces need root");
+            return None;
+        }
+        if let Some(tool) = ["ip", "ethtool"].iter().find(|tool| proc::which(tool).is_none()) {
+            eprintln!("not run: {tool} is not installed");
+            return None;
+        }
+        let name = format!("vw{}{test}", std::process::id());
+        let mut wire = Self { spaces: Vec::new(), name };
+        let switch = wire.add("x");
+        switch.ip("link add br0 up type bridge").expect("a bridge");
+        for (host, number) in HOSTS {
+            let space = wire.add(&host.to_string());
+            let lines = format!(
+                "link add eth0 address 02:00:00:00:00:{number:02x} type veth peer name to-{host} netns {x}\n\
+                 addr add 172.18.0.{number}/24 dev eth0\n\
+                 addr add fd12::{number}/64 dev eth0 nodad\n\
+                 link set eth0 up\n",
+                x = switch.name(),
+            );
+            space.ip_batch(&lines).expect("an interface");
+            switch.ip(&format!("link set to-{host} master br0 up")).expect("a port");
+        }
+        Some(wire)
+    }
+
+    fn add(&mut self, host: &str) -> Netns {
+        let space = Netns::create(format!("{}{host}", self.name)).expect("a namespace");
+        self.spaces.push(space.clone());
+        space
+    }
+
+    /// A host's namespace.
+    pub fn host(&self, host: char) -> Netns {
+        Netns::named(format!("{}{host}", self.name))
+    }
+
+    /// A host's hardware address.
+    ///
+    /// # Panics
+    ///
+    /// If there is no such host.
+    pub fn mac(&self, host: char) -> Mac {
+        let (_, number) = HOSTS.into_iter().find(|(h, _)| *h == host).expect("a host of this wire");
+        Mac([2, 0, 0, 0, 0, number])
+    }
+
+    /// Switches a host's checksum offloads off: checksums of what it sends are complete when they leave it, and those of
+    /// what it receives are verified.
+    ///
+    /// # Panics
+    ///
+    /// If ethtool fails.
+    pub fn without_offload(&self, host: char) {
+        let mut ethtool = Command::new("ethtool");
+        ethtool.args(["-K", "eth0", "tx", "off", "rx", "off"]);
+        self.host(host).place(&mut ethtool).expect("the namespace");
+        proc::finish(&mut ethtool).expect("ethtool");
+    }
+
+    /// Tells a host where the virtual addresses are.
+    ///
+    /// # Panics
+    ///
+    /// If `ip` fails.
+    pub fn tell(&self, host: char, mac: Mac) {
+        for family in FAMILIES {
+            let line = format!("neigh replace {} lladdr {mac} dev eth0 nud permanent", family.vip());
+            self.host(host).ip(&line).expect("a neighbour");
+        }
+    }
+
+    /// Loads the programs on a host, with a TCP and a UDP service in each family and the backend `s`.
+    ///
+    /// # Panics
+    ///
+    /// If the kernel refuses them.
+    pub fn node(&self, host: char, virtual_mac: bool) -> Node {
+        let bpffs = Bpffs::claim(&format!("{}{host}", self.name)).expect("bpffs");
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
+        let pins = Pins::of(&format!("{}{host}", self.name));
+        let (mut datapath, ifindex) = self
+            .host(host)
+            .run(|| {
+                let _inside = runtime.enter();
+                let ifindex = nix::net::if_::if_nametoindex("eth0").expect("eth0");
+                let opened = Datapath::open(&pins, &["eth0".into()], Hook::Auto, 64);
+                (opened.expect("programs load"), ifindex)
+            })
+            .expect("the namespace");
+        let desired = desired(ifindex, self.mac(host), virtual_mac);
+        datapath.tables.publish(&desired).expect("tables are written");
+        Node { datapath: Some(datapath), runtime, _bpffs: bpffs }
+    }
+}
+
+impl Drop for Wire {
+    fn drop(&mut self) {
+        for space in &self.spaces {
+            let _ = space.delete();
+        }
+    }
+}
+
+/// The programs on a host.
+pub struct Node {
+    datapath: Option<Datapath>,
+    runtime: tokio::runtime::Runtime,
+    _bpffs: Bpffs,
+}
+
+impl Node {
+    /// The kernel's side.
+    ///
+    /// # Panics
+    ///
+    /// Never: it is open until dropped.
+    pub fn kernel(&mut self) -> &mut Datapath {
+        self.datapath.as_mut().expect("open until dropped")
+    }
+
+    /// Writes the lease of both addresses' router.
+    ///
+    /// # Panics
+    ///
+    /// If the map refuses it.
+    pub fn set_lease(&mut self, lease: Lease) {
+        self.kernel().tables.maps().leases.set(0, lease, 0).expect("lease");
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        let _inside = self.runtime.enter();
+        if let Some(datapath) = self.datapath.take() {
+            let closed = datapath.close();
+            if !std::thread::panicking() {
+                closed.expect("pins removed");
+            }
+        }
+    }
+}
+
+fn desired(ifindex: u32, mac: Mac, virtual_mac: bool) -> Desired {
+    let port = Port::new(PORT);
+    let backend = |f: Family| Backend { addr: f.backend(0).into(), ifindex, port, pad: [0; 2] };
+    let vip = |f: Family| {
+        let own = if virtual_mac { Mac::virtual_router(f == Family::V6, 51) } else { Mac::default() };
+        (f.vip().into(), Vip { mac: own, ..Vip::default() })
+    };
+    let service = |(ring, f): (u32, Family), proto| {
+        let addr = IpAddr::into(f.vip());
+        DesiredService { addr, port, proto, router: 0, snat: addr, ring: vec![ring] }
+    };
+    let services = (0..).zip(FAMILIES).flat_map(|f| [PROTO_TCP, PROTO_UDP].map(|proto| service(f, proto)));
+    Desired {
+        settings: Settings {
+            schema: lb_common::maps::SCHEMA,
+            snat_ports: SnatPorts::around(32768, 60999),
+            ..Settings::default()
+        },
+        vips: FAMILIES.map(vip).to_vec(),
+        interfaces: vec![(ifindex, Interface { mac, pad: [0; 2] })],
+        backends: FAMILIES.map(backend).to_vec(),
+        services: services.collect(),
+    }
+}
