@@ -4,7 +4,8 @@
 use std::{net::IpAddr, time::Duration};
 
 use lb_tests::vrrp_net::{
-    Capture, Net, SECOND, TAKEOVER, VIP, Viplb, output, setup, setup_v3, setup_v6, wait_until, with_peers,
+    Capture, Net, SECOND, TAKEOVER, VIP, VIP6, Viplb, output, run, setup, setup_v3, setup_v6, wait_until,
+    with_peers,
 };
 use lb_userspace::{
     config::model::Garp,
@@ -97,6 +98,33 @@ fn with_a_virtual_hardware_address_adverts_and_announcements_leave_with_it_and_f
         of("icmpv6.nd.na.target_address == fd00::201", &advertisement),
         ["00:00:5e:00:02:33 00:00:5e:00:02:33 1"]
     );
+}
+
+#[test]
+fn neighbours_that_knew_another_owner_learn_the_new_one_from_its_announcements() {
+    let Some(net) = Net::new("learn", &[]) else { return };
+    // Linux does not let an ARP entry change twice within a second; the old one is a moment old here.
+    net.sysctl(&net.b, "net.ipv4.neigh.eth0.locktime=0");
+    let old = "02:00:00:00:00:99";
+    let own = output("ip", &["netns", "exec", &net.a, "cat", "/sys/class/net/eth0/address"]);
+    let vips = [VIP.to_string(), VIP6.to_string()];
+    for (virtual_mac, expected) in
+        [(false, [own.trim(), own.trim()]), (true, ["00:00:5e:00:01:33", "00:00:5e:00:02:33"])]
+    {
+        for vip in &vips {
+            let entry = ["-n", &net.b, "neigh", "replace", vip, "lladdr", old, "dev", "eth0", "nud", "stale"];
+            run("ip", &entry);
+        }
+        let routers = [setup_v3(101, FAST), setup_v6(101, FAST)];
+        let routers = routers.map(|setup| RouterSetup { virtual_mac, ..setup }).to_vec();
+        let mut viplb = Viplb::try_start(&net.a, routers).unwrap();
+        for (vip, mac) in vips.iter().zip(expected) {
+            wait_until("the neighbour to know the new owner", TAKEOVER, || {
+                output("ip", &["-n", &net.b, "neigh", "show", vip]).contains(mac)
+            });
+        }
+        viplb.stop();
+    }
 }
 
 #[test]

@@ -125,6 +125,9 @@ pub struct Vrrp {
     /// The shortest `advert_int` that this lateness allows, ms; none when it allows none or nothing was measured.
     #[serde(default)]
     pub shortest_advert_int_ms: Option<f64>,
+    /// Probes between viplb peers; none with `probe = false`, or when the daemon could not be asked.
+    #[serde(default)]
+    pub probe: Option<VrrpProbe>,
     /// The priority that counts: what trackers make of the configured one; 0 when the daemon could not be asked.
     #[serde(default)]
     pub effective_priority: u8,
@@ -167,6 +170,22 @@ pub struct Track {
     pub reverse: bool,
     /// What it does now: `none`, `fault`, or what it adds to the priority, with its sign.
     pub effect: String,
+}
+
+/// How the master is watched, and how this node's lease is when it is the master.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct VrrpProbe {
+    /// Between two probes, ms.
+    pub interval: f64,
+    /// Lease of a watched master, ms.
+    pub lease: f64,
+    /// Whether a peer asks for this node's lease now.
+    pub watched: bool,
+    /// `alive`, `lost` (it answered before and does not now), `silent` (it never did: no viplb, or a filter in the way);
+    /// empty when this node watches nobody.
+    pub peer: String,
+    /// Since its last answer, ms.
+    pub answered: Option<f64>,
 }
 
 /// The time-outs of a virtual router, in milliseconds.

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::{Format, status};
 use crate::{
-    api::snapshot::{RUNNING, Snapshot, Track, Vrrp, VrrpThread},
+    api::snapshot::{RUNNING, Snapshot, Track, Vrrp, VrrpProbe, VrrpThread},
     units::age,
 };
 
@@ -86,6 +86,9 @@ fn router(out: &mut String, v: &Vrrp, now: u64) {
     line("owner", owner.to_owned());
     line("lease", format!("{lease}, {} left of {}", ms(t.lease_left), ms(t.lease)));
     line("intervals", format!("own {}, master's {}", ms(t.advert_int), ms(t.master_int)));
+    if let Some(probe) = &v.probe {
+        line("probes", probes(probe));
+    }
     let next = t.next.map_or_else(|| "none".to_owned(), |next| format!("in {}", ms(next)));
     line("timers", format!("skew {}, master down {}, next {next}", ms(t.skew), ms(t.master_down)));
     line(
@@ -111,6 +114,21 @@ fn punctuality(v: &Vrrp, line: &mut impl FnMut(&str, String)) {
         None => "no safe advert_int for this lateness".to_owned(),
     };
     line("shortest", shortest);
+}
+
+/// `every 40 ms; master alive, answered 12 ms ago` or `…; watched by a peer, lease 400 ms`.
+fn probes(p: &VrrpProbe) -> String {
+    let mut text = format!("every {}", ms(p.interval));
+    if !p.peer.is_empty() {
+        let _ = write!(text, "; master {}", p.peer);
+        if let Some(answered) = p.answered {
+            let _ = write!(text, ", answered {} ago", ms(answered));
+        }
+    }
+    if p.watched {
+        let _ = write!(text, "; watched by a peer, lease {}", ms(p.lease));
+    }
+    text
 }
 
 /// What is not as it is by default.

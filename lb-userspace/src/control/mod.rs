@@ -156,6 +156,9 @@ impl Control {
             if let Some(c) = self.driver.counters(i) {
                 fill_counters(c, v);
                 fill_timers(c, v, election);
+                if let Some(probe) = &mut v.probe {
+                    fill_probe(c, probe);
+                }
             }
         }
         let mut id = 0;
@@ -172,6 +175,19 @@ impl Control {
         counters::fill_packets(maps, &mut s)?;
         Ok(s)
     }
+}
+
+/// What probes say.
+fn fill_probe(c: &vrrp::Counters, probe: &mut snapshot::VrrpProbe) {
+    probe.watched = c.is_watched();
+    let Some((state, contact)) = c.peer() else { return };
+    probe.peer = match state {
+        vrrp::PeerState::Silent => "silent",
+        vrrp::PeerState::Alive => "alive",
+        vrrp::PeerState::Lost => "lost",
+    }
+    .into();
+    probe.answered = contact.map(|at| ms(vrrp::BootTime::now().since(at)));
 }
 
 /// Time-outs, and what the thread's punctuality allows them to be.

@@ -3,11 +3,11 @@
 //! Written by the driver's thread with relaxed stores only, so that counting never delays an advert.
 
 use std::{
-    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     time::Duration,
 };
 
-use super::{packet::Refusal, time::BootTime};
+use super::{packet::Refusal, router::PeerState, time::BootTime};
 
 /// Counters of one virtual router since the driver was started.
 #[derive(Debug, Default)]
@@ -22,6 +22,9 @@ pub struct Counters {
     lateness_in_time_ns: AtomicU64,
     deadline_ns: AtomicU64,
     master_int_ns: AtomicU64,
+    peer_state: AtomicU64,
+    peer_contact_ns: AtomicU64,
+    watched: AtomicBool,
 }
 
 impl Counters {
@@ -74,6 +77,35 @@ impl Counters {
     /// The interval that the router's time-outs count with: the master's, as far as it is known.
     pub fn master_int(&self) -> Duration {
         Duration::from_nanos(self.master_int_ns.load(Relaxed))
+    }
+
+    /// What probes say of the watched master, and when it answered last; `None` when none is watched.
+    pub fn peer(&self) -> Option<(PeerState, Option<BootTime>)> {
+        let state = match self.peer_state.load(Relaxed) {
+            1 => PeerState::Silent,
+            2 => PeerState::Alive,
+            3 => PeerState::Lost,
+            _ => return None,
+        };
+        Some((state, Some(BootTime(self.peer_contact_ns.load(Relaxed))).filter(|at| at.0 > 0)))
+    }
+
+    /// Whether a peer asks for this node's lease, which is therefore kept short.
+    pub fn is_watched(&self) -> bool {
+        self.watched.load(Relaxed)
+    }
+
+    pub(super) fn note_probes(&self, peer: Option<(PeerState, Option<BootTime>)>, watched: bool) {
+        let state = match peer {
+            None => 0,
+            Some((PeerState::Silent, _)) => 1,
+            Some((PeerState::Alive, _)) => 2,
+            Some((PeerState::Lost, _)) => 3,
+        };
+        let contact = peer.and_then(|(_, contact)| contact).map_or(0, |at| at.0);
+        self.peer_contact_ns.store(contact, Relaxed);
+        self.peer_state.store(state, Relaxed);
+        self.watched.store(watched, Relaxed);
     }
 
     pub(super) fn note_timers(&self, deadline: Option<BootTime>, master_int: Duration) {

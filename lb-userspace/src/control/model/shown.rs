@@ -80,6 +80,11 @@ impl Model {
                 ..snapshot::VrrpTimers::default()
             },
             effective_priority: self.tracking.of(i).priority,
+            probe: c.probe.map(|probe| snapshot::VrrpProbe {
+                interval: ms(probe.interval),
+                lease: ms(probe.lease),
+                ..snapshot::VrrpProbe::default()
+            }),
             tracks: self.tracking.shown(i, unix),
             sync_group: self.config.groups.iter().find(|g| g.members.contains(&i)).map(|g| g.name.clone()),
             transport: match &c.transport {

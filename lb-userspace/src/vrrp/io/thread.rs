@@ -199,13 +199,16 @@ impl Thread {
 
     /// Sleeps until a descriptor is readable or the next deadline.
     fn wait(&mut self) -> io::Result<Ready> {
+        let now = BootTime::now();
         let mut deadline = self.ports.iter().filter_map(|port| port.turns.deadline()).min();
         for (unit, counters) in self.units.iter().zip(&*self.counters) {
             let own = unit.core.poll_deadline();
             counters.note_timers(own, unit.core.master_int());
+            let peer = unit.core.watched().map(|(_, state, contact)| (state, contact));
+            counters.note_probes(peer, unit.core.is_watched(now));
             deadline = deadline.into_iter().chain(own).min();
         }
-        let mut wait = deadline.map(|deadline| deadline.since(BootTime::now()));
+        let mut wait = deadline.map(|deadline| deadline.since(now));
         if self.stopping.is_some() || !self.groups.is_empty() {
             // The end of a grant and a rival's silence are nobody's deadlines.
             wait = Some(wait.map_or(TICK, |wait| wait.min(TICK)));
