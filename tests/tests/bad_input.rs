@@ -7,7 +7,7 @@ use std::{
     fs,
     io::Write as _,
     os::unix::{
-        fs::OpenOptionsExt,
+        fs::{OpenOptionsExt, PermissionsExt},
         net::UnixListener,
         process::{CommandExt, ExitStatusExt},
     },
@@ -309,6 +309,44 @@ fn every_mistake_of_a_configuration_is_shown_at_once_by_run_and_check() {
     }
     assert!(String::from_utf8_lossy(&run.stderr).contains("3 errors"));
     place.assert_nothing_is_left();
+}
+
+#[test]
+fn a_program_that_anybody_can_change_and_a_user_that_is_not_there_are_refused_where_they_stand() {
+    let Some(place) = Place::new("prg") else { return };
+    let program = place.file("notify");
+    fs::write(&program, "#!/bin/sh\n").unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o757)).unwrap();
+    let path = program.display();
+    let lines = format!("priority = 101\nnotify = [\"{path}\"]\nnotify_user = \"no such user\"");
+    let file = place.config("priority = 101", &lines);
+    let out = place.run(&file);
+    let text = String::from_utf8_lossy(&out.stderr);
+    assert_eq!(out.status.code(), Some(1), "{text}");
+    for (line, words) in
+        [(10, "can be changed by every user of this host"), (11, "there is no user `no such user`")]
+    {
+        assert!(text.contains(&format!("{}:{line}:", file.display())) && text.contains(words), "{text}");
+    }
+    place.assert_nothing_is_left();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    let good = place.config("priority = 101", &format!("priority = 101\nnotify = [\"{path}\"]"));
+    assert_eq!(finish(place.command(&["check", "-c", good.to_str().unwrap()])).status.code(), Some(0));
+}
+
+#[test]
+fn an_address_for_metrics_that_is_not_this_nodes_is_named_and_nothing_is_left() {
+    let Some(place) = Place::new("htp") else { return };
+    let lines = "[http]\nlisten = \"192.0.2.1:9112\"\n\n[vrrp.vi_1]";
+    let out = place.run(&place.config("[vrrp.vi_1]", lines));
+    place.assert_refused(&out, &["cannot serve metrics on 192.0.2.1:9112", "[http]"]);
+}
+
+#[test]
+fn an_address_on_an_interface_that_is_missing_names_the_interface() {
+    let Some(place) = Place::new("dev") else { return };
+    let out = place.run(&place.config("[\"172.18.0.201\"]", "[\"172.18.0.201 dev eth7\"]"));
+    place.assert_refused(&out, &["eth7", "ip link"]);
 }
 
 #[test]

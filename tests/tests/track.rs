@@ -2,10 +2,12 @@
 //! their interfaces; with the real daemon on two nodes.
 //!
 //! Needs root. The databases are the stand-in, because nothing here is about them. Each node has a second interface,
-//! `eth1`, whose other end (`up-NODE`, in the bridge's namespace) the tests unplug.
+//! `eth1`, whose other end (`up-NODE`, on a second bridge) the tests unplug.
 
 use std::{
     fs,
+    io::{Read, Write},
+    net::TcpStream,
     os::unix::fs::PermissionsExt,
     path::PathBuf,
     process::{Child, Command},
@@ -38,6 +40,11 @@ struct Scene {
 impl Scene {
     /// h1 (priority 101) owns the address; `h1` are further lines of its virtual router and sections behind it.
     fn raise(test: &str, h1: impl Fn(&Scene) -> String) -> Option<Self> {
+        Self::raise_both(test, h1, "")
+    }
+
+    /// The same with further lines for h2.
+    fn raise_both(test: &str, h1: impl Fn(&Scene) -> String, h2: &str) -> Option<Self> {
         if !nix::unistd::geteuid().is_root() {
             eprintln!("not run: a lab needs root");
             return None;
@@ -47,15 +54,17 @@ impl Scene {
         let plan = Plan { prefix: prefix.clone(), db: 1, engine, h1: viplb, h2: viplb };
         let lab = Lab::up(plan, &Console::quiet()).or_else(|e| down(&prefix, &Console::quiet()).and(Err(e)));
         let mut scene = Scene { lab: lab.unwrap(), watch: None };
-        for name in ["h1", "h2"] {
+        let bridge = scene.lab.bridge();
+        bridge.ip_batch("link add br1 type bridge forward_delay 0\nlink set br1 up\n").unwrap();
+        for (name, last) in [("h1", 7), ("h2", 8)] {
             scene.stop(name);
             let ns = scene.lab.netns(&scene.node(name));
             let line = format!("link add up-{name} type veth peer name eth1 netns {}", ns.name());
-            scene.lab.bridge().ip_batch(&format!("{line}\nlink set up-{name} up\n")).unwrap();
-            ns.ip("link set eth1 up").unwrap();
+            bridge.ip_batch(&format!("{line}\nlink set up-{name} master br1 up\n")).unwrap();
+            ns.ip_batch(&format!("addr add 172.19.0.{last}/16 dev eth1\nlink set eth1 up\n")).unwrap();
         }
         scene.configure("h1", &h1(&scene));
-        scene.configure("h2", "");
+        scene.configure("h2", h2);
         scene.start("h1");
         scene.start("h2");
         scene.watch = Some(Watch::start(&scene.lab));
@@ -110,14 +119,23 @@ impl Scene {
         self.lab.bridge().ip(&format!("link set up-h1 {}", if up { "up" } else { "down" })).unwrap();
     }
 
-    /// Waits until h1's status has `value` under this JSON pointer of its virtual router.
+    /// Waits until h1's status has `value` under this JSON pointer of its first virtual router.
     fn h1_shows(&self, pointer: &str, value: impl Into<Value>) {
+        self.shows("h1", &format!("/vrrp/0{pointer}"), value);
+    }
+
+    /// Waits until a node's status has `value` under this JSON pointer.
+    fn shows(&self, name: &str, pointer: &str, value: impl Into<Value>) {
         let value = value.into();
         let seen = || {
-            let status = daemon::status(&self.lab, &self.node("h1")).unwrap_or_default();
-            status["vrrp"][0].pointer(pointer).cloned().unwrap_or_default()
+            let status = daemon::status(&self.lab, &self.node(name)).unwrap_or_default();
+            status.pointer(pointer).cloned().unwrap_or_default()
         };
-        wait_until(&format!("h1 shows {pointer} = {value}, not {}", seen()), LIMIT, || seen() == value);
+        let deadline = Instant::now() + LIMIT;
+        while seen() != value {
+            assert!(Instant::now() < deadline, "{name} shows {pointer} = {}, not {value}", seen());
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
 
     /// Waits until `name` alone holds the lease and answers.
@@ -252,6 +270,71 @@ fn a_peer_is_good_while_its_kernel_answers_though_its_daemon_is_frozen() {
     node::pause(&scene.lab, &h2).unwrap();
     node::heal(&scene.lab, &h2).unwrap();
     scene.h1_shows("/effective_priority", 106);
+}
+
+/// A second router on `eth1` of this priority, in a group with the first; `more` are lines of the group.
+fn grouped(priority: u8, more: &str) -> String {
+    format!(
+        "\n[vrrp.vi_2]\ninterface = \"eth1\"\nvirtual_router_id = 52\npriority = {priority}\nversion = 3\n\
+         advert_int = \"300ms\"\nvirtual_ipaddress = [\"172.19.0.201\"]\n\n\
+         [sync_group.both]\ngroup = [\"vi_1\", \"vi_2\"]\n{more}"
+    )
+}
+
+#[test]
+fn members_of_a_sync_group_own_together_and_its_program_is_told() {
+    let h1 = |scene: &Scene| {
+        let record = format!("echo \"$*\" >> {}", scene.file("told").display());
+        grouped(101, &format!("notify = [\"{}\"]\n", scene.program("any", &record).display()))
+    };
+    let Some(scene) = Scene::raise_both("vttgr", h1, &grouped(100, "")) else { return };
+    scene.h1_shows("/sync_group", "both");
+    scene.shows("h1", "/vrrp/1/state", "Master");
+    let lost = Instant::now();
+    scene.uplink(false);
+    scene.owned_by("h2", "h1 without eth1");
+    scene.shows("h2", "/vrrp/1/state", "Master");
+    scene.h1_shows("/state", "Fault");
+    scene.shows("h1", "/vrrp/1/state", "Fault");
+    scene.uplink(true);
+    scene.owned_by("h1", "h1 with eth1 again");
+    scene.shows("h1", "/vrrp/1/state", "Master");
+    scene.shows("h2", "/vrrp/1/state", "Backup");
+    scene.never_two_since(lost);
+    let states = ["BACKUP", "MASTER", "FAULT", "BACKUP", "MASTER"];
+    let expected = states.map(|state| format!("GROUP both {state} 101"));
+    wait_until("the group's program is told of the last change", LIMIT, || scene.lines("told").len() >= 5);
+    assert_eq!(scene.lines("told"), expected);
+}
+
+#[test]
+fn metrics_tell_a_scraper_who_owns_and_no_secret() {
+    let track = "track = [\"uplink\"]\n\n[track.uplink]\ntype = \"interface\"\ninterface = \"eth1\"\n\n\
+                 [http]\nlisten = \"172.18.0.7:9112\"\n";
+    let Some(scene) = Scene::raise("vttme", |_| track.to_owned()) else { return };
+    let scrape = || {
+        let ask = || -> std::io::Result<String> {
+            let mut stream = TcpStream::connect("172.18.0.7:9112")?;
+            stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n")?;
+            let mut text = String::new();
+            stream.read_to_string(&mut text)?;
+            Ok(text)
+        };
+        let client = scene.lab.netns(&scene.node("client"));
+        client.run(ask).unwrap().unwrap_or_default()
+    };
+    let has = |line: &str| {
+        wait_until(&format!("{line} in\n{}", scrape()), LIMIT, || scrape().lines().any(|l| l == line));
+    };
+    has("viplb_vrrp_state{router=\"vi_1\",state=\"master\"} 1");
+    has("viplb_vrrp_lease_valid{router=\"vi_1\"} 1");
+    has("viplb_track_good{router=\"vi_1\",track=\"uplink\"} 1");
+    has("viplb_backend_up{service=\"mysql\",backend=\"172.18.0.2\"} 1");
+    let password = MONITOR.password.unwrap();
+    assert!(!scrape().contains(password), "the password of the checks");
+    scene.uplink(false);
+    has("viplb_vrrp_state{router=\"vi_1\",state=\"fault\"} 1");
+    has("viplb_track_fault{router=\"vi_1\",track=\"uplink\"} 1");
 }
 
 #[test]

@@ -16,6 +16,7 @@ pub fn render(s: &Snapshot) -> String {
     let mut out = Text(String::with_capacity(8192));
     node(&mut out, s);
     routers(&mut out, &s.vrrp);
+    adverts(&mut out, &s.vrrp);
     punctuality(&mut out, &s.vrrp);
     trackers(&mut out, &s.vrrp);
     services(&mut out, &s.services);
@@ -118,6 +119,9 @@ fn routers(out: &mut Text, all: &[Vrrp]) {
     per_router(out, ("viplb_vrrp_effective_priority", "gauge", "The priority that counts."), all, |v| {
         v.effective_priority
     });
+}
+
+fn adverts(out: &mut Text, all: &[Vrrp]) {
     out.family(
         ("viplb_vrrp_adverts_total", "counter", "Adverts."),
         all.iter().flat_map(|v| {

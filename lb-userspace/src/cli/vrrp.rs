@@ -98,6 +98,11 @@ fn router(out: &mut String, v: &Vrrp, now: u64) {
     let refused: Vec<_> = v.refused.iter().map(|(why, count)| format!("{why} {count}")).collect();
     line("refused", if refused.is_empty() { "none".to_owned() } else { refused.join(", ") });
     line("announced", format!("{} times by ARP", v.announcements));
+    punctuality(v, &mut line);
+}
+
+/// How late the thread came, and what that allows.
+fn punctuality(v: &Vrrp, line: &mut impl FnMut(&str, String)) {
     let (in_time, latest) = (ms(v.lateness_in_time_ms), ms(v.lateness_max_ms));
     line(
         "lateness",

@@ -172,21 +172,8 @@ async fn parts(
     };
 
     let (cancel, tasks) = (CancellationToken::new(), TaskTracker::new());
-    let (track_sender, mut track_events) = mpsc::unbounded_channel();
-    track::spawn(&config.tracks, &track_sender, &cancel, &tasks)?;
-    hear_trackers(&mut model, &mut track_events).await;
-
-    let (vrrp_sender, vrrp_events) = mpsc::unbounded_channel();
-    let setup = vrrp::Setup {
-        routers: config.vrrp.iter().map(vrrp::RouterSetup::from).collect(),
-        groups: config.groups.iter().map(|group| group.members.clone()).collect(),
-    };
-    let driver =
-        vrrp::Driver::spawn(setup, config.node.realtime, Box::new(KernelLease::open(pins)?), vrrp_sender)?;
-
-    for (router, tracked) in model.tracking.changes() {
-        driver.set_tracked(router, tracked);
-    }
+    let track_events = watch_trackers(config, &mut model, &cancel, &tasks).await?;
+    let (driver, vrrp_events) = elect(config, pins, &mut model)?;
     let notifier = Notifier::spawn(config);
     let (health_sender, health_events) = mpsc::unbounded_channel();
     health::spawn(&config.services, &health_sender, &cancel, &tasks);
@@ -212,8 +199,15 @@ async fn parts(
     })
 }
 
-/// Takes in what trackers say at once, so that no router starts with a priority that it does not have.
-async fn hear_trackers(model: &mut Model, events: &mut mpsc::UnboundedReceiver<track::Event>) {
+/// Starts the trackers and takes in what they say at once, so that no router starts with a priority that it does not have.
+async fn watch_trackers(
+    config: &Config,
+    model: &mut Model,
+    cancel: &CancellationToken,
+    tasks: &TaskTracker,
+) -> Result<mpsc::UnboundedReceiver<track::Event>> {
+    let (sender, mut events) = mpsc::unbounded_channel();
+    track::spawn(&config.tracks, &sender, cancel, tasks)?;
     let hear = async {
         while !model.tracking.has_heard_prompt_ones()
             && let Some(event) = events.recv().await
@@ -223,9 +217,29 @@ async fn hear_trackers(model: &mut Model, events: &mut mpsc::UnboundedReceiver<t
     };
     if timeout(TRACKER_PATIENCE, hear).await.is_err() {
         tracing::warn!(
-            "a tracker has not said anything within {TRACKER_PATIENCE:?}: the election starts without it"
+            "a tracker has said nothing within {TRACKER_PATIENCE:?}: the election starts without it"
         );
     }
+    Ok(events)
+}
+
+/// Starts the election with the priorities that trackers make.
+fn elect(
+    config: &Config,
+    pins: &Pins,
+    model: &mut Model,
+) -> Result<(vrrp::Driver, mpsc::UnboundedReceiver<vrrp::Event>)> {
+    let (sender, events) = mpsc::unbounded_channel();
+    let setup = vrrp::Setup {
+        routers: config.vrrp.iter().map(vrrp::RouterSetup::from).collect(),
+        groups: config.groups.iter().map(|group| group.members.clone()).collect(),
+    };
+    let lease = Box::new(KernelLease::open(pins)?);
+    let driver = vrrp::Driver::spawn(setup, config.node.realtime, lease, sender)?;
+    for (router, tracked) in model.tracking.changes() {
+        driver.set_tracked(router, tracked);
+    }
+    Ok((driver, events))
 }
 
 async fn machine(netlink: &Netlink, (placements, routes): Places, datapath: &Datapath) -> Result<Machine> {

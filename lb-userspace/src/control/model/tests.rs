@@ -5,6 +5,7 @@ use std::{
 };
 
 use super::*;
+use crate::notify;
 use crate::{
     api::snapshot::Health,
     config::{self, SecretError, Surroundings, model::VirtualAddress},
