@@ -18,15 +18,12 @@ use lb_tests::{
 
 /// A freeze and its resume take about 15 s, and an answer was asked for every millisecond.
 const SAMPLES: usize = 1000;
-/// After a resume: the second burst of h2's takeover (5 s after the first) and the two of h1's, of 5 frames each.
-const ANNOUNCEMENTS: usize = 15;
+/// After a resume: that of its pre-emption, at most. (The second burst of h2's takeover falls away when it hands over.)
+const BURSTS: usize = 1;
 /// Of service, at the fault. The lease and the peer's patience end within 4 s; the rest is for a busy machine.
 const FAULT_LIMIT: Duration = Duration::from_secs(8);
 /// The owners of the two sides of a healed partition hear each other within an advert interval.
 const HEALED_LIMIT: Duration = Duration::from_secs(1);
-/// The side that was cut off had lost its backends too: it takes two checks a second apart to have them back, and refuses
-/// connections until then.
-const HEALED_SERVICE_LIMIT: Duration = Duration::from_secs(4);
 
 /// One cycle in a scene of its own: the blackouts of the event and of its undoing. Nothing where it cannot run.
 fn one(test: &str, event: Event) -> Option<([Blackouts; 2], Option<Arp>)> {
@@ -48,14 +45,13 @@ fn a_frozen_and_resumed_owner_never_answers_arp_beside_its_peer() {
     let arp = arp.unwrap();
     assert!(arp.samples > SAMPLES, "{arp:?}");
     assert_eq!(arp.two_answers, 0, "{arp:?}");
-    assert!(arp.announcements <= ANNOUNCEMENTS, "{arp:?}");
+    assert!(arp.bursts <= BURSTS, "{arp:?}");
     assert!(figures[0].worst() < FAULT_LIMIT, "{figures:?}");
 }
 
 #[test]
-fn after_a_partition_the_address_is_answered_within_a_second_and_served_once_the_checks_have_passed() {
+fn after_a_partition_clients_are_served_within_a_second() {
     let Some((figures, _)) = one("vtpar", Event::Partition) else { return };
     assert!(figures[0].worst() < FAULT_LIMIT, "{figures:?}");
-    assert!(figures[1].of(Protocol::Icmp).unwrap() <= HEALED_LIMIT, "{figures:?}");
-    assert!(figures[1].worst() <= HEALED_SERVICE_LIMIT, "{figures:?}");
+    assert!(figures[1].worst() <= HEALED_LIMIT, "{figures:?}");
 }

@@ -266,7 +266,10 @@ impl Model {
         }
         let router = service.router;
         let of_router = self.config.services.iter().zip(&self.backends).filter(|(s, _)| s.router == router);
-        let passes = |b: &BackendState| b.state == health::State::Up && b.cause.is_empty();
+        // Who has not been checked yet may pass.
+        let passes = |b: &BackendState| {
+            b.state == health::State::Up && b.cause.is_empty() || b.state == health::State::Unchecked
+        };
         let serving = of_router.flat_map(|(_, backends)| backends).any(passes);
         self.tracking.on_serving(router, serving);
         let all = &self.backends[event.service];

@@ -76,9 +76,6 @@ pub fn run(options: &Options, prefix: &str, console: &Console) -> Result<Vec<Row
             }
         }
     }
-    if scenes.iter().any(|scene| !scene.udp) {
-        console.say("this viplb has no UDP services: ICMP and TCP only are probed through it");
-    }
     let outcomes = take_turns(options, &mut scenes, console)?;
     let mut rows = match outcomes.is_empty() {
         true => Vec::new(),

@@ -101,12 +101,12 @@ impl Shared {
 }
 
 impl Prober {
-    /// Probes address and port of `target` from `client`, UDP only if there is such a service.
-    pub fn start(client: Netns, target: SocketAddrV4, udp: bool) -> Self {
+    /// Probes address and port of `target` from `client`.
+    pub fn start(client: Netns, target: SocketAddrV4) -> Self {
         let (began, shared) = (Instant::now(), Arc::<Shared>::default());
         let of_thread = Arc::clone(&shared);
         let body = move || -> Result<()> {
-            let probed = client.run(|| probe(target, udp, began, &of_thread))?;
+            let probed = client.run(|| probe(target, began, &of_thread))?;
             probed.context("the prober failed")
         };
         Prober { began, shared, thread: Some(thread::spawn(body)) }
@@ -153,16 +153,16 @@ fn ended(thread: JoinHandle<Result<()>>) -> Result<()> {
 }
 
 /// The thread: send at each tick, take answers in between.
-fn probe(target: SocketAddrV4, udp: bool, began: Instant, shared: &Shared) -> io::Result<()> {
+fn probe(target: SocketAddrV4, began: Instant, shared: &Shared) -> io::Result<()> {
     // Without the permission the figures are those of an ordinary client on this machine.
     let _ = punctual::keep_time();
-    let mut sockets = Sockets::open(target, udp)?;
+    let mut sockets = Sockets::open(target)?;
     let mut next = Instant::now();
     let mut number = 0;
     while !shared.stop.load(Ordering::Relaxed) {
         let now = Instant::now();
         if now >= next {
-            for protocol in sockets.protocols() {
+            for protocol in Protocol::ALL {
                 shared.record().sent(protocol, began.elapsed());
                 sockets.send(protocol, number);
             }

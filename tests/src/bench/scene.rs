@@ -109,8 +109,6 @@ pub struct Scene {
     pub product: Product,
     /// Their parameters.
     pub profile: Profile,
-    /// Whether there is a UDP service.
-    pub udp: bool,
     /// Threads of this process; they go before the namespaces.
     backends: Vec<Echo>,
 }
@@ -126,7 +124,7 @@ impl Scene {
         }
         let lab = Lab::of(plan)?;
         // From here on whatever there is goes with the scene.
-        let mut scene = Scene { lab, product, profile, udp: true, backends: Vec::new() };
+        let mut scene = Scene { lab, product, profile, backends: Vec::new() };
         scene.build(console)?;
         Ok(scene)
     }
@@ -167,8 +165,8 @@ impl Scene {
         Ok([self.node("h1")?, self.node("h2")?])
     }
 
-    /// Writes the nodes' files; a viplb that has no UDP services yet gets none.
-    fn configure(&mut self) -> Result<()> {
+    /// Writes the nodes' files.
+    fn configure(&self) -> Result<()> {
         for node in self.balancers()? {
             let dir = self.lab.node_dir(&node);
             if self.product == Product::Keepalived {
@@ -177,12 +175,7 @@ impl Scene {
             }
             let file = dir.join("viplb.toml");
             fs::write(&file, self.viplb_toml(&node))?;
-            let check = || proc::finish(Command::new(daemon::binary()?).args(["check", "-c"]).arg(&file));
-            if check().is_err() {
-                self.udp = false;
-                fs::write(&file, self.viplb_toml(&node))?;
-                check()?;
-            }
+            proc::finish(Command::new(daemon::binary()?).args(["check", "-c"]).arg(&file))?;
         }
         Ok(())
     }
@@ -201,7 +194,7 @@ impl Scene {
             priority = self.profile.priority(node),
             interval = self.profile.advert_int(self.product).as_millis(),
         );
-        for protocol in if self.udp { &["tcp", "udp"][..] } else { &["tcp"] } {
+        for protocol in ["tcp", "udp"] {
             let _ = write!(
                 text,
                 "\n[service.{protocol}]\nlisten = \"{VIP}:{port}\"\nprotocol = \"{protocol}\"\n\
@@ -255,7 +248,7 @@ impl Scene {
 
     /// A prober in the client.
     pub fn prober(&self) -> Result<Prober> {
-        Ok(Prober::start(self.lab.netns(&self.node("client")?), target(), self.udp))
+        Ok(Prober::start(self.lab.netns(&self.node("client")?), target()))
     }
 
     /// Waits until h1 is the only owner, h2 stands by, and everything that should be known is known.

@@ -128,3 +128,14 @@ fn the_start_waits_for_trackers_that_look_at_this_machine_only() {
     assert!(t.has_heard_prompt_ones(), "scripts and backends take their time");
     assert_eq!(t.shown(0, |_| 0)[0].state, "good");
 }
+
+#[test]
+fn a_node_that_reaches_no_backend_has_the_lowest_priority_until_it_reaches_one() {
+    let mut t = tracking("[]", "[]", "");
+    assert_eq!(t.changes(), []);
+    t.on_serving(0, false);
+    assert_eq!(t.changes(), [(0, to(1, false))]);
+    assert!(!t.is_serving(0));
+    t.on_serving(0, true);
+    assert_eq!(t.changes(), [(0, to(101, false))]);
+}

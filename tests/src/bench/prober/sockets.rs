@@ -30,7 +30,7 @@ const LARGEST: usize = 256;
 pub(super) struct Sockets {
     target: SocketAddrV4,
     icmp: Socket,
-    udp: Option<UdpSocket>,
+    udp: UdpSocket,
     tcp: VecDeque<Attempt>,
 }
 
@@ -44,18 +44,12 @@ struct Attempt {
 
 impl Sockets {
     /// In the calling thread's namespace.
-    pub(super) fn open(target: SocketAddrV4, udp: bool) -> io::Result<Self> {
+    pub(super) fn open(target: SocketAddrV4) -> io::Result<Self> {
         let icmp = Socket::new(Domain::IPV4, Type::RAW, Some(socket2::Protocol::ICMPV4))?;
         icmp.set_nonblocking(true)?;
         // Connected, so that it gets what comes from the virtual address only.
         icmp.connect(&SockAddr::from(SocketAddrV4::new(*target.ip(), 0)))?;
-        let udp = udp.then(|| udp_socket(target)).transpose()?;
-        Ok(Self { target, icmp, udp, tcp: VecDeque::new() })
-    }
-
-    pub(super) fn protocols(&self) -> impl Iterator<Item = Protocol> + use<> {
-        let udp = self.udp.is_some();
-        Protocol::ALL.into_iter().filter(move |protocol| udp || *protocol != Protocol::Udp)
+        Ok(Self { target, icmp, udp: udp_socket(target)?, tcp: VecDeque::new() })
     }
 
     /// Sends a probe; one that the kernel refuses (no route, no neighbour) stays without an answer.
@@ -64,10 +58,8 @@ impl Sockets {
             Protocol::Icmp => drop(self.icmp.send(&echo_request(number))),
             Protocol::Udp => {
                 // An error here may be an earlier datagram's; it is gone once reported, so the datagram gets its chance.
-                if let Some(udp) = &self.udp
-                    && udp.send(&number.to_be_bytes()).is_err()
-                {
-                    let _ = udp.send(&number.to_be_bytes());
+                if self.udp.send(&number.to_be_bytes()).is_err() {
+                    let _ = self.udp.send(&number.to_be_bytes());
                 }
             }
             Protocol::Tcp => self.tcp.extend(Attempt::start(self.target, number)),
@@ -76,8 +68,10 @@ impl Sockets {
 
     /// Sleeps until something can be read or written, or until `next`.
     pub(super) fn wait(&self, next: Instant) -> io::Result<()> {
-        let mut fds = vec![PollFd::new(self.icmp.as_fd(), PollFlags::POLLIN)];
-        fds.extend(self.udp.iter().map(|udp| PollFd::new(udp.as_fd(), PollFlags::POLLIN)));
+        let mut fds = vec![
+            PollFd::new(self.icmp.as_fd(), PollFlags::POLLIN),
+            PollFd::new(self.udp.as_fd(), PollFlags::POLLIN),
+        ];
         fds.extend(self.tcp.iter().map(|attempt| PollFd::new(attempt.socket.as_fd(), attempt.waits_for())));
         let left = TimeSpec::from_duration(next.saturating_duration_since(Instant::now()));
         match ppoll(&mut fds, Some(left), None) {
@@ -95,11 +89,9 @@ impl Sockets {
                 answered(Protocol::Icmp, number);
             }
         }
-        if let Some(udp) = &self.udp {
-            while let Ok(len) = udp.recv(&mut buffer) {
-                if let Ok(number) = buffer[..len].try_into() {
-                    answered(Protocol::Udp, u64::from_be_bytes(number));
-                }
+        while let Ok(len) = self.udp.recv(&mut buffer) {
+            if let Ok(number) = buffer[..len].try_into() {
+                answered(Protocol::Udp, u64::from_be_bytes(number));
             }
         }
         self.tcp.retain_mut(|attempt| match attempt.go_on() {
