@@ -9,7 +9,6 @@ use lb_tests::{
     bench::{
         event::Event,
         failover::cycle,
-        prober::Protocol,
         report::{Arp, Blackouts},
         scene::{Product, Profile, Scene},
     },

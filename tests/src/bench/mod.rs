@@ -7,6 +7,7 @@
 pub mod arp;
 pub mod blackout;
 pub mod echo;
+pub mod election;
 pub mod event;
 pub mod failover;
 pub mod hogs;

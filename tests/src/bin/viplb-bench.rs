@@ -9,7 +9,7 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 use lb_tests::{
     bench::{
-        echo, failover, hogs,
+        echo, election, failover, hogs,
         row::{self, Row},
     },
     console::{self, Console},
@@ -33,6 +33,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum What {
     Failover(failover::Options),
+    Election(election::Options),
     /// An echo server, TCP and UDP.
     #[command(hide = true)]
     Echo {
@@ -63,6 +64,7 @@ fn run(cli: &Cli) -> Result<Vec<Row>> {
             console::catch_signals()?;
             failover::run(options, &prefix, &console)?
         }
+        What::Election(options) => election::run(options)?,
         What::Echo { listen } => return echo::serve_forever(*listen).map(|()| Vec::new()),
         What::Hog => hogs::be_busy(),
     };
