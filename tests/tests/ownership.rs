@@ -24,6 +24,9 @@ const FAULT_LIMIT: Duration = Duration::from_secs(8);
 /// The owners of the two sides of a healed partition hear each other within an advert interval.
 const HEALED_LIMIT: Duration = Duration::from_secs(1);
 
+/// A hand-over takes two datagrams; the skew alone would be 0.6 s. The rest is for a busy machine.
+const HAND_OVER_LIMIT: Duration = Duration::from_millis(300);
+
 /// One cycle in a scene of its own: the blackouts of the event and of its undoing. Nothing where it cannot run.
 fn one(test: &str, event: Event) -> Option<([Blackouts; 2], Option<Arp>)> {
     if !nix::unistd::geteuid().is_root() {
@@ -53,4 +56,11 @@ fn after_a_partition_clients_are_served_within_a_second() {
     let Some((figures, _)) = one("vtpar", Event::Partition) else { return };
     assert!(figures[0].worst() < FAULT_LIMIT, "{figures:?}");
     assert!(figures[1].worst() <= HEALED_LIMIT, "{figures:?}");
+}
+
+#[test]
+fn a_planned_stop_and_the_return_move_the_address_without_a_gap_that_an_election_would_make() {
+    let Some((figures, _)) = one("vthnd", Event::Stop) else { return };
+    assert!(figures[0].worst() < HAND_OVER_LIMIT, "stop: {figures:?}");
+    assert!(figures[1].worst() < HAND_OVER_LIMIT, "return: {figures:?}");
 }

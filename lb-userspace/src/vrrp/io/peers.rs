@@ -15,7 +15,7 @@ use super::{Event, thread::Thread, unit::Unit};
 use crate::{
     config::model::Transport,
     vrrp::{
-        packet::{Auth, Family, Refusal, peer},
+        packet::{Auth, Refusal, peer},
         router::Message,
         socket::Told,
         time::BootTime,
@@ -128,11 +128,4 @@ fn standing(answer: &probe::Message) -> Option<Standing> {
         state if state == probe::State::Released as u8 => Some(Standing::Released),
         _ => None,
     }
-}
-
-/// The families that the routers of an interface speak in.
-pub(super) fn families<'a>(routers: &'a [&super::RouterSetup]) -> impl Iterator<Item = Family> + 'a {
-    [Family::V4, Family::V6].into_iter().filter(|family| {
-        routers.iter().any(|router| router.probe.is_some() && router.identity.family() == *family)
-    })
 }

@@ -5,7 +5,7 @@
 
 use std::{net::IpAddr, os::fd::RawFd};
 
-use super::{RouterSetup, announcing::Turns, peers::families};
+use super::{RouterSetup, announcing::Turns};
 use crate::{
     config::model::Transport,
     vrrp::{
@@ -120,6 +120,13 @@ impl Port {
         }
         std::mem::take(&mut self.news)
     }
+}
+
+/// The families that the routers of an interface speak to peers in.
+fn families<'a>(routers: &'a [&RouterSetup]) -> impl Iterator<Item = Family> + 'a {
+    [Family::V4, Family::V6].into_iter().filter(|family| {
+        routers.iter().any(|router| router.probe.is_some() && router.identity.family() == *family)
+    })
 }
 
 /// Whether all this can be started, as far as that can be said without sockets.
