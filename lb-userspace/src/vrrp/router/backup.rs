@@ -51,17 +51,17 @@ impl Router {
 
     /// A lower master that answers probes is asked, since it can say yes and no; `false` if it is not to be asked.
     fn ask_for_the_lease(&mut self, now: BootTime, backup: Backup) -> bool {
-        let Some(watch) = self.watch else { return false };
-        let lower = self.living(now).filter(|heard| {
-            heard.from == watch.peer && heard.priority < self.params.priority && self.preempts()
-        });
-        match (lower, watch.holder()) {
-            (Some(heard), Some(mac)) if !self.held && now >= self.preempts_from(backup) => {
-                self.request(now, heard.from, mac, Reason::Preempted);
-                true
-            }
-            _ => false,
+        // Asked at every answer, so what is cheap to know comes first.
+        let (Some(heard), Some(watch)) = (self.heard, self.watch) else { return false };
+        let lower = heard.from == watch.peer && heard.priority < self.params.priority;
+        let Some(mac) = watch.holder().filter(|_| lower && self.preempts() && !self.held) else {
+            return false;
+        };
+        let asks = self.living(now).is_some() && now >= self.preempts_from(backup);
+        if asks {
+            self.request(now, heard.from, mac, Reason::Preempted);
         }
+        asks
     }
 
     /// The hold-down: time to hear adverts after a start, and the delay that was asked for.
@@ -164,7 +164,8 @@ impl Router {
         if let Some(heard) = self.heard.as_mut().filter(|heard| heard.from == from) {
             heard.at = now;
         }
-        if backup.reason == Reason::Silence {
+        // Answers come many times an interval; the deadline moves when it is less than two intervals away.
+        if backup.reason == Reason::Silence && backup.deadline.since(now) < 2 * self.master_int() {
             backup.deadline = backup.deadline.max(now + self.master_down());
             backup.asked = false;
             self.phase = Phase::Backup(backup);
