@@ -5,8 +5,6 @@
 //! used of the processor, over the time that passed on that clock, is the share of a core that they would take.
 
 use std::{
-    cmp::Reverse,
-    collections::BinaryHeap,
     net::{IpAddr, Ipv4Addr},
     time::Duration,
 };
@@ -53,9 +51,11 @@ pub fn run(options: &Options) -> Result<Vec<Row>> {
         let mut world = World::new(options.routers.max(2) / 2);
         // Elections, and the first probes.
         world.run(Duration::from_secs(10));
-        let before = processor_time();
+        let (before, sent) = (processor_time(), world.sent);
         world.run(length);
         let used = processor_time().saturating_sub(before);
+        let probes = (world.sent[0] - sent[0]) / (options.routers.max(2) as u64 / 2 * length.as_secs());
+        ensure!(probes >= 24, "only {probes} probes a second of each pair");
         ensure!(world.is_settled(), "an owner was replaced, though nothing had failed");
         shares.push(100.0 * used.as_secs_f64() / length.as_secs_f64());
     }
@@ -74,9 +74,15 @@ struct World {
     /// End of each lease.
     leases: Vec<BootTime>,
     probed: Vec<BootTime>,
-    /// One entry a router, perhaps out of date.
-    due: BinaryHeap<Reverse<(BootTime, usize)>>,
+    /// Probes and adverts so far.
+    sent: [u64; 2],
+    /// Who is due in each millisecond of the next seconds; entries may be out of date.
+    due: Vec<Vec<usize>>,
 }
+
+/// Milliseconds that the wheel of deadlines goes round in: more than any deadline is away.
+const WHEEL: u64 = 8192;
+const TICK: Duration = Duration::from_millis(1);
 
 impl World {
     fn new(pairs: usize) -> Self {
@@ -88,8 +94,9 @@ impl World {
         let mut world = Self {
             now: BootTime(0),
             leases: vec![BootTime(0); routers.len()],
+            sent: [0; 2],
             probed: vec![BootTime(0); routers.len()],
-            due: BinaryHeap::new(),
+            due: vec![Vec::new(); WHEEL as usize],
             routers,
         };
         for index in 0..world.routers.len() {
@@ -100,22 +107,27 @@ impl World {
 
     fn run(&mut self, length: Duration) {
         let end = self.now + length;
-        while let Some(&Reverse((at, index))) = self.due.peek()
-            && at <= end
-        {
-            self.due.pop();
-            self.now = self.now.max(at);
-            let is_due = self.routers[index].poll_deadline().is_some_and(|deadline| deadline <= self.now);
-            if is_due {
-                let router = &mut self.routers[index];
-                router.handle_noted(self.now, Noted { probed: self.probed[index], fenced: false });
-                router.handle_timeout(self.now);
-                self.act(index);
-            } else if let Some(deadline) = self.routers[index].poll_deadline() {
-                self.due.push(Reverse((deadline, index)));
+        while self.now < end {
+            self.now = self.now + TICK;
+            let mut due = std::mem::take(&mut self.due[slot(self.now)]);
+            for index in due.drain(..) {
+                match self.routers[index].poll_deadline() {
+                    Some(deadline) if deadline <= self.now => {
+                        let router = &mut self.routers[index];
+                        router.handle_noted(self.now, Noted { probed: self.probed[index], fenced: false });
+                        router.handle_timeout(self.now);
+                        self.act(index);
+                    }
+                    // An event has moved it, and entered it anew.
+                    Some(_) | None => {}
+                }
+            }
+            // Its room serves again, unless somebody is due in the same slot a turn later.
+            let slot = &mut self.due[slot(self.now)];
+            if slot.is_empty() {
+                *slot = due;
             }
         }
-        self.now = end;
     }
 
     /// Does what a router wants done, and what its peer wants then, and enters their next deadlines.
@@ -125,6 +137,7 @@ impl World {
             match action {
                 Action::Send { priority } => {
                     let advert = Advert { priority, interval: ADVERT_INT };
+                    self.sent[1] += 1;
                     self.routers[peer].handle_advert(self.now, address(index), &advert);
                     told = true;
                 }
@@ -132,6 +145,7 @@ impl World {
                 Action::DropLease => self.leases[index] = BootTime(0),
                 Action::Probe { nonce, .. } => {
                     self.probed[peer] = self.now;
+                    self.sent[0] += 1;
                     let rest = self.leases[peer].since(self.now);
                     let standing = match u64::try_from(rest.as_nanos()).unwrap_or(u64::MAX) {
                         0 => Standing::Released,
@@ -144,7 +158,7 @@ impl World {
             }
         }
         if let Some(deadline) = self.routers[index].poll_deadline() {
-            self.due.push(Reverse((deadline, index)));
+            self.due[slot(deadline.max(self.now) + TICK)].push(index);
         }
         if told {
             self.act(peer);
@@ -158,6 +172,11 @@ impl World {
         };
         self.routers.iter().enumerate().all(state)
     }
+}
+
+/// The slot of the millisecond that a time falls into.
+fn slot(at: BootTime) -> usize {
+    (at.0 / TICK.as_nanos() as u64 % WHEEL) as usize
 }
 
 fn params(index: usize) -> Params {
@@ -187,5 +206,10 @@ mod tests {
         let mut world = World::new(10);
         world.run(Duration::from_secs(20));
         assert!(world.is_settled());
+        let before = world.sent;
+        world.run(Duration::from_secs(10));
+        let per_second = [0, 1].map(|kind| (world.sent[kind] - before[kind]) / 100);
+        assert!((24..=25).contains(&per_second[0]), "probes of a pair in a second: {per_second:?}");
+        assert_eq!(per_second[1], 1, "adverts of a pair in a second");
     }
 }
