@@ -230,7 +230,7 @@ impl Thread {
         for index in 0..self.units.len() {
             let (unit, counters) = (&mut self.units[index], &self.counters[index]);
             if let Some(deadline) = unit.core.poll_deadline() {
-                counters.note_lateness(now.since(deadline), unit.lease);
+                counters.note_lateness(now.since(deadline), unit.core.lease(now));
             }
             unit.deaf = unit.core.overslept(now);
             if unit.deaf {

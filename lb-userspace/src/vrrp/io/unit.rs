@@ -39,7 +39,6 @@ pub(super) struct Unit {
     pub(super) learnt: Option<(IpAddr, Duration)>,
     /// Overslept: what is queued now was sent to somebody it no longer is.
     pub(super) deaf: bool,
-    pub(super) lease: Duration,
     /// What the sync group demands of it.
     pub(super) demanded: Demand,
     pub(super) next_rival_alarm: BootTime,
@@ -113,7 +112,6 @@ impl Unit {
             heard: None,
             learnt: None,
             deaf: false,
-            lease: params.lease,
             demanded: Demand::Nothing,
             next_rival_alarm: now,
             next_foreign_alarm: now,

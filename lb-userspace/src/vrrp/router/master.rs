@@ -130,10 +130,16 @@ impl Router {
 
     /// How long a lease that begins now lasts: short while a peer watches, since that takes over as soon as it is over.
     fn lease_and_schedule(&mut self, now: BootTime) -> Duration {
-        let short = self.params.probe.filter(|_| self.is_watched(now));
+        let every = self.params.probe.filter(|_| self.is_watched(now)).map(|probe| probe.interval);
         if let Phase::Master(master) = &mut self.phase {
-            master.renew_at = short.map(|probe| now + probe.interval);
+            master.renew_at = every.map(|every| now + every);
         }
+        self.lease(now)
+    }
+
+    /// How long a lease lasts that is taken or renewed at `now`.
+    pub fn lease(&self, now: BootTime) -> Duration {
+        let short = self.params.probe.filter(|_| self.is_watched(now));
         short.map_or(self.params.lease, |probe| probe.lease)
     }
 
