@@ -251,9 +251,13 @@ fn files_processes_and_backends_move_the_priority_together() {
     fs::write(scene.file("value"), "9").unwrap();
     scene.owned_by("h1", "h1 at 110");
     node::pause(&scene.lab, &scene.node("db1")).unwrap();
-    scene.owned_by("h2", "h1 without a backend");
-    scene.h1_shows("/effective_priority", 60);
+    scene.h1_shows("/tracks/2/effect", "-50");
+    // Neither node reaches a backend: both have the lowest priority, and the owner stays.
+    scene.h1_shows("/effective_priority", 1);
+    scene.shows("h2", "/vrrp/0/effective_priority", 1);
+    scene.owned_by("h1", "nobody with a backend");
     node::unpause(&scene.lab, &scene.node("db1")).unwrap();
+    scene.h1_shows("/effective_priority", 110);
     scene.owned_by("h1", "h1 with its backend");
 }
 
