@@ -5,6 +5,8 @@
 //! so that the comparisons in `resolve` can find further mistakes in one run. Its types have no `Debug`: they hold
 //! passwords.
 
+mod check;
+
 use std::{net::SocketAddr, time::Duration};
 
 use toml::{Spanned, de::DeTable};
@@ -12,10 +14,12 @@ use toml::{Spanned, de::DeTable};
 use super::{
     address::{self, Endpoint},
     diagnostic::{Diagnostic, Report},
-    model::{Hook, Mode, Preempt, Protocol, Scheduler, V3Checksum, VirtualAddress},
+    model::{Failback, Hook, Mode, Preempt, Protocol, Role, Scheduler, V3Checksum, VirtualAddress},
     reader::{Bare, Field, Reader, Refusal},
     secret,
 };
+
+pub use check::{Check, CheckType};
 
 /// A whole file.
 #[derive(Default)]
@@ -93,6 +97,12 @@ pub struct Service {
     pub backends: Field<Vec<Backend>>,
     /// `[service.NAME.check]`.
     pub check: Field<Check>,
+    /// `slow_start`.
+    pub slow_start: Field<Duration>,
+    /// `role`.
+    pub role: Field<Role>,
+    /// `failback`.
+    pub failback: Field<Failback>,
 }
 
 /// `[[service.NAME.backend]]`.
@@ -103,35 +113,8 @@ pub struct Backend {
     pub address: Field<Endpoint>,
     /// `weight`.
     pub weight: Field<u16>,
-}
-
-/// `[service.NAME.check]`.
-pub struct Check {
-    /// `type`.
-    pub kind: Field<CheckType>,
-    /// `user`.
-    pub user: Field<String>,
-    /// `password`.
-    pub password: Field<String>,
-    /// `password_file`.
-    pub password_file: Field<String>,
-    /// `interval`.
-    pub interval: Field<Duration>,
-    /// `timeout`.
-    pub timeout: Field<Duration>,
-    /// `rise`.
-    pub rise: Field<u32>,
-    /// `fall`.
-    pub fall: Field<u32>,
-}
-
-/// `type` of a check.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CheckType {
-    /// Full login and ping.
-    Mysql,
-    /// Connect.
-    Tcp,
+    /// `priority`.
+    pub priority: Field<u8>,
 }
 
 /// Reads the file; every mistake goes into the report, which must have been made of the same `source`.
@@ -243,6 +226,9 @@ fn read_service(name: Spanned<String>, table: &DeTable<'_>, report: &mut Report)
     let protocol = r.choice("protocol", &[("tcp", Protocol::Tcp)]);
     let mode = r.choice("mode", &[("nat", Mode::Nat)]);
     let scheduler = r.choice("scheduler", &[("rr", Scheduler::Rr), ("wrr", Scheduler::Wrr)]);
+    let slow_start = r.duration("slow_start", Bare::Refused, Duration::ZERO..=HOUR);
+    let role = r.choice("role", check::ROLES);
+    let failback = r.choice("failback", check::FAILBACKS);
     let backends = r.tables("backend");
     let check = r.table("check");
     r.require("check", &check, &format!("[service.{}.check]` with `type = \"mysql\"", name.get_ref()));
@@ -259,10 +245,10 @@ fn read_service(name: Spanned<String>, table: &DeTable<'_>, report: &mut Report)
         Field::Absent => Field::Absent,
         Field::Bad => Field::Bad,
         Field::Given(table) => {
-            Field::Given(Spanned::new(table.span(), read_check(name.get_ref(), &table, report)))
+            Field::Given(Spanned::new(table.span(), check::read(name.get_ref(), &table, report)))
         }
     };
-    Service { name, listen, protocol, mode, scheduler, backends, check }
+    Service { name, listen, protocol, mode, scheduler, backends, check, slow_start, role, failback }
 }
 
 fn read_backend(service: &str, table: &Spanned<&DeTable<'_>>, report: &mut Report) -> Backend {
@@ -272,28 +258,11 @@ fn read_backend(service: &str, table: &Spanned<&DeTable<'_>>, report: &mut Repor
         name: r.parsed("name", check_name),
         address: r.parsed("address", address::endpoint),
         weight: r.integer("weight", 0..=256),
+        priority: r.integer("priority", 0..=255),
     };
     r.require("address", &backend.address, "address = \"172.18.0.2:3306\"");
     r.finish();
     backend
-}
-
-fn read_check(service: &str, table: &Spanned<&DeTable<'_>>, report: &mut Report) -> Check {
-    let title = format!("[service.{service}.check]");
-    let mut r = Reader::new(table.get_ref(), title, table.span(), report).hints(CHECK_HINTS);
-    let check = Check {
-        kind: r.choice("type", &[("mysql", CheckType::Mysql), ("tcp", CheckType::Tcp)]),
-        user: r.parsed("user", check_user),
-        password: r.string("password"),
-        password_file: r.string("password_file"),
-        interval: r.duration("interval", Bare::Refused, INTERVAL),
-        timeout: r.duration("timeout", Bare::Refused, TIMEOUT),
-        rise: r.integer("rise", COUNT),
-        fall: r.integer("fall", COUNT),
-    };
-    r.require("type", &check.kind, "type = \"mysql\"");
-    r.finish();
-    check
 }
 
 /// Every value of a password key, wherever it stands.
@@ -342,23 +311,12 @@ fn check_auth_pass(text: &str) -> Result<String, Refusal> {
     Ok(text.to_owned())
 }
 
-fn check_user(text: &str) -> Result<String, Refusal> {
-    // MariaDB's limit; MySQL's is 32.
-    if (1..=80).contains(&text.chars().count()) && !text.contains('\0') {
-        return Ok(text.to_owned());
-    }
-    Err(("`user` cannot be the name of an account".into(), Some("1 to 80 characters".into())))
-}
-
 const FLOWS: std::ops::RangeInclusive<u32> = 1_024..=16_777_216;
 const HOUR: Duration = Duration::from_secs(3_600);
 // VRRPv2 carries whole seconds in one byte, version 3 centiseconds in 12 bits; `resolve` refuses with words of its own
 // what the version at hand cannot.
 const ADVERT_INT: std::ops::RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(255);
 const LEASE: std::ops::RangeInclusive<Duration> = Duration::from_millis(10)..=HOUR;
-const INTERVAL: std::ops::RangeInclusive<Duration> = Duration::from_millis(100)..=HOUR;
-const TIMEOUT: std::ops::RangeInclusive<Duration> = Duration::from_millis(10)..=HOUR;
-const COUNT: std::ops::RangeInclusive<u32> = 1..=100;
 
 const V3_CHECKSUMS: &[(&str, V3Checksum)] =
     &[("pseudo-header", V3Checksum::PseudoHeader), ("plain", V3Checksum::Plain)];
@@ -396,11 +354,6 @@ const SERVICE_HINTS: Hints = &[
     ("real_server", "write `[[service.NAME.backend]]`"),
     ("backends", "write `[[service.NAME.backend]]`, once for each"),
     ("port", "write `address = \"ADDR:PORT\"`"),
-];
-
-const CHECK_HINTS: Hints = &[
-    ("inter", "write `interval`"),
-    ("delay_loop", "write `interval`"),
-    ("connect_timeout", "write `timeout`"),
-    ("retry", "write `fall`"),
+    ("slowstart", "write `slow_start`"),
+    ("backup", "write `priority`, and `role = \"writer\"` in the service"),
 ];

@@ -7,7 +7,7 @@ pub mod model;
 mod shutdown;
 mod start;
 
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result};
 use tokio::{
@@ -102,6 +102,7 @@ impl Control {
         let now = vrrp::BootTime::now();
         let Datapath { tables, collector, .. } = &mut self.datapath;
         collector.sweep(tables.maps(), now.0, slice)?;
+        self.model.on_tick((Instant::now(), SystemTime::now()), |id| collector.used_by(id));
         Ok(())
     }
 

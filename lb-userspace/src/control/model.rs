@@ -1,6 +1,8 @@
 //! What is wanted and what is known, without I/O: events go in, desired map contents, address changes and the static part
 //! of a snapshot come out.
 
+mod backends;
+
 use std::{
     collections::BTreeMap,
     net::IpAddr,
@@ -76,10 +78,9 @@ struct Router {
 }
 
 struct BackendState {
-    state: health::State,
     since: SystemTime,
-    cause: String,
     latency: Option<Duration>,
+    output: String,
 }
 
 /// The model.
@@ -90,6 +91,7 @@ pub struct Model {
     pub datapath_log: bool,
     routers: Vec<Router>,
     backends: Vec<Vec<BackendState>>,
+    pools: Vec<health::Pool>,
     alarms: BTreeMap<String, SystemTime>,
     /// What the VRRP thread runs with, once it has said so.
     scheduling: Option<vrrp::Scheduling>,
@@ -106,12 +108,7 @@ impl Model {
             heard: None,
             addresses_present: None,
         };
-        let backend = || BackendState {
-            state: health::State::Unchecked,
-            since: now,
-            cause: String::new(),
-            latency: None,
-        };
+        let backend = || BackendState { since: now, latency: None, output: String::new() };
         Self {
             datapath_log: config.node.datapath_log,
             routers: config.vrrp.iter().map(|_| router()).collect(),
@@ -120,6 +117,7 @@ impl Model {
                 .iter()
                 .map(|s| s.backends.iter().map(|_| backend()).collect())
                 .collect(),
+            pools: config.services.iter().map(health::Pool::new).collect(),
             alarms: BTreeMap::new(),
             scheduling: None,
             changed: true,
@@ -206,24 +204,6 @@ impl Model {
         }
     }
 
-    /// Takes in the result of a check.
-    pub fn on_health(&mut self, event: &health::Event, now: SystemTime) {
-        let service = &self.config.services[event.service];
-        let b = &mut self.backends[event.service][event.backend];
-        b.cause = event.cause.as_ref().map(ToString::to_string).unwrap_or_default();
-        if event.latency.is_some() {
-            b.latency = event.latency;
-        }
-        if event.state != b.state {
-            let name = &service.backends[event.backend].name;
-            let why = if b.cause.is_empty() { String::new() } else { format!(": {}", b.cause) };
-            tracing::info!("service {}: backend {name} is {}{why}", service.name, event.state.as_str());
-            b.state = event.state;
-            b.since = now;
-            self.changed = true;
-        }
-    }
-
     /// Whether the maps have to be written since this was last asked.
     pub fn take_changed(&mut self) -> bool {
         std::mem::take(&mut self.changed)
@@ -259,12 +239,9 @@ impl Model {
     fn desired_services(&self) -> Vec<DesiredService> {
         let mut first = 0;
         let mut services = Vec::new();
-        for (s, states) in self.config.services.iter().zip(&self.backends) {
-            let up: Vec<(u32, u16)> = (first..)
-                .zip(s.backends.iter().zip(states))
-                .filter(|(_, (_, state))| state.state == health::State::Up)
-                .map(|(id, (b, _))| (id, b.weight))
-                .collect();
+        for (s, pool) in self.config.services.iter().zip(&self.pools) {
+            let (scheduler, takers) = pool.ring();
+            let up: Vec<_> = takers.into_iter().map(|(b, weight)| (first + b as u32, weight)).collect();
             first += s.backends.len() as u32;
             let addr = Addr::from(s.listen.ip());
             services.push(DesiredService {
@@ -272,7 +249,7 @@ impl Model {
                 port: Port::new(s.listen.port()),
                 router: s.router as u32,
                 snat: addr,
-                ring: ring::build(s.scheduler, &up),
+                ring: ring::build(scheduler, &up),
             });
         }
         services
@@ -380,17 +357,8 @@ impl Model {
     }
 
     fn service_snapshot(&self, i: usize) -> snapshot::Service {
-        let (c, states) = (&self.config.services[i], &self.backends[i]);
-        let backend = |(b, s): (&crate::config::model::Backend, &BackendState)| snapshot::Backend {
-            name: b.name.clone(),
-            addr: b.addr.to_string(),
-            state: s.state.as_str().into(),
-            since: unix(s.since),
-            cause: s.cause.clone(),
-            check_ms: s.latency.map(|l| (l.as_secs_f64() * 1e5).round() / 100.0),
-            weight: b.weight,
-            ..snapshot::Backend::default()
-        };
+        let (c, pool) = (&self.config.services[i], &self.pools[i]);
+        let backends: Vec<_> = (0..c.backends.len()).map(|b| self.backend_snapshot(i, b)).collect();
         snapshot::Service {
             name: c.name.clone(),
             listen: c.listen.to_string(),
@@ -405,8 +373,9 @@ impl Model {
             mode: match c.mode {
                 Mode::Nat => "nat".into(),
             },
-            up: states.iter().filter(|b| b.state == health::State::Up).count(),
-            backends: c.backends.iter().zip(states).map(backend).collect(),
+            up: backends.iter().filter(|b| b.state == health::State::Up.as_str()).count(),
+            backends,
+            role: pool.role().map_or_else(String::new, |role| role.as_str().into()),
             ..snapshot::Service::default()
         }
     }
