@@ -1,5 +1,6 @@
 //! The command line: `viplb [-j|-p] OBJECT COMMAND`, one verb a file. It prints only snapshots or pinned maps.
 
+mod backend;
 pub mod check;
 mod log;
 mod node;
@@ -49,6 +50,9 @@ enum Command {
     /// The election: each virtual router's timers, counters and punctuality.
     #[command(subcommand)]
     Vrrp(Vrrp),
+    /// Take a backend out of its service, bring it back, or give it another weight; until the daemon ends.
+    #[command(subcommand)]
+    Backend(backend::Backend),
     /// Switch diagnostic events at run time.
     Log {
         /// Where they come from.
@@ -101,6 +105,7 @@ pub fn main(args: Args) -> ExitCode {
         Command::Check { config } => return check::run(&config),
         Command::Status => return exit(status::run(args.node.as_deref(), format), 2),
         Command::Vrrp(Vrrp::Show) => return exit(vrrp::show(args.node.as_deref(), format), 2),
+        Command::Backend(order) => backend::order(args.node.as_deref(), order),
         Command::Log { source: LogSource::Datapath, switch } => {
             log::datapath(args.node.as_deref(), switch == Switch::On)
         }

@@ -19,7 +19,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     api::{
-        Command,
+        BackendOrder, Command,
         snapshot::{self, Snapshot},
     },
     config::model::Version,
@@ -71,7 +71,7 @@ impl Control {
                 () = stop.cancelled() => return Ok(()),
                 Some(event) = self.vrrp_events.recv() => self.on_vrrp(event)?,
                 Some(event) = self.health_events.recv() => self.model.on_health(&event, SystemTime::now()),
-                Some(command) = self.commands.recv() => self.on_command(command),
+                Some(command) = self.commands.recv() => self.on_command(command).await?,
                 ended = &mut self.api => return ended.context("the control socket's task died")?.context("the control socket ended"),
                 _ = tick.tick() => self.on_tick()?,
             }
@@ -87,14 +87,22 @@ impl Control {
         Ok(())
     }
 
-    fn on_command(&mut self, command: Command) {
+    async fn on_command(&mut self, command: Command) -> Result<()> {
         match command {
             Command::DatapathLog(on, answer) => {
                 self.model.datapath_log = on;
                 let written = self.datapath.tables.publish(&self.model.desired());
                 let _ = answer.send(written.map_err(|e| format!("{e:#}")));
             }
+            Command::Backend(BackendOrder { service, backend, order }, answer) => {
+                let now = (Instant::now(), SystemTime::now());
+                let done = self.model.on_order(&service, &backend, order.into(), now);
+                // Who asks for the status next sees what came of it.
+                self.reconcile().await?;
+                let _ = answer.send(done);
+            }
         }
+        Ok(())
     }
 
     fn on_tick(&mut self) -> Result<()> {
