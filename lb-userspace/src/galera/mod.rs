@@ -4,7 +4,9 @@
 //!
 //! All of it is pure. The `galera` check brings observations, `health::pool` applies the policy, `cli/galera` prints.
 
+pub mod files;
 mod observation;
+pub mod plan;
 pub mod policy;
 pub mod writer;
 
