@@ -167,12 +167,18 @@ impl Pool {
     /// Takes in the result of a check.
     pub fn on_event(&mut self, event: &Event) -> Vec<Change> {
         let m = &mut self.members[event.backend];
+        let first = m.health == State::Unchecked;
         m.health = event.state;
         m.failure = event.cause.clone();
         // A check that failed says nothing of the weight; what it last was stays.
         m.share = if event.passed() { event.share } else { m.share };
         if let (Some(now), Some(rules)) = (&event.galera, &self.galera) {
-            m.seen = Some(Seen::next(m.seen.as_ref(), (**now).clone(), event.at, rules));
+            let mut seen = Seen::next(m.seen.as_ref(), (**now).clone(), event.at, rules);
+            if first {
+                // Whatever is found at the start has been so for long; nobody is on the way to it.
+                seen.view_since = event.at.checked_sub(policy::GRACE).unwrap_or(event.at);
+            }
+            m.seen = Some(seen);
         } else if event.state == State::Down {
             m.seen = None;
         }

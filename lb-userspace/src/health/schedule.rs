@@ -6,14 +6,15 @@
 //! present state, checks follow each other faster.
 //!
 //! ```text
-//!               pass                      fall × failure
-//!  unchecked ─────────▶ up ───────────────────────────────────────▶ down
-//!      │ failure         ▲ │ says so                   fall ×         ▲ │
-//!      │                 │ ▼                          failure         │ │ says so
-//!      │        rise ×   full · drain · maint ────────────────────────┘ │
-//!      │         pass    ▲ └────────────────◀───────────────────────────┤
-//!      │                 └──────────────────────────────────────────────┘ rise × pass: up
-//!      └──────────────────────────────────────────────────────────────▶ down
+//!                    pass           fall × failure
+//!      unchecked ──────────▶ up ─────────────────────▶ down
+//!          │                 ▲ │    rise × pass          │ ▲
+//!          │                 │ │◀────────────────────────┘ │
+//!          │      rise × pass│ │ says so                   │ fall × failure
+//!          │                 │ ▼                           │
+//!          ├──────▶ full · drain · maint ──────────────────┤
+//!          │ says so         ▲──────────── says so ────────┤
+//!          └───────────────────────────────────────────────┘ failure
 //! ```
 
 use std::time::{Duration, Instant};

@@ -43,6 +43,9 @@ pub enum Script {
     State(&'static [(&'static str, &'static str)]),
     /// The same for so many statements; then the connection ends.
     StateUntil(&'static [(&'static str, &'static str)], u32),
+    /// The same, and then bytes of every answer changed, sequence numbers too, or the rest of it left out; which ones
+    /// follows from the number.
+    Hostile(&'static [(&'static str, &'static str)], u64),
     /// Rows without end in answer to a statement.
     EndlessRows,
     /// Asks for full caching_sha2 authentication and sends rubbish for its public key.
@@ -106,7 +109,8 @@ async fn serve(listener: TcpListener, script: Arc<Mutex<Script>>, record: Unboun
         let script = script.lock().unwrap().clone();
         let record = record.clone();
         connections.push(AbortOnDropHandle::new(tokio::spawn(async move {
-            let mut client = Client { stream, record };
+            let noise = if let Script::Hostile(_, seed) = script { Some(seed | 1) } else { None };
+            let mut client = Client { stream, record, noise };
             if let Err(e) = client.talk(script).await {
                 let seen = if e.kind() == io::ErrorKind::ConnectionReset { Seen::Reset } else { Seen::Fin };
                 let _ = client.record.send(seen);
@@ -118,6 +122,8 @@ async fn serve(listener: TcpListener, script: Arc<Mutex<Script>>, record: Unboun
 struct Client {
     stream: TcpStream,
     record: UnboundedSender<Seen>,
+    /// State of a generator, for a hostile server.
+    noise: Option<u64>,
 }
 
 impl Client {
@@ -160,7 +166,9 @@ impl Client {
             let _ = self.record.send(Seen::Command(command));
             match script {
                 Script::StateUntil(_, most) if statements == most => return Ok(()),
-                Script::State(rows) | Script::StateUntil(rows, _) if QUERY == Seen::Command(command) => {
+                Script::State(rows) | Script::StateUntil(rows, _) | Script::Hostile(rows, _)
+                    if QUERY == Seen::Command(command) =>
+                {
                     statements += 1;
                     let statement = String::from_utf8_lossy(&packet[1..]).into_owned();
                     let named = |name: &str| statement.contains(&format!("'{name}'"));
@@ -216,7 +224,11 @@ impl Client {
     }
 
     async fn send(&mut self, sequence: u8, payload: &[u8]) -> io::Result<()> {
-        self.stream.write_all(&packet(sequence, payload)).await
+        let mut packet = packet(sequence, payload);
+        if let Some(noise) = &mut self.noise {
+            disturb(&mut packet, noise);
+        }
+        self.stream.write_all(&packet).await
     }
 
     async fn receive(&mut self) -> io::Result<Vec<u8>> {
@@ -233,6 +245,27 @@ impl Client {
         let mut rest = [0; 256];
         while self.stream.read(&mut rest).await? > 0 {}
         Err(io::ErrorKind::UnexpectedEof.into())
+    }
+}
+
+/// Changes some bytes, or cuts the packet short; most packets stay whole, so that every stage is reached.
+fn disturb(packet: &mut Vec<u8>, noise: &mut u64) {
+    let mut below = |n: usize| {
+        // xorshift64
+        *noise ^= *noise << 13;
+        *noise ^= *noise >> 7;
+        *noise ^= *noise << 17;
+        (*noise >> 33) as usize % n
+    };
+    match below(40) {
+        0 => packet.truncate(below(packet.len())),
+        1 | 2 => {
+            for _ in 0..=below(3) {
+                let at = below(packet.len());
+                packet[at] = below(256) as u8;
+            }
+        }
+        _ => {}
     }
 }
 

@@ -106,3 +106,36 @@ async fn an_error_in_answer_to_a_statement_is_shown_and_no_ping_is_sent() {
     assert_eq!(failed.result, Err(Failure::NotReady));
     assert!(!saw(&mut server, 2).await.contains(&PING));
 }
+
+#[tokio::test]
+async fn a_hostile_server_costs_a_check_its_time_and_no_more() {
+    let limit = Duration::from_millis(500);
+    let mut checks = tokio::task::JoinSet::new();
+    for seed in 1..=200u64 {
+        let server = Server::start(Script::Hostile(SYNCED, seed * 0x9e37_79b9)).await;
+        let mut checker = checker(&server, 2, limit);
+        checks.spawn(async move {
+            let mut results = Vec::new();
+            for _ in 0..3 {
+                results.push(checker.check().await.result.is_ok());
+            }
+            drop(server);
+            results
+        });
+    }
+    let mut ended = [0, 0];
+    let all = async {
+        while let Some(results) = checks.join_next().await {
+            // The driver may panic, which ends this check alone: `task` goes on after that.
+            for passed in results.unwrap_or_default() {
+                ended[usize::from(passed)] += 1;
+            }
+        }
+    };
+    tokio::time::timeout(AMPLE, all).await.expect("each check keeps its limit");
+    // Seeds that spoil everything, or nothing, would show nothing.
+    assert!(ended[0] > 20 && ended[1] > 20, "{ended:?}");
+}
+
+/// Three times the limit of a check, on a loaded machine.
+const AMPLE: Duration = Duration::from_secs(30);

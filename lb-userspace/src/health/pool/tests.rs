@@ -266,6 +266,21 @@ fn a_full_node_outside_of_the_primary_component_is_down_not_full() {
 }
 
 #[test]
+fn a_component_that_went_astray_before_the_start_gets_no_connection_once_all_are_heard() {
+    let mut w = World::of(service(
+        &[(1, 9), (1, 0), (1, 0)],
+        Some(rules(Role::Writer, Failback::Never)),
+        Duration::ZERO,
+    ));
+    let astray = Observation { conf_id: 9, cluster_size: 1, ..synced(0) };
+    for (i, o) in [astray, synced(1), synced(2)].into_iter().enumerate() {
+        w.sees(i, o);
+        w.pass(Duration::from_millis(60));
+    }
+    assert_eq!((w.states(), w.ring()), (vec!["down", "up", "up"], vec![1]));
+}
+
+#[test]
 fn the_writer_is_chosen_when_all_are_heard_and_not_before() {
     let mut w = World::of(service(
         &[(1, 0), (1, 0), (1, 9)],
