@@ -168,6 +168,38 @@ mod tests {
         assert_eq!(said.result().unwrap_err().to_string(), "agent: down #replication broken");
     }
 
+    /// The check against an agent that says this and then closes, or stays.
+    async fn against(says: &'static str, closes: bool, limit: Duration) -> Outcome {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let agent = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut asked = [0; 6];
+            stream.read_exact(&mut asked).await.unwrap();
+            assert_eq!(&asked, b"state\n");
+            stream.write_all(says.as_bytes()).await.unwrap();
+            if !closes {
+                std::future::pending::<()>().await;
+            }
+        });
+        let outcome = Checker::new(addr, &AgentCheck { send: b"state\n".to_vec() }, limit).check().await;
+        agent.abort();
+        outcome
+    }
+
+    #[tokio::test]
+    async fn a_line_ends_with_a_newline_or_with_the_connection_and_silence_with_the_limit() {
+        let ample = Duration::from_secs(20);
+        for (says, closes) in [("up 30%\n", false), ("up 30%", true), ("up 30%\nmore\n", false)] {
+            let outcome = against(says, closes, ample).await;
+            assert!(outcome.result.is_ok() && outcome.share == Some(30), "{says:?}: {outcome:?}");
+        }
+        let limit = Duration::from_millis(200);
+        let silent = against("up", false, limit).await.result;
+        assert_eq!(silent, Err(Failure::Timeout { step: Step::Answer, limit }));
+        assert!(matches!(against("", true, ample).await.result, Err(Failure::Protocol(_))));
+    }
+
     proptest::proptest! {
         #[test]
         fn no_line_breaks_it(lines in proptest::collection::vec(r"\PC{0,40}", 0..4)) {

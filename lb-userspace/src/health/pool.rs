@@ -4,8 +4,9 @@
 //! Pure: events, orders and time go in, standings and a ring come out. The control loop's model owns one [`Pool`] per
 //! service. [`Pool::ring`] holds backends in state `up` only; in a service with `role = "writer"` at most one.
 
+mod standing;
+
 use std::{
-    fmt,
     net::SocketAddr,
     time::{Duration, Instant},
 };
@@ -15,94 +16,12 @@ use crate::{
     config::model::{Galera, Role, Scheduler, Service},
     galera::{
         Seen,
-        policy::{self, Reason, Verdict},
+        policy::{self, Verdict},
         writer,
     },
 };
 
-/// What an operator wants of a backend until the daemon ends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Admin {
-    /// Nothing in particular.
-    #[default]
-    Ready,
-    /// No new connections.
-    Drain,
-    /// The same, whatever checks say.
-    Maint,
-}
-
-/// An operator's order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Order {
-    /// Set what is wanted.
-    Admin(Admin),
-    /// Set the weight; `None`: that of the configuration.
-    Weight(Option<u16>),
-}
-
-/// A backend's part in a Galera service.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Part {
-    /// As any other.
-    #[default]
-    Plain,
-    /// Gets all new connections.
-    Writer,
-    /// Good, and not the writer.
-    Standby,
-}
-
-/// Why a backend stands as it does. `Display` gives the words of status and log.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Cause {
-    /// Its own checks.
-    Check(Failure),
-    /// The policy.
-    Galera(Reason),
-    /// An operator.
-    Operator,
-    /// It went down too often; held for so much longer.
-    Flapping(Duration),
-}
-
-/// How a backend stands.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Standing {
-    /// Its state.
-    pub state: State,
-    /// Why; `None` for a backend that is up without complaints.
-    pub cause: Option<Cause>,
-    /// Its part.
-    pub part: Part,
-    /// Weight in use, without slow start.
-    pub weight: u16,
-    /// Share of the weight that it has, in percent, while it starts slowly.
-    pub percent: u8,
-}
-
-/// What has changed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Change {
-    /// A backend's state.
-    State {
-        /// Which.
-        backend: usize,
-        /// Before.
-        from: State,
-        /// From now on.
-        to: State,
-        /// Why.
-        cause: Option<Cause>,
-    },
-    /// The writer.
-    Writer {
-        /// Before.
-        from: Option<usize>,
-        /// From now on.
-        to: Option<usize>,
-    },
-}
+pub use standing::{Admin, Cause, Change, Order, Part, Standing};
 
 /// The backends of a service.
 #[derive(Debug, Clone)]
@@ -367,49 +286,6 @@ impl Member {
         self.standing = to;
         let (to, cause) = (self.standing.state, self.standing.cause.clone());
         (from != to).then_some(Change::State { backend, from, to, cause })
-    }
-}
-
-impl fmt::Display for Cause {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Check(failure) => failure.fmt(f),
-            Self::Galera(reason) => reason.fmt(f),
-            Self::Operator => f.write_str("by order"),
-            Self::Flapping(left) => write!(f, "went down too often; held for {} s more", left.as_secs() + 1),
-        }
-    }
-}
-
-impl fmt::Display for Order {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Admin(admin) => f.write_str(admin.as_str()),
-            Self::Weight(Some(weight)) => write!(f, "weight {weight}"),
-            Self::Weight(None) => f.write_str("its configured weight"),
-        }
-    }
-}
-
-impl Part {
-    /// The word of status and log.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Plain => "",
-            Self::Writer => "writer",
-            Self::Standby => "standby",
-        }
-    }
-}
-
-impl Admin {
-    /// The word of status, log and command line.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Ready => "ready",
-            Self::Drain => "drain",
-            Self::Maint => "maint",
-        }
     }
 }
 
