@@ -104,8 +104,9 @@ impl Cluster {
         (out.status.success(), String::from_utf8(out.stdout).unwrap())
     }
 
-    fn plan(&self, dirs: &[PathBuf]) -> (bool, Value) {
+    fn plan(&self, dirs: &[PathBuf], more: &[&'static str]) -> (bool, Value) {
         let mut words = vec!["-j", "galera", "restart-plan"];
+        words.extend(more);
         words.extend(dirs.iter().map(|dir| dir.to_str().unwrap()));
         let (made, json) = self.viplb(&words);
         println!("{}", self.viplb(&words[1..]).1);
@@ -168,7 +169,7 @@ fn a_stopped_and_a_crashed_cluster_come_back_in_the_printed_order_with_every_row
     for db in ["db2", "db3", "db1"] {
         cluster.write("db1");
         if db == "db1" {
-            let (made, refusal) = cluster.plan(&cluster.collect());
+            let (made, refusal) = cluster.plan(&cluster.collect(), &[]);
             assert!(!made && refusal["can_be_forced"] == false, "{refusal}");
             assert_eq!(
                 refusal["reasons"][0],
@@ -177,7 +178,7 @@ fn a_stopped_and_a_crashed_cluster_come_back_in_the_printed_order_with_every_row
         }
         node::stop(&cluster.lab, &cluster.node(db), &Console::quiet()).unwrap();
     }
-    let (made, plan) = cluster.plan(&cluster.collect());
+    let (made, plan) = cluster.plan(&cluster.collect(), &[]);
     assert!(made, "{plan}");
     assert_eq!(cluster.follow(&plan), ["bootstrap db1", "start db3", "start db2"]);
     cluster.assert_every_row_is_everywhere();
@@ -185,8 +186,7 @@ fn a_stopped_and_a_crashed_cluster_come_back_in_the_printed_order_with_every_row
     // Crashed: all remember the same view.
     cluster.write("db2");
     cluster.kill_all();
-    let dirs = cluster.collect();
-    let (made, plan) = cluster.plan(&dirs);
+    let (made, plan) = cluster.plan(&cluster.collect(), &[]);
     assert!(made, "{plan}");
     assert_eq!(cluster.follow(&plan), ["start db1+db2+db3"]);
     cluster.assert_every_row_is_everywhere();
@@ -198,7 +198,10 @@ fn a_stopped_and_a_crashed_cluster_come_back_in_the_printed_order_with_every_row
     for db in cluster.lab.databases() {
         fs::remove_file(cluster.lab.data_dir(&db).join("data/gvwstate.dat")).unwrap();
     }
-    let (made, plan) = cluster.plan(&cluster.collect());
+    let dirs = cluster.collect();
+    let (made, refusal) = cluster.plan(&dirs, &[]);
+    assert!(!made && refusal["can_be_forced"] == true, "nothing tells that these are all: {refusal}");
+    let (made, plan) = cluster.plan(&dirs, &["--nodes", "3"]);
     assert!(made, "{plan}");
     let done = cluster.follow(&plan);
     let first = done[0].strip_prefix("mark-safe ").expect("nobody left last");

@@ -183,9 +183,9 @@ struct Loss {
 fn losses(nodes: &[Collected], cluster: &str, expected: Option<usize>) -> Vec<Loss> {
     let known = highest(nodes, cluster);
     let mut losses: Vec<Loss> = nodes.iter().filter_map(|n| loss_of(n, cluster, known)).collect();
-    losses.extend(missing(nodes, expected).into_iter().map(|reason| Loss {
+    losses.extend(missing(nodes, cluster, expected).map(|(reason, instead)| Loss {
         reason,
-        instead: "collect from every node of the cluster and name all directories".into(),
+        instead: instead.into(),
         loss: format!("transactions after {known} that only a missing node has"),
     }));
     losses
@@ -221,33 +221,46 @@ fn loss_of(n: &Collected, cluster: &str, known: i64) -> Option<Loss> {
     }
 }
 
-/// Signs that a node of the cluster was not collected.
-fn missing(nodes: &[Collected], expected: Option<usize>) -> Vec<String> {
-    let mut signs = Vec::new();
+/// A sign that a node of the cluster was not collected, and what to do about it. Without a sign that all were,
+/// nothing is taken for granted.
+fn missing(nodes: &[Collected], cluster: &str, expected: Option<usize>) -> Option<(String, &'static str)> {
+    let collect = "collect from every node of the cluster and name all directories";
     if let Some(expected) = expected.filter(|e| *e > nodes.len()) {
-        signs.push(format!("{} of {expected} nodes are missing", expected - nodes.len()));
+        let lacking = expected - nodes.len();
+        return Some((format!("{lacking} of {expected} nodes are missing"), collect));
     }
     // A node that ended earlier remembers an older view, with identities that others had before they were restarted.
     let all = || nodes.iter().filter_map(|n| n.view.as_ref());
     let latest = all().map(|v| v.number).max();
     let views = || all().filter(|v| Some(v.number) == latest);
     let collected: BTreeSet<&String> = views().map(|v| &v.my_uuid).collect();
-    let unknown: BTreeSet<&String> =
-        views().flat_map(|v| &v.members).filter(|m| !collected.contains(m)).collect();
+    let unknown =
+        views().flat_map(|v| &v.members).filter(|m| !collected.contains(m)).collect::<BTreeSet<_>>().len();
     // One that has lost its file may be among them.
     let without_view = nodes.iter().filter(|n| n.view.is_none()).count();
-    if unknown.len() > without_view {
-        signs.push(format!(
-            "the last view had {} members of which nothing was collected",
-            unknown.len() - without_view
+    if unknown > without_view {
+        let lacking = unknown - without_view;
+        return Some((
+            format!("the last view had {lacking} members of which nothing was collected"),
+            collect,
         ));
     }
-    let stopped_in_order = |n: &Collected| !n.running && n.grastate.as_ref().is_some_and(|g| g.seqno >= 0);
-    let last_left = nodes.iter().any(|n| n.grastate.as_ref().is_some_and(|g| g.safe_to_bootstrap));
-    if signs.is_empty() && !nodes.is_empty() && nodes.iter().all(stopped_in_order) && !last_left {
-        signs.push("all were stopped in order, and none of them was the last to leave".into());
+    let last = highest(nodes, cluster);
+    let left_last = |n: &Collected| is_marked(n) && seqno_in(n, cluster) == Some(last);
+    if expected.is_some() || latest.is_some() || nodes.iter().any(left_last) {
+        return None;
     }
-    signs
+    let stopped_in_order = |n: &Collected| !n.running && n.grastate.as_ref().is_some_and(|g| g.seqno >= 0);
+    if nodes.iter().all(stopped_in_order) && !nodes.iter().any(is_marked) {
+        return Some(("all were stopped in order, and none of them was the last to leave".into(), collect));
+    }
+    let reason = "nothing here tells whether these are all: no last view, and no last to leave".into();
+    Some((reason, "add `--nodes N` with the number of nodes that the cluster has"))
+}
+
+/// Whether it was the last to leave.
+fn is_marked(n: &Collected) -> bool {
+    n.grastate.as_ref().is_some_and(|g| g.safe_to_bootstrap)
 }
 
 /// Steps while servers run outside of a primary component.
@@ -353,7 +366,7 @@ fn finding(n: &Collected) -> Finding {
         node: n.name.clone(),
         seqno: position.as_ref().map(|(p, _)| p.seqno),
         source: position.map_or("unknown", |(_, source)| source),
-        safe_to_bootstrap: n.grastate.as_ref().is_some_and(|g| g.safe_to_bootstrap),
+        safe_to_bootstrap: is_marked(n),
     }
 }
 

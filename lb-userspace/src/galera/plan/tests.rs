@@ -63,13 +63,14 @@ fn a_cluster_stopped_in_order_is_bootstrapped_at_the_node_that_left_last() {
         ),
         (vec![stopped("db1", 12, false), stopped("db2", 12, true)], "bootstrap db2; start db1"),
         (vec![stopped("db1", 7, true)], "bootstrap db1"),
-        // The mark is not believed against the numbers.
-        (vec![stopped("db1", 9, true), stopped("db2", 10, false)], "mark-safe db2; bootstrap db2; start db1"),
         (vec![stopped("db1", 9, true), stopped("db2", 10, true)], "bootstrap db2; start db1"),
     ] {
         assert_eq!(told(&nodes, None, false), expected);
     }
-    let behind = plan(&[stopped("db1", 9, true), stopped("db2", 10, false)], None, false).unwrap();
+    // The mark is not believed against the numbers.
+    let nodes = [stopped("db1", 9, true), stopped("db2", 10, false)];
+    assert_eq!(told(&nodes, Some(2), false), "mark-safe db2; bootstrap db2; start db1");
+    let behind = plan(&nodes, Some(2), false).unwrap();
     assert_eq!(
         behind.notes,
         ["db1 is marked safe_to_bootstrap, but lacks transactions up to 10: it is not the one"]
@@ -125,8 +126,14 @@ fn else_the_node_with_the_latest_transaction_is_first_and_of_equals_the_one_name
             "mark-safe db2; bootstrap db2; start db3; start db1",
         ),
     ] {
-        assert_eq!(told(&nodes, None, false), expected);
+        let remembered = nodes.iter().any(|n| n.view.is_some());
+        assert_eq!(told(&nodes, (!remembered).then_some(3), false), expected);
     }
+    let forgotten = [crashed("db1", Some(5), 0, ""), crashed("db2", Some(9), 0, "")];
+    assert_eq!(
+        told(&forgotten, None, false),
+        "refused: nothing here tells whether these are all: no last view, and no last to leave"
+    );
 }
 
 #[test]
