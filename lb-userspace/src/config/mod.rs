@@ -83,7 +83,7 @@ pub fn load(path: &Path) -> Result<Loaded, LoadError> {
     parse(&text, &path.display().to_string(), &around).map_err(LoadError::Invalid)
 }
 
-/// Checks `text`, which messages call `path`. Reads nothing but what `around` offers.
+/// Checks `text`, which messages call `path`. Reads nothing but what `around` offers, the host's users and `ca_file`s.
 pub fn parse(text: &str, path: &str, around: &Surroundings<'_>) -> Result<Loaded, Report> {
     let mut report = Report::new(path, text);
     let file = file::read(text, &mut report);

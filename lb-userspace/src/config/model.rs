@@ -13,7 +13,7 @@ use std::{
 
 pub use check::{
     AgentCheck, Check, CheckKind, DnsCheck, Donor, Failback, Galera, GaleraCheck, HttpCheck, MysqlLogin,
-    Role, ScriptCheck, UdpCheck,
+    Role, ScriptCheck, Tls, UdpCheck,
 };
 
 /// A whole checked configuration file.

@@ -17,6 +17,7 @@ pub mod ramp;
 pub mod schedule;
 pub mod script;
 pub mod tcp;
+pub mod tls;
 pub mod udp;
 
 mod task;

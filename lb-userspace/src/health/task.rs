@@ -20,7 +20,7 @@ use tokio_util::{
 };
 
 use super::{Event, Failure, Outcome, Step, agent, dns, galera, http, mysql, schedule, script, tcp, udp};
-use crate::config::model::{Check, CheckKind, DnsCheck, HttpCheck, ScriptCheck, Service, UdpCheck};
+use crate::config::model::{Check, CheckKind, DnsCheck, ScriptCheck, Service, UdpCheck};
 
 /// Starts the checks of all backends of all services. Must be called within a tokio runtime.
 ///
@@ -133,7 +133,7 @@ enum Checker {
     Galera(Box<galera::Checker>),
     Agent(agent::Checker),
     Tcp(SocketAddr),
-    Http(SocketAddr, HttpCheck),
+    Http(http::Checker),
     Dns(SocketAddr, DnsCheck),
     Udp(SocketAddr, UdpCheck),
     Script(script::Subject, ScriptCheck),
@@ -147,7 +147,7 @@ impl Checker {
             CheckKind::Galera(check) => Self::Galera(Box::new(galera::Checker::new(addr, check, limit))),
             CheckKind::Agent(check) => Self::Agent(agent::Checker::new(addr, check, limit)),
             CheckKind::Tcp => Self::Tcp(addr),
-            CheckKind::Http(check) => Self::Http(addr, check.clone()),
+            CheckKind::Http(check) => Self::Http(http::Checker::new(addr, check, limit)),
             CheckKind::Dns(check) => Self::Dns(addr, check.clone()),
             CheckKind::Udp(check) => Self::Udp(addr, check.clone()),
             CheckKind::Script(check) => {
@@ -163,7 +163,7 @@ impl Checker {
             Self::Galera(checker) => checker.check().await,
             Self::Agent(checker) => checker.check().await,
             Self::Tcp(addr) => tcp::check(*addr, limit).await.into(),
-            Self::Http(addr, check) => http::check(*addr, check, limit).await.into(),
+            Self::Http(checker) => checker.check().await.into(),
             Self::Dns(addr, check) => dns::check(*addr, check, limit).await.into(),
             Self::Udp(addr, check) => udp::check(*addr, check, limit).await.into(),
             Self::Script(subject, check) => script::check(subject, check, limit).await,

@@ -51,6 +51,8 @@ pub struct Check {
     pub status: Field<(u16, u16)>,
     /// `body`.
     pub body: Field<String>,
+    /// `ca_file`.
+    pub ca_file: Field<String>,
     /// `query`.
     pub query: Field<Vec<u8>>,
     /// `record`.
@@ -76,6 +78,8 @@ pub enum CheckType {
     Tcp,
     /// A request.
     Http,
+    /// The same over TLS.
+    Https,
     /// A query to a name server.
     Dns,
     /// A datagram.
@@ -115,6 +119,7 @@ pub(super) fn read(service: &str, table: &Spanned<&DeTable<'_>>, report: &mut Re
         host: r.parsed("host", check_host),
         status: r.parsed("status", check_status),
         body: r.parsed("body", not_empty),
+        ca_file: r.string("ca_file"),
         query: r.parsed("query", check_query),
         record: r.choice("record", RECORDS),
         rcode: r.choice("rcode", RCODES),
@@ -194,6 +199,7 @@ const TYPES: &[(&str, CheckType)] = &[
     ("galera", CheckType::Galera),
     ("tcp", CheckType::Tcp),
     ("http", CheckType::Http),
+    ("https", CheckType::Https),
     ("dns", CheckType::Dns),
     ("udp", CheckType::Udp),
     ("script", CheckType::Script),

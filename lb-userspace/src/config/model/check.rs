@@ -72,7 +72,7 @@ pub struct GaleraCheck {
     pub login_every: u32,
 }
 
-/// `type = "http"`.
+/// `type = "http" | "https"`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HttpCheck {
     /// Path and query. Default `/`.
@@ -83,6 +83,15 @@ pub struct HttpCheck {
     pub status: (u16, u16),
     /// Words that the body must hold.
     pub body: Option<String>,
+    /// With `https`.
+    pub tls: Option<Tls>,
+}
+
+/// How an `https` check takes certificates.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tls {
+    /// Certificates of `ca_file`, in DER; none: any certificate will do.
+    pub authorities: Vec<Vec<u8>>,
 }
 
 /// `type = "dns"`.

@@ -4,6 +4,10 @@
 use std::{ops::Range, time::Duration};
 
 use nix::unistd::User;
+use rustls::{
+    RootCertStore,
+    pki_types::{CertificateDer, pem::PemObject},
+};
 use toml::Spanned;
 
 use super::{Resolver, or};
@@ -11,8 +15,9 @@ use crate::config::{
     file::{self, CheckType},
     model::{
         AgentCheck, Check, CheckKind, DnsCheck, Donor, Galera, GaleraCheck, HttpCheck, MysqlLogin,
-        ScriptCheck, UdpCheck,
+        ScriptCheck, Tls, UdpCheck,
     },
+    os_reason,
     reader::{Field, show_duration},
 };
 
@@ -64,11 +69,15 @@ impl Resolver<'_, '_> {
                 }
                 CheckKind::Tcp
             }
-            CheckType::Http => CheckKind::Http(HttpCheck {
+            CheckType::Http | CheckType::Https => CheckKind::Http(HttpCheck {
                 path: c.path.value().cloned().unwrap_or_else(|| "/".into()),
                 host: c.host.value().cloned(),
                 status: or(&c.status, (200, 399)),
                 body: c.body.value().cloned(),
+                tls: match kind {
+                    CheckType::Https => Some(Tls { authorities: self.authorities(c)? }),
+                    _ => None,
+                },
             }),
             CheckType::Dns => CheckKind::Dns(DnsCheck {
                 query: c.query.value().cloned().unwrap_or_else(|| vec![0]),
@@ -157,6 +166,35 @@ impl Resolver<'_, '_> {
         }
     }
 
+    /// The certificates of `ca_file`.
+    fn authorities(&mut self, c: &file::Check) -> Option<Vec<Vec<u8>>> {
+        let written = match &c.ca_file {
+            Field::Absent => return Some(Vec::new()),
+            Field::Bad => return None,
+            Field::Given(written) => written,
+        };
+        let path = self.around.directory.join(written.get_ref());
+        let pem = match std::fs::read(&path) {
+            Ok(pem) => pem,
+            Err(e) => {
+                let message = format!("cannot read `{}`: {}", path.display(), os_reason(&e));
+                self.error(written.span(), message, "give the path of a file with certificates in PEM");
+                return None;
+            }
+        };
+        let ders: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
+        let ders = ders.ok().filter(|ders| !ders.is_empty());
+        let usable = |der: &CertificateDer<'_>| RootCertStore::empty().add(der.clone()).is_ok();
+        match ders.filter(|ders| ders.iter().all(usable)) {
+            Some(ders) => Some(ders.iter().map(|der| der.to_vec()).collect()),
+            None => {
+                let message = format!("`{}` holds no certificate that can be used", path.display());
+                self.error(written.span(), message, "it begins with -----BEGIN CERTIFICATE-----");
+                None
+            }
+        }
+    }
+
     /// What is made of the cluster's state; only a `galera` check knows it.
     pub(super) fn galera(&mut self, s: &file::Service) -> Option<Galera> {
         let check = s.check.value()?;
@@ -187,8 +225,8 @@ impl Resolver<'_, '_> {
 }
 
 /// Keys that not every kind of check has, and the kinds that have them.
-fn keys_of_kinds(c: &file::Check) -> [(Written, &'static [CheckType]); 17] {
-    use CheckType::{Agent, Dns, Galera, Http, Mysql, Script, Udp};
+fn keys_of_kinds(c: &file::Check) -> [(Written, &'static [CheckType]); 18] {
+    use CheckType::{Agent, Dns, Galera, Http, Https, Mysql, Script, Udp};
     fn of<T>(key: &'static str, field: &Field<T>) -> Written {
         (key, field.given().map(Spanned::span))
     }
@@ -200,10 +238,11 @@ fn keys_of_kinds(c: &file::Check) -> [(Written, &'static [CheckType]); 17] {
         (of("donor", &c.donor), &[Galera]),
         (of("max_receive_queue", &c.max_receive_queue), &[Galera]),
         (of("max_flow_control", &c.max_flow_control), &[Galera]),
-        (of("path", &c.path), &[Http]),
-        (of("host", &c.host), &[Http]),
-        (of("status", &c.status), &[Http]),
-        (of("body", &c.body), &[Http]),
+        (of("path", &c.path), &[Http, Https]),
+        (of("host", &c.host), &[Http, Https]),
+        (of("status", &c.status), &[Http, Https]),
+        (of("body", &c.body), &[Http, Https]),
+        (of("ca_file", &c.ca_file), &[Https]),
         (of("query", &c.query), &[Dns]),
         (of("record", &c.record), &[Dns]),
         (of("rcode", &c.rcode), &[Dns]),
