@@ -171,6 +171,23 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn it_runs_as_the_configured_user_without_the_daemons_groups_and_environment() {
+        if !nix::unistd::geteuid().is_root() {
+            eprintln!("not run: needs root");
+            return;
+        }
+        let nobody = nix::unistd::User::from_name("nobody").unwrap().expect("every Linux has it");
+        let (uid, gid) = (nobody.uid.as_raw(), nobody.gid.as_raw());
+        let words = "echo \"$(id -u) $(id -G) ${CARGO_PKG_NAME:-none}\"";
+        let command = ["/bin/sh", "-c", words].map(str::to_owned).to_vec();
+        let subject =
+            Subject { service: String::new(), backend: String::new(), addr: ([127, 0, 0, 1], 1).into() };
+        let script = ScriptCheck { command, user: Some(("nobody".into(), uid, gid)) };
+        let outcome = check(&subject, &script, Duration::from_millis(LONG_MS)).await;
+        assert_eq!(outcome.output, format!("{uid} {gid} none"));
+    }
+
+    #[tokio::test]
     async fn a_program_that_is_not_there_says_so() {
         let subject =
             Subject { service: String::new(), backend: String::new(), addr: ([127, 0, 0, 1], 1).into() };
