@@ -346,7 +346,7 @@ fn start_steps<'n>(nodes: impl Iterator<Item = &'n Collected>, cluster: &str, la
     let mut rest: Vec<_> = nodes.map(|n| (n, seqno_in(n, cluster))).collect();
     rest.sort_by_key(|(_, seqno)| std::cmp::Reverse(*seqno));
     let why = |seqno: Option<i64>| match seqno {
-        Some(seqno) if seqno == last => "it has every transaction: nothing is transferred".to_owned(),
+        Some(seqno) if seqno == last => "it has every transaction: next to nothing is transferred".to_owned(),
         Some(seqno) => format!(
             "it lacks transactions {}..{last}: an incremental transfer if the donor's wsrep_local_cached_downto is at \
              most {}, else a full copy",
