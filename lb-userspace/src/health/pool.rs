@@ -186,7 +186,7 @@ impl Pool {
         let verdicts = self.verdicts(held);
         let of = |(i, m): (usize, &Member)| {
             let (mut state, mut cause) = (m.health, m.failure.clone().map(Cause::Check));
-            match verdicts.as_ref().map(|v| &v[i]).filter(|_| m.answers()) {
+            match verdicts.as_ref().map(|v| &v[i]).filter(|_| m.can_be_judged()) {
                 Some(Verdict::Out(why)) => (state, cause) = (State::Down, Some(Cause::Galera(why.clone()))),
                 Some(Verdict::Drain(why)) if matches!(state, State::Up | State::Full) => {
                     (state, cause) = (State::Drain, Some(Cause::Galera(why.clone())));
@@ -257,6 +257,11 @@ impl Member {
 
     fn answers(&self) -> bool {
         !matches!(self.health, State::Unchecked | State::Down)
+    }
+
+    /// A node that was full from the start lets nobody in who could ask it.
+    fn can_be_judged(&self) -> bool {
+        self.answers() && (self.seen.is_some() || self.health == State::Up)
     }
 
     fn for_policy(&self, held: bool) -> policy::Node<'_> {

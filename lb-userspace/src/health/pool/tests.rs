@@ -266,6 +266,13 @@ fn a_full_node_outside_of_the_primary_component_is_down_not_full() {
 }
 
 #[test]
+fn a_node_that_is_full_from_the_start_is_full_although_nobody_could_ask_it() {
+    let mut w = World::of(service(&[(1, 0)], Some(rules(Role::Any, Failback::Never)), Duration::ZERO));
+    w.event(0, State::Full, Some(Failure::Full), None);
+    assert_eq!((w.states()[0], w.cause(0).as_str()), ("full", "full: too many connections"));
+}
+
+#[test]
 fn a_component_that_went_astray_before_the_start_gets_no_connection_once_all_are_heard() {
     let mut w = World::of(service(
         &[(1, 9), (1, 0), (1, 0)],
