@@ -204,6 +204,7 @@ fn every_state_of_a_node_is_seen_named_and_acted_upon() {
     read_only(&cluster);
     full(&cluster);
     ordered(&cluster);
+    frozen(&cluster);
     isolated(&cluster);
     stopped(&cluster);
     killed(&cluster);
@@ -260,6 +261,15 @@ fn ordered(cluster: &Cluster) {
     assert_eq!(cluster.readers_land_at(), ["db1", "db2"]);
     cluster.viplb(&["backend", "weight", "read", "db3"]);
     assert_eq!(cluster.readers_land_at().len(), 3);
+}
+
+fn frozen(cluster: &Cluster) {
+    let db2 = cluster.node("db2");
+    node::pause(&cluster.0, &db2).unwrap();
+    cluster.wait_for("read", "db2", "down", "within 500ms", SAID);
+    assert_eq!(cluster.readers_land_at(), ["db1", "db3"]);
+    node::unpause(&cluster.0, &db2).unwrap();
+    cluster.wait_for("read", "db2", "up", "", LIMIT);
 }
 
 fn isolated(cluster: &Cluster) {
