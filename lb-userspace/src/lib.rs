@@ -7,6 +7,7 @@ pub mod cli;
 pub mod config;
 pub mod control;
 pub mod datapath;
+pub mod galera;
 pub mod health;
 pub mod log;
 pub mod netlink;

@@ -117,23 +117,36 @@ fn remember_view(lab: &Lab, index: usize, count: usize) -> Result<()> {
 
 /// Starts one node again. It bootstraps a cluster only if it was the last to leave and no other node runs.
 pub fn restart_node(lab: &Lab, db: &Node, console: &Console) -> Result<()> {
-    let install = Install::find()?;
     let others: Vec<Node> = lab.databases().into_iter().filter(|other| other.name != db.name).collect();
     let alone = others.iter().all(|other| node::daemon_pids(lab, other).is_empty());
-    let grastate = fs::read_to_string(lab.data_dir(db).join("data/grastate.dat")).unwrap_or_default();
-    let last = grastate.lines().any(|line| line.trim() == "safe_to_bootstrap: 1");
-    let position = match grastate.contains("seqno:   -1") {
-        true => recovered_position(lab, &install, db)?,
-        false => None,
-    };
-    let mut args: Vec<&str> = position.iter().map(String::as_str).collect();
-    args.extend((alone && last).then_some("--wsrep-new-cluster"));
-    spawn(lab, &install, db, &args)?;
+    let last = grastate(lab, db).lines().any(|line| line.trim() == "safe_to_bootstrap: 1");
+    launch(lab, db, alone && last)?;
     if alone && !last && !others.is_empty() {
         console.say(format!("{} waits for the members it last saw: start them too", db.name));
         return Ok(());
     }
     wait_synced(lab, std::slice::from_ref(db), START_LIMIT, Instant::now(), console)
+}
+
+/// Starts one node and waits for nothing; `first`: as the first of its cluster.
+pub fn launch(lab: &Lab, db: &Node, first: bool) -> Result<()> {
+    let install = Install::find()?;
+    let position = match grastate(lab, db).contains("seqno:   -1") {
+        true => recovered_position(lab, &install, db)?,
+        false => None,
+    };
+    let mut args: Vec<&str> = position.iter().map(String::as_str).collect();
+    args.extend(first.then_some("--wsrep-new-cluster"));
+    spawn(lab, &install, db, &args)
+}
+
+/// Waits until each of these nodes is Synced.
+pub fn wait_until_synced(lab: &Lab, nodes: &[Node], console: &Console) -> Result<()> {
+    wait_synced(lab, nodes, START_LIMIT, Instant::now(), console)
+}
+
+fn grastate(lab: &Lab, db: &Node) -> String {
+    fs::read_to_string(lab.data_dir(db).join("data/grastate.dat")).unwrap_or_default()
 }
 
 /// What a node that did not end cleanly last committed, as an option for its start: with it the node asks for what

@@ -8,7 +8,7 @@ use hyper::{Request, body::Bytes, client::conn::http1};
 use hyper_util::rt::TokioIo;
 use tokio::{net::UnixStream, time::timeout};
 
-use super::{LogSwitch, snapshot::Snapshot};
+use super::{BackendOrder, LogSwitch, snapshot::Snapshot};
 
 /// A daemon that has not answered by then is taken for frozen.
 const LIMIT: Duration = Duration::from_secs(2);
@@ -37,6 +37,12 @@ pub async fn status(socket: &Path) -> Result<Snapshot, AskError> {
 pub async fn datapath_log(socket: &Path, on: bool) -> Result<(), AskError> {
     let body = serde_json::to_vec(&LogSwitch { datapath: on }).map_err(|e| AskError::Other(e.into()))?;
     ask(socket, "POST", "/v1/log", body.into()).await.map(drop)
+}
+
+/// Gives an order about a backend.
+pub async fn order_backend(socket: &Path, order: &BackendOrder) -> Result<(), AskError> {
+    let body = serde_json::to_vec(order).map_err(|e| AskError::Other(e.into()))?;
+    ask(socket, "POST", "/v1/backend", body.into()).await.map(drop)
 }
 
 async fn ask(socket: &Path, method: &str, path: &str, body: Bytes) -> Result<Bytes, AskError> {

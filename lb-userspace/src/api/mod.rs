@@ -1,7 +1,7 @@
 //! The control socket: HTTP over a unix socket that only root can open, one JSON for CLI, scripts and tests.
 //!
 //! `GET /v1/status` gives the latest [`snapshot::Snapshot`]; `POST /v1/log` switches the packet programs' diagnostic
-//! events. Handlers read the published snapshot or send a command to the control loop; they hold no state.
+//! events; `POST /v1/backend` gives an order about a backend. Handlers read the published snapshot or send a command to the control loop; they hold no state.
 
 pub mod client;
 pub mod http;
@@ -24,6 +24,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+use crate::health;
 use snapshot::Snapshot;
 
 /// Body of `POST /v1/log`.
@@ -33,11 +34,49 @@ pub struct LogSwitch {
     pub datapath: bool,
 }
 
+/// Body of `POST /v1/backend`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct BackendOrder {
+    /// Name of the service.
+    pub service: String,
+    /// Name of the backend.
+    pub backend: String,
+    /// What is ordered; it holds until the daemon ends.
+    pub order: Order,
+}
+
+/// What can be ordered of a backend.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Order {
+    /// Take connections again, if checks let it.
+    Ready,
+    /// Take no new ones.
+    Drain,
+    /// Take no new ones, whatever checks say.
+    Maint,
+    /// Another weight; none: that of the configuration.
+    Weight(Option<u16>),
+}
+
+impl From<Order> for health::Order {
+    fn from(order: Order) -> Self {
+        match order {
+            Order::Ready => Self::Admin(health::Admin::Ready),
+            Order::Drain => Self::Admin(health::Admin::Drain),
+            Order::Maint => Self::Admin(health::Admin::Maint),
+            Order::Weight(weight) => Self::Weight(weight),
+        }
+    }
+}
+
 /// What the API asks of the control loop.
 #[derive(Debug)]
 pub enum Command {
     /// Switch the packet programs' diagnostic events.
     DatapathLog(bool, oneshot::Sender<Result<(), String>>),
+    /// Take a backend out, bring it back, or give it another weight.
+    Backend(BackendOrder, oneshot::Sender<Result<(), String>>),
 }
 
 #[derive(Clone)]
@@ -71,6 +110,7 @@ pub async fn serve(
     let app = Router::new()
         .route("/v1/status", get(status))
         .route("/v1/log", post(log))
+        .route("/v1/backend", post(backend))
         .with_state(Shared { snapshot, commands });
     axum::serve(listener, app)
         .with_graceful_shutdown(async move { cancel.cancelled().await })
@@ -82,9 +122,37 @@ async fn status(State(shared): State<Shared>) -> Json<Snapshot> {
     Json(shared.snapshot.borrow().clone())
 }
 
-async fn log(State(shared): State<Shared>, Json(body): Json<LogSwitch>) -> Result<(), (StatusCode, String)> {
+async fn log(State(shared): State<Shared>, Json(body): Json<LogSwitch>) -> Answer {
+    let asked = ask(&shared, |answer| Command::DatapathLog(body.datapath, answer)).await?;
+    asked.map_err(|e| (StatusCode::INTERNAL_SERVER_ERROR, e))
+}
+
+async fn backend(State(shared): State<Shared>, Json(body): Json<BackendOrder>) -> Answer {
+    if let Order::Weight(Some(weight)) = body.order
+        && weight > MAX_WEIGHT
+    {
+        return Err((
+            StatusCode::BAD_REQUEST,
+            format!("the weight is {weight}, but must be 0 to {MAX_WEIGHT}"),
+        ));
+    }
+    let asked = ask(&shared, |answer| Command::Backend(body, answer)).await?;
+    asked.map_err(|e| (StatusCode::NOT_FOUND, e))
+}
+
+/// Nothing, or a status and a sentence.
+type Answer<T = ()> = Result<T, (StatusCode, String)>;
+
+/// Sends a command to the control loop; its answer.
+async fn ask(
+    shared: &Shared,
+    command: impl FnOnce(oneshot::Sender<Result<(), String>>) -> Command,
+) -> Answer<Result<(), String>> {
     let gone = || (StatusCode::SERVICE_UNAVAILABLE, "the daemon is stopping".to_owned());
     let (answer, answered) = oneshot::channel();
-    shared.commands.send(Command::DatapathLog(body.datapath, answer)).await.map_err(|_| gone())?;
-    answered.await.map_err(|_| gone())?.map_err(|e| (StatusCode::INTERNAL_SERVER_ERROR, e))
+    shared.commands.send(command(answer)).await.map_err(|_| gone())?;
+    answered.await.map_err(|_| gone())
 }
+
+/// As in the configuration.
+const MAX_WEIGHT: u16 = 256;

@@ -231,7 +231,7 @@ pub struct Service {
     pub scheduler: String,
     /// Forwarding mode.
     pub mode: String,
-    /// Backends that take new connections.
+    /// Backends that are up; in a service for the writer only one of them takes new connections.
     pub up: usize,
     /// Backends.
     pub backends: Vec<Backend>,
@@ -243,6 +243,9 @@ pub struct Service {
     pub packets: u64,
     /// Bytes of both directions.
     pub bytes: u64,
+    /// `writer`, `reader` or `any` with a `galera` check; else empty.
+    #[serde(default)]
+    pub role: String,
 }
 
 /// A backend.
@@ -252,7 +255,7 @@ pub struct Backend {
     pub name: String,
     /// Address and port.
     pub addr: String,
-    /// `unchecked`, `up` or `down`; `unknown` when the daemon could not be asked.
+    /// `unchecked`, `up`, `full`, `drain`, `maint` or `down`; `unknown` when the daemon could not be asked.
     pub state: String,
     /// Since when.
     pub since: u64,
@@ -260,7 +263,7 @@ pub struct Backend {
     pub cause: String,
     /// Duration of the last passed check, ms.
     pub check_ms: Option<f64>,
-    /// Configured weight.
+    /// Weight in use: the configured one, unless an operator or the backend's agent gave another.
     pub weight: u16,
     /// New flows.
     pub flows: u64,
@@ -270,6 +273,60 @@ pub struct Backend {
     pub packets: u64,
     /// Bytes of both directions.
     pub bytes: u64,
+    /// `writer` or `standby` in a Galera service for the writer; else empty.
+    #[serde(default)]
+    pub part: String,
+    /// What an operator ordered: `ready`, `drain`, `maint`.
+    #[serde(default)]
+    pub ordered: String,
+    /// Share of its weight in percent while it starts slowly.
+    #[serde(default)]
+    pub slow_start: Option<u8>,
+    /// What the last check had to say: the last line of a script.
+    #[serde(default)]
+    pub output: String,
+    /// What a `galera` check last saw.
+    #[serde(default)]
+    pub galera: Option<GaleraNode>,
+}
+
+/// A Galera node as its last check saw it; names as in SHOW STATUS, without `wsrep_`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+pub struct GaleraNode {
+    /// `Primary`, `non-Primary`, `Disconnected`.
+    pub cluster_status: String,
+    /// Which cluster.
+    pub cluster_uuid: String,
+    /// Its view's number.
+    pub conf_id: u64,
+    /// Nodes in its component.
+    pub cluster_size: u32,
+    /// 4 is Synced.
+    pub state: u8,
+    /// The same in words.
+    pub state_comment: String,
+    /// Whether it takes queries, as far as the provider goes.
+    pub ready: bool,
+    /// Its place in the view.
+    pub local_index: u32,
+    /// Configured priority.
+    pub priority: u8,
+    /// Number of its last transaction.
+    pub last_committed: i64,
+    /// Write sets that wait to be applied.
+    pub recv_queue: u32,
+    /// How long it was paused by flow control since its start, ns.
+    pub flow_control_paused_ns: u64,
+    /// How often it asked for a pause.
+    pub flow_control_sent: u64,
+    /// It takes no writes.
+    pub read_only: bool,
+    /// `wsrep_desync`.
+    pub desync: bool,
+    /// Connections it has.
+    pub threads_connected: u32,
+    /// And may have.
+    pub max_connections: u32,
 }
 
 /// The flow table.

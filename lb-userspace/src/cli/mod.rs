@@ -1,6 +1,8 @@
 //! The command line: `viplb [-j|-p] OBJECT COMMAND`, one verb a file. It prints only snapshots or pinned maps.
 
+mod backend;
 pub mod check;
+mod galera;
 mod log;
 mod node;
 mod run;
@@ -49,6 +51,12 @@ enum Command {
     /// The election: each virtual router's timers, counters and punctuality.
     #[command(subcommand)]
     Vrrp(Vrrp),
+    /// Take a backend out of its service, bring it back, or give it another weight; until the daemon ends.
+    #[command(subcommand)]
+    Backend(backend::Backend),
+    /// The Galera cluster behind the services.
+    #[command(subcommand)]
+    Galera(galera::Galera),
     /// Switch diagnostic events at run time.
     Log {
         /// Where they come from.
@@ -101,6 +109,8 @@ pub fn main(args: Args) -> ExitCode {
         Command::Check { config } => return check::run(&config),
         Command::Status => return exit(status::run(args.node.as_deref(), format), 2),
         Command::Vrrp(Vrrp::Show) => return exit(vrrp::show(args.node.as_deref(), format), 2),
+        Command::Galera(command) => return exit(galera::run(args.node.as_deref(), command, format), 2),
+        Command::Backend(order) => backend::order(args.node.as_deref(), order),
         Command::Log { source: LogSource::Datapath, switch } => {
             log::datapath(args.node.as_deref(), switch == Switch::On)
         }

@@ -14,7 +14,7 @@ use super::{Format, node, runtime, table::Table};
 use crate::{
     api::{
         client::{self, AskError},
-        snapshot::{Health, RUNNING, Snapshot, Vrrp},
+        snapshot::{Backend, Health, RUNNING, Snapshot, Vrrp},
     },
     datapath::{observe, pins, pins::Pins},
     units::{age, bytes},
@@ -167,7 +167,7 @@ fn services(s: &Snapshot, since: &dyn Fn(u64) -> String) -> String {
             t.row([
                 b.name.clone(),
                 b.addr.clone(),
-                b.state.clone(),
+                state(b),
                 since(b.since),
                 known(asked, b.weight),
                 b.check_ms.map_or_else(|| "-".into(), |ms| format!("{ms} ms")),
@@ -175,12 +175,22 @@ fn services(s: &Snapshot, since: &dyn Fn(u64) -> String) -> String {
                 known(asked, b.active),
                 b.packets.to_string(),
                 bytes(b.bytes),
-                b.cause.clone(),
+                if b.cause.is_empty() { b.output.clone() } else { b.cause.clone() },
             ]);
         }
         out.push_str(&t.render(2));
     }
     out
+}
+
+/// Its state, and its part in a service for the writer.
+fn state(b: &Backend) -> String {
+    match (b.part.as_str(), b.slow_start) {
+        ("", None) => b.state.clone(),
+        ("", Some(percent)) => format!("{} {percent}%", b.state),
+        (part, _) if b.state == "up" => format!("{} {part}", b.state),
+        _ => b.state.clone(),
+    }
 }
 
 /// A value that only the daemon has, or `-`: the pinned maps do not tell it.

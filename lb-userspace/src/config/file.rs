@@ -5,6 +5,7 @@
 //! so that the comparisons in `resolve` can find further mistakes in one run. Its types have no `Debug`: they hold
 //! passwords.
 
+mod check;
 pub mod group;
 mod service;
 pub mod track;
@@ -21,7 +22,8 @@ use super::{
     reader::{Field, Reader, Refusal},
     secret,
 };
-pub use service::{Check, CheckType, Service};
+pub use check::{Check, CheckType};
+pub use service::Service;
 pub use vrrp::Vrrp;
 
 /// A whole file.

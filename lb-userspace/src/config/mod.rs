@@ -19,7 +19,7 @@ mod tests;
 use std::{fs, io, path::Path};
 
 pub use diagnostic::{Diagnostic, Report, Severity};
-pub use secret::SecretError;
+pub use secret::{SecretError, os_reason};
 
 use crate::program::{self, Unfit};
 use model::{Config, RunAs};
@@ -68,7 +68,7 @@ pub struct Surroundings<'a> {
 /// Reads and checks the configuration at `path`, and the password files it names.
 pub fn load(path: &Path) -> Result<Loaded, LoadError> {
     let unreadable = |reason: String| LoadError::Unreadable { path: path.display().to_string(), reason };
-    let metadata = fs::metadata(path).map_err(|e| unreadable(secret::os_reason(&e)))?;
+    let metadata = fs::metadata(path).map_err(|e| unreadable(os_reason(&e)))?;
     if !metadata.is_file() {
         return Err(unreadable("it is not a regular file".into()));
     }
@@ -77,7 +77,7 @@ pub fn load(path: &Path) -> Result<Loaded, LoadError> {
     }
     let text = fs::read_to_string(path).map_err(|e| match e.kind() {
         io::ErrorKind::InvalidData => unreadable("it is not UTF-8 text".into()),
-        _ => unreadable(secret::os_reason(&e)),
+        _ => unreadable(os_reason(&e)),
     })?;
     let around = Surroundings {
         host_name: host_name(),
@@ -90,7 +90,7 @@ pub fn load(path: &Path) -> Result<Loaded, LoadError> {
     parse(&text, &path.display().to_string(), &around).map_err(LoadError::Invalid)
 }
 
-/// Checks `text`, which messages call `path`. Reads nothing but what `around` offers.
+/// Checks `text`, which messages call `path`. Reads nothing but what `around` offers, the host's users and `ca_file`s.
 pub fn parse(text: &str, path: &str, around: &Surroundings<'_>) -> Result<Loaded, Report> {
     let mut report = Report::new(path, text);
     let file = file::read(text, &mut report);

@@ -3,15 +3,19 @@
 //! Everything here is resolved and valid: defaults are filled in, names are unique, a service's address belongs
 //! to a virtual router. `config::file` holds the form users write; nothing outside `config` sees that one.
 
+mod check;
 mod track;
 
 use std::{
     fmt,
     net::{IpAddr, Ipv4Addr, SocketAddr},
-    path::PathBuf,
     time::Duration,
 };
 
+pub use check::{
+    AgentCheck, Check, CheckKind, DnsCheck, Donor, Failback, Galera, GaleraCheck, HttpCheck, MysqlLogin,
+    Role, ScriptCheck, Tls, UdpCheck,
+};
 pub use track::{
     Backends, FileValue, Notify, Peer, Process, Program, RunAs, Script, SyncGroup, Track, TrackKind, TrackUse,
 };
@@ -247,6 +251,10 @@ pub struct Service {
     pub backends: Vec<Backend>,
     /// How backends are checked.
     pub check: Check,
+    /// How long a backend that came back takes to reach its full share of new connections. Default zero.
+    pub slow_start: Duration,
+    /// What is made of the cluster's state; with a check of kind [`CheckKind::Galera`] only.
+    pub galera: Option<Galera>,
 }
 
 /// Layer-4 protocols a service can have.
@@ -283,48 +291,8 @@ pub struct Backend {
     pub addr: SocketAddr,
     /// 0–256; 0 takes no new connections. Default 1.
     pub weight: u16,
-}
-
-/// `[service.NAME.check]`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Check {
-    /// What is asked.
-    pub kind: CheckKind,
-    /// Time between two checks of one backend. Default 2 s.
-    pub interval: Duration,
-    /// Limit for a whole check. Default: the smaller of `interval` and 1 s.
-    pub timeout: Duration,
-    /// Passes in a row that make a backend up after it was down. Default 2. (The first check after start needs one pass.)
-    pub rise: u32,
-    /// Failures in a row that make a backend down. Default 3.
-    pub fall: u32,
-}
-
-/// Kinds of check.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum CheckKind {
-    /// Connect with a full MySQL login and `COM_PING`: anything less raises the server's
-    /// `max_connect_errors` count until it blocks this host (error 1129).
-    Mysql(MysqlLogin),
-    /// Connect and close. Right for anything but a MySQL server.
-    Tcp,
-}
-
-/// Account of a MySQL check.
-#[derive(Clone, PartialEq, Eq)]
-pub struct MysqlLogin {
-    /// User; needs no privilege but to connect.
-    pub user: String,
-    /// Password in clear text, from `password` or read from `password_file` when the file was loaded.
-    pub password: String,
-    /// Where it came from, for reloads.
-    pub password_file: Option<PathBuf>,
-}
-
-impl fmt::Debug for MysqlLogin {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "MysqlLogin {{ user: {:?}, password: … }}", self.user)
-    }
+    /// The highest of a `role = "writer"` service becomes its writer; 0–255. Default 0.
+    pub priority: u8,
 }
 
 impl VirtualRouter {

@@ -73,6 +73,7 @@ fn every_mistake_of_a_bad_file_is_shown_where_it_stands() {
     let mut wrong = Vec::new();
     for name in [
         "addresses",
+        "checks",
         "conflicts",
         "empty",
         "five-mistakes",

@@ -8,7 +8,7 @@ mod shutdown;
 mod start;
 pub mod tracking;
 
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result};
 use lb_common::lease::Standing;
@@ -21,7 +21,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     api::{
-        Command,
+        BackendOrder, Command,
         snapshot::{self, Snapshot},
     },
     config::model::Version,
@@ -78,7 +78,7 @@ impl Control {
                 Some(event) = self.vrrp_events.recv() => self.on_vrrp(event)?,
                 Some(event) = self.health_events.recv() => self.model.on_health(&event, SystemTime::now()),
                 Some(event) = self.track_events.recv() => self.model.tracking.on_event(&event, SystemTime::now()),
-                Some(command) = self.commands.recv() => self.on_command(command),
+                Some(command) = self.commands.recv() => self.on_command(command).await?,
                 ended = &mut self.api => return ended.context("the control socket's task died")?.context("the control socket ended"),
                 _ = tick.tick() => self.on_tick()?,
             }
@@ -94,14 +94,22 @@ impl Control {
         Ok(())
     }
 
-    fn on_command(&mut self, command: Command) {
+    async fn on_command(&mut self, command: Command) -> Result<()> {
         match command {
             Command::DatapathLog(on, answer) => {
                 self.model.datapath_log = on;
                 let written = self.datapath.tables.publish(&self.model.desired());
                 let _ = answer.send(written.map_err(|e| format!("{e:#}")));
             }
+            Command::Backend(BackendOrder { service, backend, order }, answer) => {
+                let now = (Instant::now(), SystemTime::now());
+                let done = self.model.on_order(&service, &backend, order.into(), now);
+                // Who asks for the status next sees what came of it.
+                self.reconcile().await?;
+                let _ = answer.send(done);
+            }
         }
+        Ok(())
     }
 
     fn on_tick(&mut self) -> Result<()> {
@@ -109,6 +117,7 @@ impl Control {
         let now = vrrp::BootTime::now();
         let Datapath { tables, collector, .. } = &mut self.datapath;
         collector.sweep(tables.maps(), now.0, slice)?;
+        self.model.on_tick((Instant::now(), SystemTime::now()), |id| collector.used_by(id));
         Ok(())
     }
 

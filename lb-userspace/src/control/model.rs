@@ -1,6 +1,7 @@
 //! What is wanted and what is known, without I/O: events go in, desired map contents, address changes and the static part
 //! of a snapshot come out.
 
+mod backends;
 mod notices;
 mod shown;
 
@@ -84,10 +85,9 @@ struct Router {
 }
 
 struct BackendState {
-    state: health::State,
     since: SystemTime,
-    cause: String,
     latency: Option<Duration>,
+    output: String,
 }
 
 /// What somebody should look at.
@@ -107,6 +107,7 @@ pub struct Model {
     pub datapath_log: bool,
     routers: Vec<Router>,
     backends: Vec<Vec<BackendState>>,
+    pools: Vec<health::Pool>,
     alarms: BTreeMap<Alarm, SystemTime>,
     /// What moves priorities.
     pub tracking: Tracking,
@@ -129,12 +130,7 @@ impl Model {
             heard: None,
             addresses_present: None,
         };
-        let backend = || BackendState {
-            state: health::State::Unchecked,
-            since: now,
-            cause: String::new(),
-            latency: None,
-        };
+        let backend = || BackendState { since: now, latency: None, output: String::new() };
         Self {
             datapath_log: config.node.datapath_log,
             routers: config.vrrp.iter().map(|_| router()).collect(),
@@ -143,6 +139,7 @@ impl Model {
                 .iter()
                 .map(|s| s.backends.iter().map(|_| backend()).collect())
                 .collect(),
+            pools: config.services.iter().map(health::Pool::new).collect(),
             alarms: BTreeMap::new(),
             tracking: Tracking::new(&config, now),
             groups: vec![vrrp::State::Init; config.groups.len()],
@@ -248,38 +245,6 @@ impl Model {
         }
     }
 
-    /// Takes in the result of a check.
-    pub fn on_health(&mut self, event: &health::Event, now: SystemTime) {
-        let service = &self.config.services[event.service];
-        let b = &mut self.backends[event.service][event.backend];
-        b.cause = event.cause.as_ref().map(ToString::to_string).unwrap_or_default();
-        if event.latency.is_some() {
-            b.latency = event.latency;
-        }
-        if event.state != b.state {
-            let name = &service.backends[event.backend].name;
-            let why = if b.cause.is_empty() { String::new() } else { format!(": {}", b.cause) };
-            tracing::info!("service {}: backend {name} is {}{why}", service.name, event.state.as_str());
-            b.state = event.state;
-            b.since = now;
-            self.changed = true;
-        }
-        let router = service.router;
-        let of_router = self.config.services.iter().zip(&self.backends).filter(|(s, _)| s.router == router);
-        // Who has not been checked yet may pass.
-        let passes = |b: &BackendState| {
-            b.state == health::State::Up && b.cause.is_empty() || b.state == health::State::Unchecked
-        };
-        let serving = of_router.flat_map(|(_, backends)| backends).any(passes);
-        self.tracking.on_serving(router, serving);
-        let all = &self.backends[event.service];
-        // Until each has been checked once, their number says nothing.
-        if all.iter().all(|b| b.state != health::State::Unchecked) {
-            let up = all.iter().filter(|b| b.state == health::State::Up).count();
-            self.tracking.on_backends(event.service, up as u32, now);
-        }
-    }
-
     /// Whether the maps have to be written since this was last asked.
     pub fn take_changed(&mut self) -> bool {
         std::mem::take(&mut self.changed)
@@ -313,12 +278,9 @@ impl Model {
     fn desired_services(&self) -> Vec<DesiredService> {
         let mut first = 0;
         let mut services = Vec::new();
-        for (s, states) in self.config.services.iter().zip(&self.backends) {
-            let up: Vec<(u32, u16)> = (first..)
-                .zip(s.backends.iter().zip(states))
-                .filter(|(_, (_, state))| state.state == health::State::Up)
-                .map(|(id, (b, _))| (id, b.weight))
-                .collect();
+        for (s, pool) in self.config.services.iter().zip(&self.pools) {
+            let (scheduler, takers) = pool.ring();
+            let up: Vec<_> = takers.into_iter().map(|(b, weight)| (first + b as u32, weight)).collect();
             first += s.backends.len() as u32;
             let addr = Addr::from(s.listen.ip());
             services.push(DesiredService {
@@ -330,7 +292,7 @@ impl Model {
                 },
                 router: s.router as u32,
                 snat: addr,
-                ring: ring::build(s.scheduler, &up),
+                ring: ring::build(scheduler, &up),
             });
         }
         services

@@ -1,40 +1,59 @@
 //! Health of backends: who gets new connections.
 //!
-//! [`schedule`] decides (pure), [`mysql`] and [`tcp`] ask the server, `task` runs one task per backend and reports an
-//! [`Event`] after every check. The control loop starts it all with [`spawn`] and only ever reads events; nothing
-//! here touches maps. No backend is up before its first passed check.
+//! `task` runs one task per backend that makes its check (`mysql`, `galera`, `tcp`, …), lets [`schedule`] count passes
+//! and failures, and reports an [`Event`]. [`pool`] makes of all events of a service, of Galera's policy and of what
+//! operators ask for the standing of each backend. Both are pure. The control loop starts the tasks with [`spawn`]
+//! and feeds the pools; nothing here touches maps. No backend is up before its first passed check.
 
+pub mod agent;
+pub mod damping;
+pub mod dns;
+pub mod failure;
+pub mod galera;
+pub mod http;
 pub mod mysql;
+pub mod pool;
+pub mod ramp;
 pub mod schedule;
+pub mod script;
 pub mod tcp;
+pub mod tls;
+pub mod udp;
 
 mod task;
 #[cfg(test)]
 mod testserver;
 
-use std::{
-    fmt, io,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
+use crate::galera::Observation;
+
+pub use failure::{Failure, Step};
+pub use pool::{Admin, Change, Order, Part, Pool, Standing};
 pub use schedule::{State, Transition};
 pub use task::spawn;
 
 /// What one check of one backend found.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Event {
     /// Index of the service in the configuration.
     pub service: usize,
     /// Index of the backend within the service.
     pub backend: usize,
-    /// State after this check.
+    /// State after this check, as far as the backend alone goes.
     pub state: State,
     /// Set when the check changed the state.
     pub changed: bool,
-    /// Why the backend is down; or, while it is up, why this check failed. `None` for an up backend after a pass.
+    /// Why the backend is not up; or, while it is up, why this check failed. `None` for an up backend after a pass.
     pub cause: Option<Failure>,
     /// How long the check took, if it passed.
     pub latency: Option<Duration>,
+    /// What a `galera` check saw.
+    pub galera: Option<Box<Observation>>,
+    /// Share of its weight that the backend asks for itself, in percent (`agent`).
+    pub share: Option<u8>,
+    /// What the check has to say besides: the last line of a script.
+    pub output: String,
     /// When the check ended.
     pub at: Instant,
 }
@@ -46,110 +65,21 @@ impl Event {
     }
 }
 
-/// Why a check failed. `Display` gives the words that status and log show.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Failure {
-    /// Nothing listens on the port.
-    Refused,
-    /// No way to the host; the system's words.
-    Unreachable(String),
-    /// A step did not end in time.
-    Timeout {
-        /// What was waited for.
-        step: Step,
-        /// The limit of the whole check.
-        limit: Duration,
-    },
-    /// The server closed the connection.
-    Closed,
-    /// The server takes no more connections (1040, 1203): it is alive, but has no room.
-    Full,
-    /// The server blocks this host for earlier broken logins (1129).
-    Blocked,
-    /// User or password are wrong, or this host may not connect (1044, 1045, 1130, 1698).
-    Denied,
-    /// A Galera node outside of the primary component, or still joining (1047).
-    NotReady,
-    /// Any other error the server sent.
-    Server {
-        /// MySQL error number.
-        code: u16,
-        /// Its message, shortened, printable characters only.
-        message: String,
-    },
-    /// What was received is not the protocol.
-    Protocol(String),
+/// What a check brings home.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Outcome {
+    /// How long it took, or why it failed.
+    pub result: Result<Duration, Failure>,
+    /// [`Event::galera`].
+    pub galera: Option<Box<Observation>>,
+    /// [`Event::share`].
+    pub share: Option<u8>,
+    /// [`Event::output`].
+    pub output: String,
 }
 
-/// Steps of a check.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Step {
-    /// TCP handshake.
-    Connect,
-    /// The server's first words.
-    Greeting,
-    /// Connect, greeting and authentication in one.
-    Login,
-    /// `COM_PING`.
-    Ping,
-}
-
-impl Failure {
-    /// What an I/O error means.
-    pub fn from_io(error: &io::Error, step: Step, limit: Duration) -> Self {
-        use io::ErrorKind as Kind;
-        match error.kind() {
-            Kind::ConnectionRefused => Self::Refused,
-            Kind::TimedOut => Self::Timeout { step, limit },
-            Kind::HostUnreachable | Kind::NetworkUnreachable | Kind::NetworkDown => {
-                Self::Unreachable(printable(&error.kind().to_string()))
-            }
-            Kind::ConnectionReset | Kind::ConnectionAborted | Kind::BrokenPipe | Kind::UnexpectedEof => {
-                Self::Closed
-            }
-            _ => Self::Protocol(printable(&error.to_string())),
-        }
+impl From<Result<Duration, Failure>> for Outcome {
+    fn from(result: Result<Duration, Failure>) -> Self {
+        Self { result, galera: None, share: None, output: String::new() }
     }
 }
-
-impl fmt::Display for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Refused => f.write_str("connection refused"),
-            Self::Unreachable(reason) => f.write_str(reason),
-            Self::Timeout { step, limit } => write!(f, "{step} within {limit:?}"),
-            Self::Closed => f.write_str("closed by the server"),
-            Self::Full => f.write_str("full: too many connections"),
-            Self::Blocked => f.write_str("this host is blocked by max_connect_errors; run FLUSH HOSTS there"),
-            Self::Denied => f.write_str("access denied to the check's account"),
-            Self::NotReady => f.write_str("WSREP not ready"),
-            Self::Server { code, message } => write!(f, "error {code}: {message}"),
-            Self::Protocol(what) => write!(f, "not the expected protocol: {what}"),
-        }
-    }
-}
-
-impl std::error::Error for Failure {}
-
-impl fmt::Display for Step {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Connect => "no answer to connect",
-            Self::Greeting => "connected, but no greeting",
-            Self::Login => "no login",
-            Self::Ping => "no answer to ping",
-        })
-    }
-}
-
-/// A server's words, cut to what a log line bears.
-fn printable(text: &str) -> String {
-    let mut out: String =
-        text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(LIMIT_CHARS).collect();
-    if text.chars().nth(LIMIT_CHARS).is_some() {
-        out.push('…');
-    }
-    out
-}
-
-const LIMIT_CHARS: usize = 160;

@@ -1,7 +1,7 @@
 //! The `mysql` check: log in fully, `COM_PING`, `COM_QUIT`, all before one deadline.
 //!
 //! Anything less than a full login raises the server's `max_connect_errors` count until it blocks this host (error
-//! 1129), and a connect alone passes while the server is frozen. `task` calls [`Checker::check`]. It issues no query:
+//! 1129), and a connect alone passes while the server is frozen. `task` calls [`Checker::check`], `galera` uses the login alone. It issues no query:
 //! the account needs no privilege, and nothing shows in the server's counters.
 
 use std::{net::SocketAddr, time::Duration};
@@ -9,7 +9,7 @@ use std::{net::SocketAddr, time::Duration};
 use mysql_async::{Conn, DriverError, Error, IoError, Opts, OptsBuilder, prelude::Queryable};
 use tokio::time::{Instant, timeout_at};
 
-use super::{Failure, Step, printable, tcp};
+use super::{Failure, Step, failure::printable, tcp};
 use crate::config::model::MysqlLogin;
 
 /// Checks one backend.
@@ -44,15 +44,25 @@ impl Checker {
     pub async fn check(&mut self) -> Result<Duration, Failure> {
         let start = Instant::now();
         let result = self.ask(start + self.limit).await;
-        self.silent = matches!(result, Err(Failure::Timeout { .. }));
+        self.remember(&result);
         result.map(|()| start.elapsed())
     }
 
-    async fn ask(&self, deadline: Instant) -> Result<(), Failure> {
+    /// A connection with a full login behind it.
+    pub(super) async fn login(&self, deadline: Instant) -> Result<Conn, Failure> {
         if self.silent {
             tcp::probe_greeting(self.addr, deadline, self.limit).await?;
         }
-        let mut conn = self.within(Step::Login, deadline, Conn::new(self.opts.clone())).await?;
+        self.within(Step::Login, deadline, Conn::new(self.opts.clone())).await
+    }
+
+    /// Takes note of how a check ended, for the next login.
+    pub(super) fn remember(&mut self, result: &Result<(), Failure>) {
+        self.silent = matches!(result, Err(Failure::Timeout { .. }));
+    }
+
+    async fn ask(&self, deadline: Instant) -> Result<(), Failure> {
+        let mut conn = self.login(deadline).await?;
         self.within(Step::Ping, deadline, conn.ping()).await?;
         // The server has answered all it was asked; how it takes leave does not count.
         let _ = timeout_at(deadline, conn.disconnect()).await;
@@ -74,7 +84,7 @@ impl Checker {
 }
 
 /// What an error of the driver means.
-fn failure(error: &Error, step: Step, limit: Duration) -> Failure {
+pub(super) fn failure(error: &Error, step: Step, limit: Duration) -> Failure {
     match error {
         Error::Server(server) => match server.code {
             1040 | 1203 => Failure::Full,

@@ -2,14 +2,19 @@
 //!
 //! Pure: no clock, no I/O; `task` drives it. Rules: no traffic before the first pass; that first pass is enough; a
 //! failure before it means down; later `fall` failures in a row take it down and `rise` passes in a row bring it back.
+//! What a server says of itself (full, drain, maintenance, down) counts at once. While results speak against the
+//! present state, checks follow each other faster.
 //!
 //! ```text
-//!              pass                    fall × failure
-//!  Unchecked ────────────────▶ Up ─────────────────────▶ Down
-//!      │                        ▲      rise × pass        │ ▲
-//!      │                        └─────────────────────────┘ │
-//!      └────────────────────────────────────────────────────┘
-//!                            failure
+//!                    pass           fall × failure
+//!      unchecked ──────────▶ up ─────────────────────▶ down
+//!          │                 ▲ │    rise × pass          │ ▲
+//!          │                 │ │◀────────────────────────┘ │
+//!          │      rise × pass│ │ says so                   │ fall × failure
+//!          │                 │ ▼                           │
+//!          ├──────▶ full · drain · maint ──────────────────┤
+//!          │ says so         ▲──────────── says so ────────┤
+//!          └───────────────────────────────────────────────┘ failure
 //! ```
 
 use std::time::{Duration, Instant};
@@ -24,6 +29,12 @@ pub enum State {
     Unchecked,
     /// Gets traffic.
     Up,
+    /// Alive without room: no new connections, the existing ones stay.
+    Full,
+    /// Shall be left: no new connections, the existing ones stay.
+    Drain,
+    /// Taken out by its operator: no new connections, the existing ones stay.
+    Maint,
     /// No traffic.
     Down,
 }
@@ -34,6 +45,9 @@ impl State {
         match self {
             Self::Unchecked => "unchecked",
             Self::Up => "up",
+            Self::Full => "full",
+            Self::Drain => "drain",
+            Self::Maint => "maint",
             Self::Down => "down",
         }
     }
@@ -46,7 +60,7 @@ pub struct Transition {
     pub from: State,
     /// From now on.
     pub to: State,
-    /// The failure that took it down; `None` on the way up.
+    /// The failure that caused it; `None` on the way up.
     pub cause: Option<Failure>,
     /// When.
     pub at: Instant,
@@ -57,11 +71,12 @@ pub struct Transition {
 pub struct Backend {
     state: State,
     cause: Option<Failure>,
-    /// Results in a row that speak against the present state.
-    against: u32,
+    /// The state that the latest results speak for, if it is another one, and how many of them in a row.
+    against: Option<(State, u32)>,
     rise: u32,
     fall: u32,
     interval: Duration,
+    fast_interval: Duration,
     jitter: Jitter,
 }
 
@@ -71,10 +86,11 @@ impl Backend {
         Self {
             state: State::Unchecked,
             cause: None,
-            against: 0,
+            against: None,
             rise: check.rise.max(1),
             fall: check.fall.max(1),
             interval: check.interval,
+            fast_interval: check.fast_interval,
             jitter: Jitter::new(seed),
         }
     }
@@ -84,52 +100,50 @@ impl Backend {
         self.state
     }
 
-    /// Why it is down; or, while it is up, why the last check failed.
+    /// Why it is not up; or, while it is up, why the last check failed.
     pub fn cause(&self) -> Option<&Failure> {
         self.cause.as_ref()
     }
 
     /// Takes the result of a check that ended `now`.
     pub fn handle_result(&mut self, now: Instant, result: Result<Duration, Failure>) -> Option<Transition> {
-        let to = match (self.state, &result) {
-            (State::Up, Ok(_)) => {
-                self.cause = None;
-                self.against = 0;
-                return None;
+        let to = result.as_ref().map_or_else(Failure::leads_to, |_| State::Up);
+        let failure = result.err();
+        if to == self.state {
+            self.cause = failure;
+            self.against = None;
+            return None;
+        }
+        let so_far = self.against.filter(|(state, _)| *state == to).map_or(0, |(_, n)| n);
+        if so_far + 1 < self.needed(to, failure.as_ref()) {
+            self.against = Some((to, so_far + 1));
+            // A first pass does not excuse what took it down.
+            if failure.is_some() {
+                self.cause = failure;
             }
-            (State::Down, Err(_)) => {
-                self.cause = result.err();
-                self.against = 0;
-                return None;
-            }
-            (State::Unchecked, Ok(_)) => State::Up,
-            (State::Unchecked, Err(_)) => State::Down,
-            (State::Up, Err(_)) => {
-                self.cause = result.as_ref().err().cloned();
-                self.against += 1;
-                if self.against < self.fall {
-                    return None;
-                }
-                State::Down
-            }
-            (State::Down, Ok(_)) => {
-                self.against += 1;
-                if self.against < self.rise {
-                    return None;
-                }
-                State::Up
-            }
-        };
+            return None;
+        }
         let from = std::mem::replace(&mut self.state, to);
-        self.against = 0;
-        self.cause = result.err();
+        self.against = None;
+        self.cause = failure;
         Some(Transition { from, to, cause: self.cause.clone(), at: now })
+    }
+
+    /// Results in a row that lead from the present state to another one.
+    fn needed(&self, to: State, failure: Option<&Failure>) -> u32 {
+        match (self.state, to) {
+            (State::Unchecked, _) => 1,
+            (_, State::Up) => self.rise,
+            _ if failure.is_some_and(Failure::is_final) => 1,
+            _ => self.fall,
+        }
     }
 
     /// When to check next: one interval, give or take 5 %, after the last check was due; at once if that is over.
     pub fn next_check(&mut self, last_due: Instant, now: Instant) -> Instant {
         let permille = 950 + self.jitter.below(101) as u32;
-        (last_due + self.interval * permille / 1000).max(now)
+        let interval = if self.against.is_some() { self.fast_interval } else { self.interval };
+        (last_due + interval * permille / 1000).max(now)
     }
 }
 
@@ -159,93 +173,4 @@ impl Jitter {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::config::model::CheckKind;
-
-    fn check(rise: u32, fall: u32) -> Check {
-        let (interval, timeout) = (Duration::from_secs(2), Duration::from_secs(1));
-        Check { kind: CheckKind::Tcp, interval, timeout, rise, fall }
-    }
-
-    /// Feeds `+` (pass) and `-` (failure), returns the first letter of the state after each.
-    fn states(rise: u32, fall: u32, results: &str) -> String {
-        let now = Instant::now();
-        let mut backend = Backend::new(&check(rise, fall), 1);
-        let mut feed = |result| {
-            let result = if result == '+' { Ok(Duration::ZERO) } else { Err(Failure::Refused) };
-            let before = backend.state();
-            let transition = backend.handle_result(now, result);
-            assert_eq!(transition.map(|t| t.to), (before != backend.state()).then_some(backend.state()));
-            backend.state().as_str().chars().next().unwrap()
-        };
-        results.chars().map(&mut feed).collect()
-    }
-
-    #[test]
-    fn rise_and_fall_count_results_in_a_row() {
-        for (rise, fall, results, expected, why) in [
-            (2, 3, "+", "u", "the first pass after the start is enough"),
-            (2, 3, "-", "d", "a first failure is down at once"),
-            (2, 3, "-+", "dd", "after a failure, `rise` counts"),
-            (2, 3, "-++", "ddu", "`rise` passes bring it up"),
-            (2, 3, "+--", "uuu", "two failures of three leave it up"),
-            (2, 3, "+---", "uuud", "`fall` failures take it down"),
-            (2, 3, "+--+--", "uuuuuu", "a pass starts the count again"),
-            (2, 3, "-+-+-+", "dddddd", "so does a failure while down"),
-            (2, 3, "+---++---", "uuudduuud", "and round again"),
-            (1, 1, "+-+-", "udud", "one of each"),
-        ] {
-            assert_eq!(states(rise, fall, results), expected, "{why}: rise {rise}, fall {fall}, {results}");
-        }
-    }
-
-    #[test]
-    fn nothing_is_up_before_its_first_pass() {
-        let backend = Backend::new(&check(1, 1), 1);
-        assert_eq!((backend.state(), backend.cause()), (State::Unchecked, None));
-    }
-
-    #[test]
-    fn the_cause_of_a_down_backend_is_its_latest_failure() {
-        let now = Instant::now();
-        let mut backend = Backend::new(&check(2, 1), 1);
-        backend.handle_result(now, Ok(Duration::ZERO));
-        let transition = backend.handle_result(now, Err(Failure::Refused)).unwrap();
-        assert_eq!(transition.cause, Some(Failure::Refused));
-        backend.handle_result(now, Err(Failure::Full));
-        assert_eq!(backend.cause(), Some(&Failure::Full));
-        backend.handle_result(now, Ok(Duration::ZERO));
-        assert_eq!(backend.cause(), Some(&Failure::Full), "one pass of two does not excuse it");
-        backend.handle_result(now, Ok(Duration::ZERO));
-        assert_eq!((backend.state(), backend.cause()), (State::Up, None));
-    }
-
-    #[test]
-    fn first_checks_are_spread_over_a_fifth_of_a_second() {
-        for total in [1, 2, 3, 7, 1000] {
-            let delays: Vec<_> = (0..total).map(|i| first_check(i, total)).collect();
-            assert_eq!(delays[0], Duration::ZERO);
-            assert!(delays.iter().all(|d| *d < Duration::from_millis(200)));
-            assert!(delays.is_sorted());
-        }
-    }
-
-    #[test]
-    fn later_checks_come_an_interval_apart_give_or_take_five_percent() {
-        let start = Instant::now();
-        let mut backend = Backend::new(&check(1, 1), 7);
-        let gaps: Vec<_> = (0..1000).map(|_| backend.next_check(start, start) - start).collect();
-        assert!(gaps.iter().all(|g| (1_900..=2_100).contains(&g.as_millis())));
-        assert!(gaps.iter().min() < gaps.iter().max(), "no jitter at all");
-    }
-
-    #[test]
-    fn a_late_check_is_made_at_once_and_not_made_up_for() {
-        let due = Instant::now();
-        let now = due + Duration::from_secs(60);
-        let mut backend = Backend::new(&check(1, 1), 7);
-        assert_eq!(backend.next_check(due, now), now);
-        assert!(backend.next_check(now, now) > now, "one late check, not thirty");
-    }
-}
+mod tests;

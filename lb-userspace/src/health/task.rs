@@ -19,8 +19,8 @@ use tokio_util::{
     task::{AbortOnDropHandle, TaskTracker},
 };
 
-use super::{Event, Failure, Step, mysql, schedule, tcp};
-use crate::config::model::{Check, CheckKind, Service};
+use super::{Event, Failure, Outcome, Step, agent, dns, galera, http, mysql, schedule, script, tcp, udp};
+use crate::config::model::{Check, CheckKind, DnsCheck, ScriptCheck, Service, UdpCheck};
 
 /// Starts the checks of all backends of all services. Must be called within a tokio runtime.
 ///
@@ -42,8 +42,13 @@ pub fn spawn(
             service,
             backend,
             schedule: schedule::Backend::new(&config.check, seeds.hash_one(index)),
-            checker: Checker::new(server.addr, &config.check),
-            limit: config.check.timeout,
+            checker: None,
+            ask: Ask {
+                addr: SocketAddr::new(server.addr.ip(), config.check.port.unwrap_or(server.addr.port())),
+                service: config.name.clone(),
+                backend: server.name.clone(),
+                check: config.check.clone(),
+            },
             events: events.clone(),
         };
         let first = start + schedule::first_check(index, total);
@@ -56,8 +61,9 @@ struct BackendTask {
     service: usize,
     backend: usize,
     schedule: schedule::Backend,
-    checker: Checker,
-    limit: Duration,
+    /// `None` before the first check and after one that broke.
+    checker: Option<Checker>,
+    ask: Ask,
     events: UnboundedSender<Event>,
 }
 
@@ -66,9 +72,9 @@ impl BackendTask {
         let mut due = first;
         loop {
             sleep_until(due).await;
-            let result = self.check().await;
+            let outcome = self.check().await;
             let now = Instant::now();
-            let event = self.take(now.into_std(), result);
+            let event = self.take(now.into_std(), outcome);
             if self.events.send(event).is_err() {
                 return;
             }
@@ -78,26 +84,26 @@ impl BackendTask {
 
     /// One check, in a task of its own: whatever a server sends, even if it made the driver panic, this loop goes on
     /// and says so. The second deadline is for a check that forgets its own.
-    async fn check(&mut self) -> Result<Duration, Failure> {
-        let mut checker = self.checker.clone();
-        let limit = self.limit;
+    async fn check(&mut self) -> Outcome {
+        let limit = self.ask.check.timeout;
+        let mut checker = self.checker.take().unwrap_or_else(|| Checker::new(&self.ask));
         let mut job = AbortOnDropHandle::new(tokio::spawn(async move {
-            let result = checker.check(limit).await;
-            (checker, result)
+            let outcome = checker.check(limit).await;
+            (checker, outcome)
         }));
         match timeout(limit * 2, &mut job).await {
-            Ok(Ok((checker, result))) => {
-                self.checker = checker;
-                result
+            Ok(Ok((checker, outcome))) => {
+                self.checker = Some(checker);
+                outcome
             }
-            Ok(Err(_)) => Err(Failure::Protocol("the answer broke the check".into())),
-            Err(_) => Err(Failure::Timeout { step: Step::Login, limit }),
+            Ok(Err(_)) => Err(Failure::Protocol("the answer broke the check".into())).into(),
+            Err(_) => Err(Failure::Timeout { step: Step::Login, limit }).into(),
         }
     }
 
-    fn take(&mut self, now: std::time::Instant, result: Result<Duration, Failure>) -> Event {
-        let latency = result.as_ref().ok().copied();
-        let changed = self.schedule.handle_result(now, result).is_some();
+    fn take(&mut self, now: std::time::Instant, outcome: Outcome) -> Event {
+        let latency = outcome.result.as_ref().ok().copied();
+        let changed = self.schedule.handle_result(now, outcome.result).is_some();
         Event {
             service: self.service,
             backend: self.backend,
@@ -105,30 +111,62 @@ impl BackendTask {
             changed,
             cause: self.schedule.cause().cloned(),
             latency,
+            galera: outcome.galera,
+            share: outcome.share,
+            output: outcome.output,
             at: now,
         }
     }
 }
 
+/// What is asked of whom.
+struct Ask {
+    addr: SocketAddr,
+    service: String,
+    backend: String,
+    check: Check,
+}
+
 /// The check of one backend.
-#[derive(Clone)]
 enum Checker {
     Mysql(mysql::Checker),
+    Galera(Box<galera::Checker>),
+    Agent(agent::Checker),
     Tcp(SocketAddr),
+    Http(http::Checker),
+    Dns(SocketAddr, DnsCheck),
+    Udp(SocketAddr, UdpCheck),
+    Script(script::Subject, ScriptCheck),
 }
 
 impl Checker {
-    fn new(addr: SocketAddr, check: &Check) -> Self {
-        match &check.kind {
-            CheckKind::Mysql(login) => Self::Mysql(mysql::Checker::new(addr, login, check.timeout)),
+    fn new(ask: &Ask) -> Self {
+        let (addr, limit) = (ask.addr, ask.check.timeout);
+        match &ask.check.kind {
+            CheckKind::Mysql(login) => Self::Mysql(mysql::Checker::new(addr, login, limit)),
+            CheckKind::Galera(check) => Self::Galera(Box::new(galera::Checker::new(addr, check, limit))),
+            CheckKind::Agent(check) => Self::Agent(agent::Checker::new(addr, check, limit)),
             CheckKind::Tcp => Self::Tcp(addr),
+            CheckKind::Http(check) => Self::Http(http::Checker::new(addr, check, limit)),
+            CheckKind::Dns(check) => Self::Dns(addr, check.clone()),
+            CheckKind::Udp(check) => Self::Udp(addr, check.clone()),
+            CheckKind::Script(check) => {
+                let (service, backend) = (ask.service.clone(), ask.backend.clone());
+                Self::Script(script::Subject { service, backend, addr }, check.clone())
+            }
         }
     }
 
-    async fn check(&mut self, limit: Duration) -> Result<Duration, Failure> {
+    async fn check(&mut self, limit: Duration) -> Outcome {
         match self {
-            Self::Mysql(checker) => checker.check().await,
-            Self::Tcp(addr) => tcp::check(*addr, limit).await,
+            Self::Mysql(checker) => checker.check().await.into(),
+            Self::Galera(checker) => checker.check().await,
+            Self::Agent(checker) => checker.check().await,
+            Self::Tcp(addr) => tcp::check(*addr, limit).await.into(),
+            Self::Http(checker) => checker.check().await.into(),
+            Self::Dns(addr, check) => dns::check(*addr, check, limit).await.into(),
+            Self::Udp(addr, check) => udp::check(*addr, check, limit).await.into(),
+            Self::Script(subject, check) => script::check(subject, check, limit).await,
         }
     }
 }

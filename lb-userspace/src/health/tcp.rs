@@ -1,9 +1,9 @@
 //! The `tcp` check: connect, and close with RST.
 //!
-//! `task` calls [`check`]; `mysql` uses [`probe_greeting`]. RST instead of FIN leaves no TIME_WAIT
+//! `task` calls [`check`]; `mysql` uses [`probe_greeting`], other checks `connect` and `within`. RST instead of FIN leaves no TIME_WAIT
 //! behind, and a MySQL server that is asked this way by mistake does not count it towards `max_connect_errors`.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{io, net::SocketAddr, time::Duration};
 
 use tokio::{
     net::TcpStream,
@@ -33,13 +33,26 @@ pub async fn probe_greeting(addr: SocketAddr, deadline: Instant, limit: Duration
 }
 
 /// A connection that is reset when it is dropped.
-async fn connect(addr: SocketAddr, deadline: Instant, limit: Duration) -> Result<TcpStream, Failure> {
+pub(super) async fn connect(
+    addr: SocketAddr,
+    deadline: Instant,
+    limit: Duration,
+) -> Result<TcpStream, Failure> {
     let step = Step::Connect;
-    let stream = match timeout_at(deadline, TcpStream::connect(addr)).await {
-        Ok(Ok(stream)) => stream,
-        Ok(Err(e)) => return Err(Failure::from_io(&e, step, limit)),
-        Err(_) => return Err(Failure::Timeout { step, limit }),
-    };
+    let stream = within(deadline, step, limit, TcpStream::connect(addr)).await?;
     stream.set_zero_linger().map_err(|e| Failure::from_io(&e, step, limit))?;
     Ok(stream)
+}
+
+/// The result of `future`, if it comes before `deadline`. `limit` is that of the whole check, for the words.
+pub(super) async fn within<T>(
+    deadline: Instant,
+    step: Step,
+    limit: Duration,
+    future: impl Future<Output = io::Result<T>>,
+) -> Result<T, Failure> {
+    match timeout_at(deadline, future).await {
+        Ok(result) => result.map_err(|e| Failure::from_io(&e, step, limit)),
+        Err(_) => Err(Failure::Timeout { step, limit }),
+    }
 }

@@ -39,6 +39,15 @@ pub enum Script {
     ErrorAtPing(u16, &'static str),
     /// Logs in, then says nothing.
     SilentAtPing,
+    /// Answers SHOW statements with those of these rows that they name.
+    State(&'static [(&'static str, &'static str)]),
+    /// The same for so many statements; then the connection ends.
+    StateUntil(&'static [(&'static str, &'static str)], u32),
+    /// The same, and then bytes of every answer changed, sequence numbers too, or the rest of it left out; which ones
+    /// follows from the number.
+    Hostile(&'static [(&'static str, &'static str)], u64),
+    /// Rows without end in answer to a statement.
+    EndlessRows,
     /// Asks for full caching_sha2 authentication and sends rubbish for its public key.
     BrokenKey,
 }
@@ -58,6 +67,8 @@ pub enum Seen {
 
 /// `COM_QUIT`.
 pub const QUIT: Seen = Seen::Command(0x01);
+/// `COM_QUERY`.
+pub const QUERY: Seen = Seen::Command(0x03);
 /// `COM_PING`.
 pub const PING: Seen = Seen::Command(0x0e);
 
@@ -98,7 +109,8 @@ async fn serve(listener: TcpListener, script: Arc<Mutex<Script>>, record: Unboun
         let script = script.lock().unwrap().clone();
         let record = record.clone();
         connections.push(AbortOnDropHandle::new(tokio::spawn(async move {
-            let mut client = Client { stream, record };
+            let noise = if let Script::Hostile(_, seed) = script { Some(seed | 1) } else { None };
+            let mut client = Client { stream, record, noise };
             if let Err(e) = client.talk(script).await {
                 let seen = if e.kind() == io::ErrorKind::ConnectionReset { Seen::Reset } else { Seen::Fin };
                 let _ = client.record.send(seen);
@@ -110,6 +122,8 @@ async fn serve(listener: TcpListener, script: Arc<Mutex<Script>>, record: Unboun
 struct Client {
     stream: TcpStream,
     record: UnboundedSender<Seen>,
+    /// State of a generator, for a hostile server.
+    noise: Option<u64>,
 }
 
 impl Client {
@@ -145,16 +159,45 @@ impl Client {
     }
 
     async fn commands(&mut self, script: Script) -> io::Result<()> {
+        let mut statements = 0;
         loop {
-            let command = self.receive().await?[0];
+            let packet = self.receive().await?;
+            let command = packet[0];
             let _ = self.record.send(Seen::Command(command));
             match script {
+                Script::StateUntil(_, most) if statements == most => return Ok(()),
+                Script::State(rows) | Script::StateUntil(rows, _) | Script::Hostile(rows, _)
+                    if QUERY == Seen::Command(command) =>
+                {
+                    statements += 1;
+                    let statement = String::from_utf8_lossy(&packet[1..]).into_owned();
+                    let named = |name: &str| statement.contains(&format!("'{name}'"));
+                    self.rows(rows.iter().filter(|(name, _)| named(name)).copied()).await?;
+                }
+                Script::EndlessRows if QUERY == Seen::Command(command) => {
+                    self.rows(std::iter::repeat(("wsrep_ready", "ON"))).await?;
+                }
                 Script::SilentAtPing => return self.wait_for_end().await,
                 Script::ErrorAtPing(code, message) => self.send(1, &error(code, message, "#08S01")).await?,
                 _ if QUIT == Seen::Command(command) => return Ok(()),
                 _ => self.send(1, OK).await?,
             }
         }
+    }
+
+    /// A result set of two columns in the text protocol.
+    async fn rows(&mut self, rows: impl Iterator<Item = (&'static str, &'static str)>) -> io::Result<()> {
+        self.send(1, &[2]).await?;
+        self.send(2, &column("Variable_name")).await?;
+        self.send(3, &column("Value")).await?;
+        self.send(4, EOF).await?;
+        let mut sequence = 5u8;
+        for (name, value) in rows {
+            let cells = [name, value].map(|c| [&[c.len() as u8], c.as_bytes()].concat()).concat();
+            self.send(sequence, &cells).await?;
+            sequence = sequence.wrapping_add(1);
+        }
+        self.send(sequence, EOF).await
     }
 
     async fn endless(&mut self) -> io::Result<()> {
@@ -181,7 +224,11 @@ impl Client {
     }
 
     async fn send(&mut self, sequence: u8, payload: &[u8]) -> io::Result<()> {
-        self.stream.write_all(&packet(sequence, payload)).await
+        let mut packet = packet(sequence, payload);
+        if let Some(noise) = &mut self.noise {
+            disturb(&mut packet, noise);
+        }
+        self.stream.write_all(&packet).await
     }
 
     async fn receive(&mut self) -> io::Result<Vec<u8>> {
@@ -198,6 +245,27 @@ impl Client {
         let mut rest = [0; 256];
         while self.stream.read(&mut rest).await? > 0 {}
         Err(io::ErrorKind::UnexpectedEof.into())
+    }
+}
+
+/// Changes some bytes, or cuts the packet short; most packets stay whole, so that every stage is reached.
+fn disturb(packet: &mut Vec<u8>, noise: &mut u64) {
+    let mut below = |n: usize| {
+        // xorshift64
+        *noise ^= *noise << 13;
+        *noise ^= *noise >> 7;
+        *noise ^= *noise << 17;
+        (*noise >> 33) as usize % n
+    };
+    match below(40) {
+        0 => packet.truncate(below(packet.len())),
+        1 | 2 => {
+            for _ in 0..=below(3) {
+                let at = below(packet.len());
+                packet[at] = below(256) as u8;
+            }
+        }
+        _ => {}
     }
 }
 
@@ -234,3 +302,14 @@ fn error(code: u16, message: &str, state: &str) -> Vec<u8> {
 }
 
 const OK: &[u8] = &[0x00, 0x00, 0x00, 0x02, 0x00, 0x00, 0x00];
+
+/// A column definition: a string of up to 255 bytes in utf8.
+fn column(name: &str) -> Vec<u8> {
+    let mut c = b"\x03def\0\0\0".to_vec();
+    c.push(name.len() as u8);
+    c.extend_from_slice(name.as_bytes());
+    c.extend_from_slice(&[0, 0x0c, 0x21, 0, 0xff, 0, 0, 0, 0xfd, 0, 0, 0, 0, 0]);
+    c
+}
+
+const EOF: &[u8] = &[0xfe, 0, 0, 0x02, 0];

@@ -1,4 +1,4 @@
-//! `[service.NAME]` with its backends and its check, as written.
+//! `[service.NAME]` with its backends, as written.
 //!
 //! `file` calls [`read`] once per section; what HAProxy and keepalived call otherwise is answered with viplb's word.
 
@@ -6,12 +6,16 @@ use std::{net::SocketAddr, time::Duration};
 
 use toml::{Spanned, de::DeTable};
 
-use super::{COUNT, HOUR, Hints, check_name};
+use super::{
+    HOUR, Hints,
+    check::{self, Check},
+    check_name,
+};
 use crate::config::{
     address::{self, Endpoint},
     diagnostic::Report,
-    model::{Mode, Protocol, Scheduler},
-    reader::{Bare, Field, Reader, Refusal},
+    model::{Failback, Mode, Protocol, Role, Scheduler},
+    reader::{Bare, Field, Reader},
 };
 
 /// `[service.NAME]`.
@@ -30,6 +34,12 @@ pub struct Service {
     pub backends: Field<Vec<Backend>>,
     /// `[service.NAME.check]`.
     pub check: Field<Check>,
+    /// `slow_start`.
+    pub slow_start: Field<Duration>,
+    /// `role`.
+    pub role: Field<Role>,
+    /// `failback`.
+    pub failback: Field<Failback>,
 }
 
 /// `[[service.NAME.backend]]`.
@@ -40,35 +50,8 @@ pub struct Backend {
     pub address: Field<Endpoint>,
     /// `weight`.
     pub weight: Field<u16>,
-}
-
-/// `[service.NAME.check]`.
-pub struct Check {
-    /// `type`.
-    pub kind: Field<CheckType>,
-    /// `user`.
-    pub user: Field<String>,
-    /// `password`.
-    pub password: Field<String>,
-    /// `password_file`.
-    pub password_file: Field<String>,
-    /// `interval`.
-    pub interval: Field<Duration>,
-    /// `timeout`.
-    pub timeout: Field<Duration>,
-    /// `rise`.
-    pub rise: Field<u32>,
-    /// `fall`.
-    pub fall: Field<u32>,
-}
-
-/// `type` of a check.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CheckType {
-    /// Full login and ping.
-    Mysql,
-    /// Connect.
-    Tcp,
+    /// `priority`.
+    pub priority: Field<u8>,
 }
 
 /// Reads one section.
@@ -80,6 +63,9 @@ pub fn read(name: Spanned<String>, table: &DeTable<'_>, report: &mut Report) -> 
     let protocol = r.choice("protocol", &[("tcp", Protocol::Tcp), ("udp", Protocol::Udp)]);
     let mode = r.choice("mode", &[("nat", Mode::Nat)]);
     let scheduler = r.choice("scheduler", &[("rr", Scheduler::Rr), ("wrr", Scheduler::Wrr)]);
+    let slow_start = r.duration("slow_start", Bare::Refused, Duration::ZERO..=HOUR);
+    let role = r.choice("role", check::ROLES);
+    let failback = r.choice("failback", check::FAILBACKS);
     let backends = r.tables("backend");
     let check = r.table("check");
     r.require("check", &check, &format!("[service.{}.check]` with `type = \"mysql\"", name.get_ref()));
@@ -96,10 +82,10 @@ pub fn read(name: Spanned<String>, table: &DeTable<'_>, report: &mut Report) -> 
         Field::Absent => Field::Absent,
         Field::Bad => Field::Bad,
         Field::Given(table) => {
-            Field::Given(Spanned::new(table.span(), read_check(name.get_ref(), &table, report)))
+            Field::Given(Spanned::new(table.span(), check::read(name.get_ref(), &table, report)))
         }
     };
-    Service { name, listen, protocol, mode, scheduler, backends, check }
+    Service { name, listen, protocol, mode, scheduler, backends, check, slow_start, role, failback }
 }
 
 fn read_backend(service: &str, table: &Spanned<&DeTable<'_>>, report: &mut Report) -> Backend {
@@ -109,40 +95,12 @@ fn read_backend(service: &str, table: &Spanned<&DeTable<'_>>, report: &mut Repor
         name: r.parsed("name", check_name),
         address: r.parsed("address", address::endpoint),
         weight: r.integer("weight", 0..=256),
+        priority: r.integer("priority", 0..=255),
     };
     r.require("address", &backend.address, "address = \"172.18.0.2:3306\"");
     r.finish();
     backend
 }
-
-fn read_check(service: &str, table: &Spanned<&DeTable<'_>>, report: &mut Report) -> Check {
-    let title = format!("[service.{service}.check]");
-    let mut r = Reader::new(table.get_ref(), title, table.span(), report).hints(CHECK_HINTS);
-    let check = Check {
-        kind: r.choice("type", &[("mysql", CheckType::Mysql), ("tcp", CheckType::Tcp)]),
-        user: r.parsed("user", check_user),
-        password: r.string("password"),
-        password_file: r.string("password_file"),
-        interval: r.duration("interval", Bare::Refused, INTERVAL),
-        timeout: r.duration("timeout", Bare::Refused, TIMEOUT),
-        rise: r.integer("rise", COUNT),
-        fall: r.integer("fall", COUNT),
-    };
-    r.require("type", &check.kind, "type = \"mysql\"");
-    r.finish();
-    check
-}
-
-fn check_user(text: &str) -> Result<String, Refusal> {
-    // MariaDB's limit; MySQL's is 32.
-    if (1..=80).contains(&text.chars().count()) && !text.contains('\0') {
-        return Ok(text.to_owned());
-    }
-    Err(("`user` cannot be the name of an account".into(), Some("1 to 80 characters".into())))
-}
-
-const INTERVAL: std::ops::RangeInclusive<Duration> = Duration::from_millis(100)..=HOUR;
-const TIMEOUT: std::ops::RangeInclusive<Duration> = Duration::from_millis(10)..=HOUR;
 
 const SERVICE_HINTS: Hints = &[
     ("bind", "write `listen`"),
@@ -154,11 +112,6 @@ const SERVICE_HINTS: Hints = &[
     ("real_server", "write `[[service.NAME.backend]]`"),
     ("backends", "write `[[service.NAME.backend]]`, once for each"),
     ("port", "write `address = \"ADDR:PORT\"`"),
-];
-
-const CHECK_HINTS: Hints = &[
-    ("inter", "write `interval`"),
-    ("delay_loop", "write `interval`"),
-    ("connect_timeout", "write `timeout`"),
-    ("retry", "write `fall`"),
+    ("slowstart", "write `slow_start`"),
+    ("backup", "write `priority`, and `role = \"writer\"` in the service"),
 ];

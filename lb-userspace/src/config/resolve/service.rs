@@ -1,4 +1,4 @@
-//! The part of `resolve` that is about services: the router an address belongs to, backends, checks.
+//! The part of `resolve` that is about services: the router an address belongs to, backends.
 
 use std::{net::SocketAddr, ops::Range, time::Duration};
 
@@ -6,9 +6,9 @@ use toml::Spanned;
 
 use super::{Resolver, or, virtual_addrs};
 use crate::config::{
-    file::{self, CheckType},
-    model::{Backend, Check, CheckKind, Mode, MysqlLogin, Protocol, Scheduler, Service},
-    reader::{Field, show_duration},
+    file,
+    model::{Backend, Mode, Protocol, Scheduler, Service},
+    reader::Field,
 };
 
 impl Resolver<'_, '_> {
@@ -16,6 +16,7 @@ impl Resolver<'_, '_> {
         let router = self.router_of(s);
         let backends = self.backends(s);
         let check = s.check.value().and_then(|check| self.check(s, check));
+        let galera = self.galera(s);
         Some(Service {
             name: s.name.get_ref().clone(),
             listen: *s.listen.value()?,
@@ -25,6 +26,8 @@ impl Resolver<'_, '_> {
             scheduler: or(&s.scheduler, Scheduler::Rr),
             backends: backends?,
             check: check?,
+            slow_start: or(&s.slow_start, Duration::ZERO),
+            galera,
         })
     }
 
@@ -75,7 +78,12 @@ impl Resolver<'_, '_> {
             let addr = address.get_ref().with_port(port);
             let name = or_else(&backend.name, || address.get_ref().addr.to_string());
             self.compare_backend(address.span(), (s.listen.value(), addr), &backend.name, &name, &seen);
-            seen.push(Backend { name, addr, weight: or(&backend.weight, 1) });
+            seen.push(Backend {
+                name,
+                addr,
+                weight: or(&backend.weight, 1),
+                priority: or(&backend.priority, 0),
+            });
         }
         if !seen.is_empty() && seen.iter().all(|b| b.weight == 0) {
             let message = format!(
@@ -108,81 +116,8 @@ impl Resolver<'_, '_> {
             self.error(span, format!("there is already a backend `{name}`"), "give each its own `name`");
         }
     }
-
-    fn check(&mut self, s: &file::Service, c: &file::Check) -> Option<Check> {
-        let kind = self.check_kind(s, c);
-        let interval = or(&c.interval, DEFAULT_INTERVAL);
-        let timeout = or(&c.timeout, interval.min(DEFAULT_TIMEOUT));
-        if let (Some(given), false) = (c.timeout.given(), matches!(c.interval, Field::Bad))
-            && timeout > interval
-        {
-            let message = format!(
-                "`timeout` is {}, longer than the `interval` of {}",
-                show_duration(timeout),
-                show_duration(interval)
-            );
-            self.error(
-                given.span(),
-                message,
-                "checks of one backend follow each other; lengthen the interval",
-            );
-        }
-        Some(Check { kind: kind?, interval, timeout, rise: or(&c.rise, 2), fall: or(&c.fall, 3) })
-    }
-
-    fn check_kind(&mut self, s: &file::Service, c: &file::Check) -> Option<CheckKind> {
-        let kind = c.kind.given()?;
-        match kind.get_ref() {
-            CheckType::Mysql => self.mysql_login(kind.span(), c).map(CheckKind::Mysql),
-            CheckType::Tcp => {
-                for (key, field) in
-                    [("user", &c.user), ("password", &c.password), ("password_file", &c.password_file)]
-                {
-                    if let Some(given) = field.given() {
-                        let message = format!("`{key}` has no use in a check of type \"tcp\"");
-                        self.error(given.span(), message, "remove it, or write `type = \"mysql\"`");
-                    }
-                }
-                if s.listen.value().is_some_and(|l| l.port() == 3306) {
-                    let message = "a \"tcp\" check passes while the database is frozen or refuses logins";
-                    self.warning(kind.span(), message, "write `type = \"mysql\"` for a MySQL server");
-                }
-                Some(CheckKind::Tcp)
-            }
-        }
-    }
-
-    fn mysql_login(&mut self, kind: Range<usize>, c: &file::Check) -> Option<MysqlLogin> {
-        if c.user.is_absent() {
-            self.error(
-                kind,
-                "a check of type \"mysql\" logs in and needs `user`",
-                "add `user = \"monitor\"`",
-            );
-        }
-        let (password, password_file) = match (c.password.given(), c.password_file.given()) {
-            (Some(_), Some(path)) => {
-                self.error(path.span(), "`password` and `password_file` are both given", "remove one");
-                return None;
-            }
-            (Some(given), None) => {
-                if self.around.world_readable {
-                    let message = "this file holds a password and can be read by every user of this host";
-                    self.warning(given.span(), message, "run `chmod 600` on it, or use `password_file`");
-                }
-                (given.get_ref().clone(), None)
-            }
-            (None, Some(path)) => self.secret_file(path).map(|(path, password)| (password, Some(path)))?,
-            (None, None) if c.password.is_absent() && c.password_file.is_absent() => (String::new(), None),
-            (None, None) => return None,
-        };
-        Some(MysqlLogin { user: c.user.value()?.clone(), password, password_file })
-    }
 }
 
 fn or_else<T: Clone>(field: &Field<T>, default: impl FnOnce() -> T) -> T {
     field.value().cloned().unwrap_or_else(default)
 }
-
-const DEFAULT_INTERVAL: Duration = Duration::from_secs(2);
-const DEFAULT_TIMEOUT: Duration = Duration::from_secs(1);

@@ -4,7 +4,7 @@
 
 use std::time::SystemTime;
 
-use super::{ALARM, BackendState, Model, ms, unix};
+use super::{ALARM, Model, ms, unix};
 use crate::{
     api::snapshot::{self, Snapshot},
     config::model::{self as config, Mode, Protocol, Scheduler, Version},
@@ -102,17 +102,8 @@ impl Model {
     }
 
     fn service_snapshot(&self, i: usize) -> snapshot::Service {
-        let (c, states) = (&self.config.services[i], &self.backends[i]);
-        let backend = |(b, s): (&config::Backend, &BackendState)| snapshot::Backend {
-            name: b.name.clone(),
-            addr: b.addr.to_string(),
-            state: s.state.as_str().into(),
-            since: unix(s.since),
-            cause: s.cause.clone(),
-            check_ms: s.latency.map(|l| (l.as_secs_f64() * 1e5).round() / 100.0),
-            weight: b.weight,
-            ..snapshot::Backend::default()
-        };
+        let (c, pool) = (&self.config.services[i], &self.pools[i]);
+        let backends: Vec<_> = (0..c.backends.len()).map(|b| self.backend_snapshot(i, b)).collect();
         snapshot::Service {
             name: c.name.clone(),
             listen: c.listen.to_string(),
@@ -127,8 +118,9 @@ impl Model {
             mode: match c.mode {
                 Mode::Nat => "nat".into(),
             },
-            up: states.iter().filter(|b| b.state == health::State::Up).count(),
-            backends: c.backends.iter().zip(states).map(backend).collect(),
+            up: backends.iter().filter(|b| b.state == health::State::Up.as_str()).count(),
+            backends,
+            role: pool.role().map_or_else(String::new, |role| role.as_str().into()),
             ..snapshot::Service::default()
         }
     }

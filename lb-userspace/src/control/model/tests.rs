@@ -77,6 +77,9 @@ fn check(m: &mut Model, service: usize, backend: usize, state: Up) {
             changed: true,
             cause: (!passed).then_some(Failure::Refused),
             latency: passed.then_some(Duration::from_millis(1)),
+            galera: None,
+            share: None,
+            output: String::new(),
             at: Instant::now(),
         },
         T,
@@ -295,6 +298,43 @@ fn a_backends_tracker_speaks_once_every_backend_has_been_checked() {
     check(&mut m, 0, 1, Up::Up);
     assert_eq!(m.tracking.changes(), [(0, vrrp::Tracked { priority: 96, fault: false })]);
     assert_eq!((m.snapshot(T).vrrp[0].priority, m.snapshot(T).vrrp[0].effective_priority), (101, 96));
+}
+
+#[test]
+fn an_order_changes_the_ring_and_is_shown_and_a_wrong_name_is_told_what_there_is() {
+    let mut m = model();
+    check(&mut m, 0, 0, Up::Up);
+    check(&mut m, 0, 1, Up::Up);
+    m.take_changed();
+    let now = (Instant::now(), T + Duration::from_secs(9));
+    let drain = health::Order::Admin(health::Admin::Drain);
+    m.on_order("a", "a1", drain, now).unwrap();
+    assert!(m.take_changed());
+    assert_eq!(rings(&m)[0], [1]);
+    let backend = m.snapshot(T).services[0].backends[0].clone();
+    assert_eq!(
+        (backend.state.as_str(), backend.ordered.as_str(), backend.cause.as_str()),
+        ("drain", "drain", "by order")
+    );
+    assert_eq!(backend.since, 9);
+    let wrong = |m: &mut Model, service, backend| m.on_order(service, backend, drain, now).unwrap_err();
+    assert_eq!(wrong(&mut m, "c", "a1"), "there is no service c; there is a, b");
+    assert_eq!(wrong(&mut m, "a", "b1"), "service a has no backend b1; it has a1, a2");
+    assert!(!m.take_changed());
+}
+
+#[test]
+fn backends_are_numbered_across_services_also_when_time_passes() {
+    let mut m = model();
+    let asked = std::cell::RefCell::new(Vec::new());
+    m.on_tick((Instant::now(), T), |id| {
+        asked.borrow_mut().push(id);
+        0
+    });
+    assert_eq!(*asked.borrow(), [0, 1, 2]);
+    assert!(m.take_changed(), "from the start");
+    m.on_tick((Instant::now(), T), |_| 7);
+    assert!(!m.take_changed());
 }
 
 #[test]

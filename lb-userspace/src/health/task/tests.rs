@@ -18,8 +18,13 @@ fn service(addrs: &[SocketAddr], kind: CheckKind) -> Service {
         protocol: Protocol::Tcp,
         mode: Mode::Nat,
         scheduler: Scheduler::Rr,
-        backends: addrs.iter().map(|a| Backend { name: a.to_string(), addr: *a, weight: 1 }).collect(),
-        check: Check { kind, interval, timeout, rise: 2, fall: 3 },
+        backends: addrs
+            .iter()
+            .map(|a| Backend { name: a.to_string(), addr: *a, weight: 1, priority: 0 })
+            .collect(),
+        check: Check { kind, port: None, interval, fast_interval: interval, timeout, rise: 2, fall: 3 },
+        slow_start: Duration::ZERO,
+        galera: None,
     }
 }
 

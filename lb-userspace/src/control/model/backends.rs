@@ -1,0 +1,141 @@
+//! The part of the model that is about backends: results of checks, operators' orders and time go into the pools, and
+//! what comes of it is logged and shown.
+
+use std::time::{Instant, SystemTime};
+
+use super::{Model, unix};
+use crate::{api::snapshot, galera::Observation, health};
+
+impl Model {
+    /// Takes in the result of a check.
+    pub fn on_health(&mut self, event: &health::Event, now: SystemTime) {
+        let b = &mut self.backends[event.service][event.backend];
+        b.latency = event.latency.or(b.latency);
+        b.output.clone_from(&event.output);
+        self.with_pool(event.service, now, |pool| pool.on_event(event));
+    }
+
+    /// Takes in an operator's order about a backend; an error says what there is instead.
+    pub fn on_order(
+        &mut self,
+        service: &str,
+        backend: &str,
+        order: health::Order,
+        (at, now): (Instant, SystemTime),
+    ) -> Result<(), String> {
+        let names = |names: Vec<&str>| names.join(", ");
+        let Some(s) = self.config.services.iter().position(|s| s.name == service) else {
+            let there = names(self.config.services.iter().map(|s| s.name.as_str()).collect());
+            return Err(format!("there is no service {service}; there is {there}"));
+        };
+        let backends = &self.config.services[s].backends;
+        let Some(b) = backends.iter().position(|b| b.name == backend) else {
+            let there = names(backends.iter().map(|b| b.name.as_str()).collect());
+            return Err(format!("service {service} has no backend {backend}; it has {there}"));
+        };
+        tracing::info!("service {service}: backend {backend}: ordered {order}");
+        self.with_pool(s, now, |pool| pool.order(b, order, at));
+        Ok(())
+    }
+
+    /// Lets time pass for the services. `flows` are the connections of each backend, by its number across services.
+    pub fn on_tick(&mut self, (at, now): (Instant, SystemTime), flows: impl Fn(u32) -> u64) {
+        let mut first = 0;
+        for s in 0..self.pools.len() {
+            self.with_pool(s, now, |pool| pool.tick(at, |b| flows(first + b as u32)));
+            first += self.backends[s].len() as u32;
+        }
+    }
+
+    /// Changes a pool, and tells what came of it.
+    fn with_pool(
+        &mut self,
+        service: usize,
+        now: SystemTime,
+        change: impl FnOnce(&mut health::Pool) -> Vec<health::Change>,
+    ) {
+        let (config, pool) = (&self.config.services[service], &mut self.pools[service]);
+        let ring = pool.ring();
+        let changes = change(pool);
+        self.changed |= pool.ring() != ring;
+        let name = |b: usize| config.backends[b].name.as_str();
+        for change in changes {
+            match change {
+                health::Change::State { backend, to, cause, .. } => {
+                    let why = cause.map_or_else(String::new, |c| format!(": {c}"));
+                    tracing::info!(
+                        "service {}: backend {} is {}{why}",
+                        config.name,
+                        name(backend),
+                        to.as_str()
+                    );
+                    self.backends[service][backend].since = now;
+                }
+                health::Change::Writer { from, to } => {
+                    let who = |w: Option<usize>| w.map_or("nobody", name);
+                    tracing::info!("service {}: writer: {} → {}", config.name, who(from), who(to));
+                }
+            }
+        }
+        self.tell_tracking(service, now);
+    }
+
+    /// What the backends of a service, and of its router, come to for the election.
+    fn tell_tracking(&mut self, service: usize, now: SystemTime) {
+        let (pools, backends) = (&self.pools, &self.backends);
+        let standings = |s: usize| (0..backends[s].len()).map(move |b| pools[s].standing(b));
+        let router = self.config.services[service].router;
+        let of_router = (0..self.pools.len()).filter(|s| self.config.services[*s].router == router);
+        let serving = of_router.flat_map(standings).any(|standing| standing.serves());
+        // Until each has been checked once, their number says nothing.
+        let checked = standings(service).all(|standing| standing.state != health::State::Unchecked);
+        let up = standings(service).filter(|standing| standing.state == health::State::Up).count();
+        self.tracking.on_serving(router, serving);
+        if checked {
+            self.tracking.on_backends(service, up as u32, now);
+        }
+    }
+
+    pub(super) fn backend_snapshot(&self, service: usize, backend: usize) -> snapshot::Backend {
+        let c = &self.config.services[service].backends[backend];
+        let (b, pool) = (&self.backends[service][backend], &self.pools[service]);
+        let standing = pool.standing(backend);
+        snapshot::Backend {
+            name: c.name.clone(),
+            addr: c.addr.to_string(),
+            state: standing.state.as_str().into(),
+            since: unix(b.since),
+            cause: standing.cause.as_ref().map(ToString::to_string).unwrap_or_default(),
+            check_ms: b.latency.map(|l| (l.as_secs_f64() * 1e5).round() / 100.0),
+            weight: standing.weight,
+            slow_start: (standing.percent < 100).then_some(standing.percent),
+            part: standing.part.as_str().into(),
+            ordered: pool.admin(backend).as_str().into(),
+            output: b.output.clone(),
+            galera: pool.seen(backend).map(|seen| galera_snapshot(&seen.now, c.priority)),
+            ..snapshot::Backend::default()
+        }
+    }
+}
+
+fn galera_snapshot(o: &Observation, priority: u8) -> snapshot::GaleraNode {
+    snapshot::GaleraNode {
+        cluster_status: o.cluster_status.clone(),
+        cluster_uuid: o.cluster_uuid.clone(),
+        conf_id: o.conf_id,
+        cluster_size: o.cluster_size,
+        state: o.state,
+        state_comment: o.state_comment.clone(),
+        ready: o.ready,
+        local_index: o.local_index,
+        priority,
+        last_committed: o.last_committed,
+        recv_queue: o.recv_queue,
+        flow_control_paused_ns: o.flow_control_paused_ns,
+        flow_control_sent: o.flow_control_sent,
+        read_only: o.read_only,
+        desync: o.desync,
+        threads_connected: o.threads_connected,
+        max_connections: o.max_connections,
+    }
+}

@@ -1,0 +1,298 @@
+//! The backends of one service together: what checks found, what Galera's policy and operators say, and from all of
+//! it who gets new connections.
+//!
+//! Pure: events, orders and time go in, standings and a ring come out. The control loop's model owns one [`Pool`] per
+//! service. [`Pool::ring`] holds backends in state `up` only; in a service with `role = "writer"` at most one.
+
+mod standing;
+
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use super::{Event, Failure, State, damping::Damping, ramp};
+use crate::{
+    config::model::{Galera, Role, Scheduler, Service},
+    galera::{
+        Seen,
+        policy::{self, Verdict},
+        writer,
+    },
+};
+
+pub use standing::{Admin, Cause, Change, Order, Part, Standing};
+
+/// The backends of a service.
+#[derive(Debug, Clone)]
+pub struct Pool {
+    members: Vec<Member>,
+    scheduler: Scheduler,
+    slow_start: Duration,
+    galera: Option<Galera>,
+    writer: Option<usize>,
+}
+
+#[derive(Debug, Clone)]
+struct Member {
+    addr: SocketAddr,
+    priority: u8,
+    configured_weight: u16,
+    health: State,
+    failure: Option<Failure>,
+    seen: Option<Seen>,
+    admin: Admin,
+    ordered_weight: Option<u16>,
+    share: Option<u8>,
+    flows: u64,
+    damping: Damping,
+    up_since: Option<Instant>,
+    standing: Standing,
+}
+
+impl Pool {
+    /// Nothing checked, nothing ordered.
+    pub fn new(service: &Service) -> Self {
+        let member = |b: &crate::config::model::Backend| Member {
+            addr: b.addr,
+            priority: b.priority,
+            configured_weight: b.weight,
+            health: State::Unchecked,
+            failure: None,
+            seen: None,
+            admin: Admin::Ready,
+            ordered_weight: None,
+            share: None,
+            flows: 0,
+            damping: Damping::default(),
+            up_since: None,
+            standing: Standing {
+                state: State::Unchecked,
+                cause: None,
+                part: Part::Plain,
+                weight: b.weight,
+                percent: 100,
+            },
+        };
+        Self {
+            members: service.backends.iter().map(member).collect(),
+            scheduler: service.scheduler,
+            slow_start: service.slow_start,
+            galera: service.galera,
+            writer: None,
+        }
+    }
+
+    /// Takes in the result of a check.
+    pub fn on_event(&mut self, event: &Event) -> Vec<Change> {
+        let m = &mut self.members[event.backend];
+        let first = m.health == State::Unchecked;
+        m.health = event.state;
+        m.failure = event.cause.clone();
+        // A check that failed says nothing of the weight; what it last was stays.
+        m.share = if event.passed() { event.share } else { m.share };
+        if let (Some(now), Some(rules)) = (&event.galera, &self.galera) {
+            let mut seen = Seen::next(m.seen.as_ref(), (**now).clone(), event.at, rules);
+            if first {
+                // Whatever is found at the start has been so for long; nobody is on the way to it.
+                seen.view_since = event.at.checked_sub(policy::GRACE).unwrap_or(event.at);
+            }
+            m.seen = Some(seen);
+        } else if event.state == State::Down {
+            m.seen = None;
+        }
+        self.decide(event.at)
+    }
+
+    /// Takes in an order.
+    pub fn order(&mut self, backend: usize, order: Order, now: Instant) -> Vec<Change> {
+        let m = &mut self.members[backend];
+        match order {
+            Order::Admin(admin) => m.admin = admin,
+            Order::Weight(weight) => m.ordered_weight = weight,
+        }
+        self.decide(now)
+    }
+
+    /// Lets time pass. `flows` are the connections of each backend.
+    pub fn tick(&mut self, now: Instant, flows: impl Fn(usize) -> u64) -> Vec<Change> {
+        for (i, m) in self.members.iter_mut().enumerate() {
+            m.flows = flows(i);
+        }
+        self.decide(now)
+    }
+
+    /// How a backend stands.
+    pub fn standing(&self, backend: usize) -> &Standing {
+        &self.members[backend].standing
+    }
+
+    /// What an operator wants of it.
+    pub fn admin(&self, backend: usize) -> Admin {
+        self.members[backend].admin
+    }
+
+    /// Which nodes of a Galera cluster the service is for.
+    pub fn role(&self) -> Option<Role> {
+        self.galera.map(|g| g.role)
+    }
+
+    /// What a Galera node last said.
+    pub fn seen(&self, backend: usize) -> Option<&Seen> {
+        self.members[backend].seen.as_ref()
+    }
+
+    /// Backends and weights that new connections go to, and the scheduler that does justice to them.
+    pub fn ring(&self) -> (Scheduler, Vec<(usize, u16)>) {
+        let up = |s: &Standing| s.state == State::Up && s.part != Part::Standby && s.weight > 0;
+        let takers = self.members.iter().map(|m| &m.standing).enumerate().filter(|(_, s)| up(s));
+        if takers.clone().all(|(_, s)| s.percent == 100) {
+            return (self.scheduler, takers.map(|(i, s)| (i, s.weight)).collect());
+        }
+        // Tenths of weights; plain round robin has none, so its backends count one each.
+        let equal = self.scheduler == Scheduler::Rr;
+        let tenths = |s: &Standing| if equal { 1 } else { s.weight } * u16::from(s.percent / 10);
+        let scheduler = if equal { Scheduler::Wrr } else { self.scheduler };
+        (scheduler, takers.map(|(i, s)| (i, tenths(s))).collect())
+    }
+
+    /// Makes the standings follow from everything known.
+    fn decide(&mut self, now: Instant) -> Vec<Change> {
+        let mut standings = self.states(now);
+        let writer = self.choose_writer(&mut standings);
+        let mut changes = Vec::new();
+        for (backend, (m, s)) in self.members.iter_mut().zip(standings).enumerate() {
+            changes.extend(m.take(backend, s, now, self.slow_start));
+        }
+        if writer != self.writer {
+            changes.push(Change::Writer { from: self.writer, to: writer });
+            self.writer = writer;
+        }
+        changes
+    }
+
+    /// State and cause of each. Those that flap are held back, but not when nobody else is left.
+    fn states(&mut self, now: Instant) -> Vec<Standing> {
+        let held: Vec<_> = self.members.iter_mut().map(|m| m.damping.held(now)).collect();
+        let standings = self.states_with(&held);
+        if standings.iter().any(|s| s.state == State::Up) {
+            return standings;
+        }
+        self.states_with(&vec![None; held.len()])
+    }
+
+    /// Checks, then the policy, then flapping, then operators.
+    fn states_with(&self, held: &[Option<Duration>]) -> Vec<Standing> {
+        let verdicts = self.verdicts(held);
+        let of = |(i, m): (usize, &Member)| {
+            let (mut state, mut cause) = (m.health, m.failure.clone().map(Cause::Check));
+            match verdicts.as_ref().map(|v| &v[i]).filter(|_| m.can_be_judged()) {
+                Some(Verdict::Out(why)) => (state, cause) = (State::Down, Some(Cause::Galera(why.clone()))),
+                Some(Verdict::Drain(why)) if matches!(state, State::Up | State::Full) => {
+                    (state, cause) = (State::Drain, Some(Cause::Galera(why.clone())));
+                }
+                _ => {}
+            }
+            if let (State::Up, Some(left)) = (state, held[i]) {
+                (state, cause) = (State::Down, Some(Cause::Flapping(left)));
+            }
+            match (m.admin, state) {
+                (Admin::Maint, _) => (state, cause) = (State::Maint, Some(Cause::Operator)),
+                (Admin::Drain, State::Up | State::Full) => {
+                    (state, cause) = (State::Drain, Some(Cause::Operator));
+                }
+                _ => {}
+            }
+            Standing { state, cause, part: Part::Plain, weight: m.weight(), percent: 100 }
+        };
+        self.members.iter().enumerate().map(of).collect()
+    }
+
+    fn verdicts(&self, held: &[Option<Duration>]) -> Option<Vec<Verdict>> {
+        let nodes: Vec<_> =
+            self.members.iter().zip(held).map(|(m, held)| m.for_policy(held.is_some())).collect();
+        Some(policy::judge(&nodes, self.galera.as_ref()?))
+    }
+
+    /// Gives everybody a part; the writer.
+    fn choose_writer(&self, standings: &mut [Standing]) -> Option<usize> {
+        let rules = self.galera.filter(|g| g.role == Role::Writer)?;
+        let candidate = |(m, s): (&Member, &Standing)| {
+            let fit = s.state == State::Up && s.weight > 0;
+            writer::Candidate {
+                fit,
+                may_stay: fit || s.state == State::Full,
+                idle: m.flows == 0,
+                priority: m.priority,
+                local_index: m.seen.as_ref().map_or(u32::MAX, |s| s.now.local_index),
+                addr: m.addr,
+            }
+        };
+        let candidates: Vec<_> = self.members.iter().zip(&*standings).map(candidate).collect();
+        // Whoever answers first after the start is nobody in particular: all are heard before the choice.
+        let all_heard = standings.iter().all(|s| s.state != State::Unchecked);
+        let chosen = match self.writer {
+            None if !all_heard => None,
+            so_far => writer::choose(&candidates, so_far, rules.failback),
+        };
+        for (i, s) in standings.iter_mut().enumerate() {
+            s.part = if chosen == Some(i) { Part::Writer } else { Part::Standby };
+        }
+        chosen
+    }
+}
+
+impl Member {
+    fn weight(&self) -> u16 {
+        let weight = self.ordered_weight.unwrap_or(self.configured_weight);
+        let share = u32::from(self.share.unwrap_or(100));
+        // Rounded up: a small share of a small weight is not none.
+        (u32::from(weight) * share).div_ceil(100) as u16
+    }
+
+    /// Whether it takes connections if the policy lets it.
+    fn is_wanted(&self) -> bool {
+        self.health == State::Up && self.admin == Admin::Ready && self.weight() > 0
+    }
+
+    fn answers(&self) -> bool {
+        !matches!(self.health, State::Unchecked | State::Down)
+    }
+
+    /// A node that was full from the start lets nobody in who could ask it.
+    fn can_be_judged(&self) -> bool {
+        self.answers() && (self.seen.is_some() || self.health == State::Up)
+    }
+
+    fn for_policy(&self, held: bool) -> policy::Node<'_> {
+        policy::Node {
+            seen: self.seen.as_ref().filter(|_| self.answers()),
+            wanted: self.is_wanted() && !held,
+        }
+    }
+
+    fn take(
+        &mut self,
+        backend: usize,
+        mut to: Standing,
+        now: Instant,
+        slow_start: Duration,
+    ) -> Option<Change> {
+        let from = self.standing.state;
+        if to.state == State::Up && from != State::Up {
+            self.up_since = (from != State::Unchecked).then_some(now);
+        }
+        let flapping = matches!(to.cause, Some(Cause::Flapping(_)));
+        if (from, to.state) == (State::Up, State::Down) && !flapping {
+            self.damping.went_down(now);
+        }
+        // A writer is alone in its ring.
+        to.percent = if to.part == Part::Plain { ramp::percent(self.up_since, now, slow_start) } else { 100 };
+        self.standing = to;
+        let (to, cause) = (self.standing.state, self.standing.cause.clone());
+        (from != to).then_some(Change::State { backend, from, to, cause })
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,171 @@
+//! How a backend of a pool stands, why, and what changes it: the words between pool, control loop and operators.
+
+use std::{fmt, time::Duration};
+
+use super::super::{Failure, State};
+use crate::galera::policy::Reason;
+
+/// What an operator wants of a backend until the daemon ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Admin {
+    /// Nothing in particular.
+    #[default]
+    Ready,
+    /// No new connections.
+    Drain,
+    /// The same, whatever checks say.
+    Maint,
+}
+
+/// An operator's order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// Set what is wanted.
+    Admin(Admin),
+    /// Set the weight; `None`: that of the configuration.
+    Weight(Option<u16>),
+}
+
+/// A backend's part in a Galera service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Part {
+    /// As any other.
+    #[default]
+    Plain,
+    /// Gets all new connections.
+    Writer,
+    /// Good, and not the writer.
+    Standby,
+}
+
+/// Why a backend stands as it does. `Display` gives the words of status and log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Cause {
+    /// Its own checks.
+    Check(Failure),
+    /// The policy.
+    Galera(Reason),
+    /// An operator.
+    Operator,
+    /// It went down too often; held for so much longer.
+    Flapping(Duration),
+}
+
+/// How a backend stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Standing {
+    /// Its state.
+    pub state: State,
+    /// Why; `None` for a backend that is up without complaints.
+    pub cause: Option<Cause>,
+    /// Its part.
+    pub part: Part,
+    /// Weight in use, without slow start.
+    pub weight: u16,
+    /// Share of the weight that it has, in percent, while it starts slowly.
+    pub percent: u8,
+}
+
+impl Standing {
+    /// Whether a node that reaches this backend can do something for clients. What holds for every viplb alike (an order,
+    /// a policy, a full server) is no reason to leave the addresses to a peer; a node out of reach or outside of the
+    /// primary component is.
+    pub fn serves(&self) -> bool {
+        match (&self.cause, self.state) {
+            (Some(Cause::Galera(reason)), _) => !reason.is_of_component(),
+            (Some(Cause::Operator | Cause::Flapping(_)), _) | (None, _) => true,
+            (Some(Cause::Check(_)), state) => matches!(state, State::Unchecked | State::Full),
+        }
+    }
+}
+
+/// What has changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// A backend's state.
+    State {
+        /// Which.
+        backend: usize,
+        /// Before.
+        from: State,
+        /// From now on.
+        to: State,
+        /// Why.
+        cause: Option<Cause>,
+    },
+    /// The writer.
+    Writer {
+        /// Before.
+        from: Option<usize>,
+        /// From now on.
+        to: Option<usize>,
+    },
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Check(failure) => failure.fmt(f),
+            Self::Galera(reason) => reason.fmt(f),
+            Self::Operator => f.write_str("by order"),
+            Self::Flapping(left) => write!(f, "went down too often; held for {} s more", left.as_secs() + 1),
+        }
+    }
+}
+
+impl fmt::Display for Order {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Admin(admin) => f.write_str(admin.as_str()),
+            Self::Weight(Some(weight)) => write!(f, "weight {weight}"),
+            Self::Weight(None) => f.write_str("its configured weight"),
+        }
+    }
+}
+
+impl Part {
+    /// The word of status and log.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Plain => "",
+            Self::Writer => "writer",
+            Self::Standby => "standby",
+        }
+    }
+}
+
+impl Admin {
+    /// The word of status, log and command line.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Ready => "ready",
+            Self::Drain => "drain",
+            Self::Maint => "maint",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_serves_as_long_as_it_reaches_a_backend_that_is_out_by_policy_only() {
+        let standing = |state, cause| Standing { state, cause, part: Part::Plain, weight: 1, percent: 100 };
+        let of = |reason| Some(Cause::Galera(reason));
+        for (state, cause, serves) in [
+            (State::Unchecked, None, true),
+            (State::Up, None, true),
+            (State::Up, Some(Cause::Check(Failure::Refused)), false),
+            (State::Down, Some(Cause::Check(Failure::Refused)), false),
+            (State::Down, of(Reason::NotPrimary("non-Primary".into())), false),
+            (State::Down, of(Reason::NotReady("OFF".into())), false),
+            (State::Drain, of(Reason::Maintenance("MAINTENANCE".into())), true),
+            (State::Down, of(Reason::Queue(900)), true),
+            (State::Maint, Some(Cause::Operator), true),
+            (State::Down, Some(Cause::Flapping(Duration::from_secs(9))), true),
+        ] {
+            assert_eq!(standing(state, cause.clone()).serves(), serves, "{state:?} {cause:?}");
+        }
+    }
+}
