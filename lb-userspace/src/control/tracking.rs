@@ -38,13 +38,13 @@ struct Router {
     name: String,
     base: u8,
     uses: Vec<TrackUse>,
-    /// Which members of its sync group, itself at least, have services: whether one of each has a backend that passed its
-    /// last check.
+    /// Which members of its sync group, itself at least, have services: whether one of each has a backend that this
+    /// node reaches.
     serving: Vec<(usize, bool)>,
     told: Option<Tracked>,
 }
 
-/// Priority of a router none of whose backends passes its checks: any other that has one is better.
+/// Priority of a router none of whose backends is reached: any other that has one is better.
 const NOT_SERVING: u8 = 1;
 
 impl Tracking {
@@ -107,7 +107,7 @@ impl Tracking {
         }
     }
 
-    /// Takes in whether a backend of a router's services passed its last check. A node that reaches none can do nothing
+    /// Takes in whether this node reaches a backend of a router's services that is of use. A node that reaches none can do nothing
     /// for clients: it takes the addresses from nobody, and yields them to a node that reaches one (the cluster is the
     /// witness of a partition). While nobody reaches any, priorities are alike and the owner stays.
     pub fn on_serving(&mut self, router: usize, serving: bool) {

@@ -50,6 +50,20 @@ struct Member {
     standing: Standing,
 }
 
+impl Member {
+    /// Who has not been checked yet may pass; who failed its last check may be out of reach from here only. An order hides
+    /// neither, since the checks go on.
+    fn serves(&self) -> bool {
+        let reached = match self.health {
+            State::Unchecked | State::Full | State::Drain => true,
+            State::Up => self.failure.is_none(),
+            State::Down | State::Maint => false,
+        };
+        let outside = matches!(&self.standing.cause, Some(Cause::Galera(why)) if why.is_of_component());
+        reached && !outside
+    }
+}
+
 impl Pool {
     /// Nothing checked, nothing ordered.
     pub fn new(service: &Service) -> Self {
@@ -120,6 +134,12 @@ impl Pool {
             m.flows = flows(i);
         }
         self.decide(now)
+    }
+
+    /// Whether this node can do something for clients of the service: it reaches a backend that is of use to anybody. What
+    /// holds for every viplb alike (an order, a policy, a full server) is no reason to leave the addresses to a peer.
+    pub fn serves(&self) -> bool {
+        self.members.iter().any(Member::serves)
     }
 
     /// How a backend stands.

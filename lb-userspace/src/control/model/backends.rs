@@ -82,14 +82,13 @@ impl Model {
 
     /// What the backends of a service, and of its router, come to for the election.
     fn tell_tracking(&mut self, service: usize, now: SystemTime) {
-        let (pools, backends) = (&self.pools, &self.backends);
-        let standings = |s: usize| (0..backends[s].len()).map(move |b| pools[s].standing(b));
         let router = self.config.services[service].router;
-        let of_router = (0..self.pools.len()).filter(|s| self.config.services[*s].router == router);
-        let serving = of_router.flat_map(standings).any(|standing| standing.serves());
+        let mut of_router = self.config.services.iter().zip(&self.pools).filter(|(s, _)| s.router == router);
+        let serving = of_router.any(|(_, pool)| pool.serves());
+        let states = || (0..self.backends[service].len()).map(|b| self.pools[service].standing(b).state);
         // Until each has been checked once, their number says nothing.
-        let checked = standings(service).all(|standing| standing.state != health::State::Unchecked);
-        let up = standings(service).filter(|standing| standing.state == health::State::Up).count();
+        let checked = states().all(|state| state != health::State::Unchecked);
+        let up = states().filter(|state| *state == health::State::Up).count();
         self.tracking.on_serving(router, serving);
         if checked {
             self.tracking.on_backends(service, up as u32, now);

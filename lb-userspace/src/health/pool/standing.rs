@@ -66,19 +66,6 @@ pub struct Standing {
     pub percent: u8,
 }
 
-impl Standing {
-    /// Whether a node that reaches this backend can do something for clients. What holds for every viplb alike (an order,
-    /// a policy, a full server) is no reason to leave the addresses to a peer; a node out of reach or outside of the
-    /// primary component is.
-    pub fn serves(&self) -> bool {
-        match (&self.cause, self.state) {
-            (Some(Cause::Galera(reason)), _) => !reason.is_of_component(),
-            (Some(Cause::Operator | Cause::Flapping(_)), _) | (None, _) => true,
-            (Some(Cause::Check(_)), state) => matches!(state, State::Unchecked | State::Full),
-        }
-    }
-}
-
 /// What has changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
@@ -141,31 +128,6 @@ impl Admin {
             Self::Ready => "ready",
             Self::Drain => "drain",
             Self::Maint => "maint",
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_node_serves_as_long_as_it_reaches_a_backend_that_is_out_by_policy_only() {
-        let standing = |state, cause| Standing { state, cause, part: Part::Plain, weight: 1, percent: 100 };
-        let of = |reason| Some(Cause::Galera(reason));
-        for (state, cause, serves) in [
-            (State::Unchecked, None, true),
-            (State::Up, None, true),
-            (State::Up, Some(Cause::Check(Failure::Refused)), false),
-            (State::Down, Some(Cause::Check(Failure::Refused)), false),
-            (State::Down, of(Reason::NotPrimary("non-Primary".into())), false),
-            (State::Down, of(Reason::NotReady("OFF".into())), false),
-            (State::Drain, of(Reason::Maintenance("MAINTENANCE".into())), true),
-            (State::Down, of(Reason::Queue(900)), true),
-            (State::Maint, Some(Cause::Operator), true),
-            (State::Down, Some(Cause::Flapping(Duration::from_secs(9))), true),
-        ] {
-            assert_eq!(standing(state, cause.clone()).serves(), serves, "{state:?} {cause:?}");
         }
     }
 }

@@ -429,3 +429,32 @@ mod properties {
         }
     }
 }
+
+#[test]
+fn a_node_serves_as_long_as_it_reaches_a_backend_whatever_is_ordered() {
+    let mut w = World::plain(2);
+    assert!(w.pool.serves(), "who has not been checked may pass");
+    w.up(0);
+    w.down(1);
+    assert!(w.pool.serves());
+    w.order(0, Order::Admin(Admin::Maint));
+    assert!(w.pool.serves(), "all are in maintenance or down: no peer could do better");
+    w.down(0);
+    assert!(!w.pool.serves(), "the order does not hide that it is out of reach");
+}
+
+#[test]
+fn a_node_that_reaches_only_what_is_outside_of_the_primary_component_does_not_serve() {
+    let mut w = World::cluster(Role::Any, Failback::Never, &[0, 0]);
+    assert!(w.pool.serves());
+    for backend in 0..2 {
+        let alone = Observation { cluster_status: "non-Primary".into(), state: 0, ready: false, ..synced(0) };
+        w.sees(backend, alone);
+    }
+    w.pass(Duration::from_secs(10));
+    assert!(!w.pool.serves(), "{:?}", w.states());
+    for backend in 0..2 {
+        w.sees(backend, Observation { desync: true, state: 2, ..synced(backend as u32) });
+    }
+    assert!(w.pool.serves(), "a policy that holds for every viplb alike");
+}
