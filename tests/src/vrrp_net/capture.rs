@@ -1,17 +1,20 @@
 //! A recording of what arrives in namespace `b`, read by tshark: an independent reader of what viplb sends.
 
 use std::{
+    fs,
     io::{BufRead, BufReader},
+    net::UdpSocket,
     path::PathBuf,
     process::{Child, Command, Stdio},
 };
 
 use nix::{
+    sched::{CloneFlags, setns},
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
 
-use super::{Net, output};
+use super::{Net, TAKEOVER, output, wait_until};
 
 /// IPv4's checksum is not looked at by default.
 const JUDGE: [&str; 2] = ["-o", "ip.check_checksum:TRUE"];
@@ -21,7 +24,12 @@ const JUDGE: [&str; 2] = ["-o", "ip.check_checksum:TRUE"];
 pub struct Capture {
     child: Child,
     file: PathBuf,
+    /// Namespace `a`, whose frames are recorded.
+    sender: String,
 }
+
+/// The last frame of a recording has this in it.
+const MARK: &[u8] = b"that was all of this recording";
 
 impl Capture {
     /// Records until [`finish`](Self::finish); returns when it has begun.
@@ -39,11 +47,20 @@ impl Capture {
         let begun = lines.any(|line| line.unwrap().contains("listening on"));
         assert!(begun, "tcpdump ended at once");
         std::thread::spawn(move || lines.for_each(drop));
-        Self { child, file }
+        Self { child, file, sender: net.a.clone() }
     }
 
-    /// Ends the recording.
+    /// Ends the recording, once everything sent so far is in it: a mark is sent behind it, and waited for.
     pub fn finish(mut self) -> Recording {
+        let namespace = fs::File::open(format!("/run/netns/{}", self.sender)).unwrap();
+        let mark = move || {
+            setns(&namespace, CloneFlags::CLONE_NEWNET).unwrap();
+            let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+            socket.send_to(MARK, "172.18.0.8:9").unwrap();
+        };
+        std::thread::spawn(mark).join().unwrap();
+        let marked = || fs::read(&self.file).is_ok_and(|bytes| bytes.windows(MARK.len()).any(|w| w == MARK));
+        wait_until("the end of the recording", TAKEOVER, marked);
         self.end();
         Recording { file: self.file.display().to_string() }
     }
