@@ -52,15 +52,14 @@ struct Member {
 
 impl Member {
     /// Who has not been checked yet may pass; who failed its last check may be out of reach from here only. An order hides
-    /// neither, since the checks go on.
+    /// neither that nor what Galera says, since the checks go on.
     fn serves(&self) -> bool {
         let reached = match self.health {
             State::Unchecked | State::Full | State::Drain => true,
             State::Up => self.failure.is_none(),
             State::Down | State::Maint => false,
         };
-        let outside = matches!(&self.standing.cause, Some(Cause::Galera(why)) if why.is_of_component());
-        reached && !outside
+        reached && !self.standing.outside
     }
 }
 
@@ -86,6 +85,7 @@ impl Pool {
                 part: Part::Plain,
                 weight: b.weight,
                 percent: 100,
+                outside: false,
             },
         };
         Self {
@@ -213,6 +213,7 @@ impl Pool {
                 }
                 _ => {}
             }
+            let outside = matches!(&cause, Some(Cause::Galera(why)) if why.is_of_component());
             if let (State::Up, Some(left)) = (state, held[i]) {
                 (state, cause) = (State::Down, Some(Cause::Flapping(left)));
             }
@@ -223,7 +224,7 @@ impl Pool {
                 }
                 _ => {}
             }
-            Standing { state, cause, part: Part::Plain, weight: m.weight(), percent: 100 }
+            Standing { state, cause, part: Part::Plain, weight: m.weight(), percent: 100, outside }
         };
         self.members.iter().enumerate().map(of).collect()
     }

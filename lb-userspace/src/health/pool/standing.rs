@@ -64,6 +64,8 @@ pub struct Standing {
     pub weight: u16,
     /// Share of the weight that it has, in percent, while it starts slowly.
     pub percent: u8,
+    /// Whether the policy has it outside of the primary component. Beside the cause, which an order takes the place of.
+    pub outside: bool,
 }
 
 /// What has changed.

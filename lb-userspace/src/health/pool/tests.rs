@@ -458,3 +458,18 @@ fn a_node_that_reaches_only_what_is_outside_of_the_primary_component_does_not_se
     }
     assert!(w.pool.serves(), "a policy that holds for every viplb alike");
 }
+
+#[test]
+fn an_order_hides_from_the_election_no_node_that_is_outside_of_the_primary_component() {
+    for admin in [Admin::Ready, Admin::Drain, Admin::Maint] {
+        let mut w = World::cluster(Role::Any, Failback::Never, &[0, 0]);
+        w.order(0, Order::Admin(admin));
+        for backend in 0..2 {
+            let alone =
+                Observation { cluster_status: "non-Primary".into(), state: 0, ready: false, ..synced(0) };
+            w.sees(backend, alone);
+        }
+        w.pass(Duration::from_secs(10));
+        assert!(!w.pool.serves(), "{admin:?}: {:?}", w.states());
+    }
+}
