@@ -11,7 +11,7 @@ use crate::paths::Paths;
 use crate::toolchain::{BENCH_NEEDS, PEER_NEEDS, Purpose};
 use crate::{build, install, process};
 
-/// Measure viplb: bench failover (--runs N, --only stop,freeze, --json FILE, --no-peers, --hogs, …)
+/// Measure viplb: bench failover (--runs N, --only stop,freeze, --json FILE, --no-peers, --hogs, …), bench election
 #[derive(Debug, clap::Args)]
 #[command(disable_help_flag = true)]
 pub struct Options {

@@ -6,7 +6,7 @@ use std::{ops::RangeInclusive, time::Duration};
 
 use toml::{Spanned, de::DeTable};
 
-use super::{HOUR, Hints};
+use super::{COUNT, HOUR, Hints};
 use crate::config::{
     diagnostic::Report,
     model::{Donor, Failback, Role},
@@ -233,7 +233,6 @@ const RCODES: &[(&str, u8)] = &[("NOERROR", 0), ("SERVFAIL", 2), ("NXDOMAIN", 3)
 
 const INTERVAL: RangeInclusive<Duration> = Duration::from_millis(100)..=HOUR;
 const TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(10)..=HOUR;
-const COUNT: RangeInclusive<u32> = 1..=100;
 
 const CHECK_HINTS: Hints = &[
     ("inter", "write `interval`"),
