@@ -179,4 +179,6 @@ fn verdict(status: io::Result<ExitStatus>) -> Result<(), Failure> {
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 #[cfg(test)]
+pub mod testing;
+#[cfg(test)]
 mod tests;

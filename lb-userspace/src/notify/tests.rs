@@ -1,11 +1,11 @@
 use std::{
     fs,
-    os::unix::fs::PermissionsExt,
     path::PathBuf,
     time::{Duration, Instant},
 };
 
 use super::*;
+use crate::program::testing;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -22,8 +22,7 @@ impl Dir {
     /// A program whose `$OUT` is the file that [`lines`](Self::lines) reads.
     fn program(&self, name: &str, lines: &str) -> Option<Program> {
         let path = self.0.join(name);
-        fs::write(&path, format!("#!/bin/sh\nOUT={}\n{lines}\n", self.0.join("out").display())).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        testing::script(&path, &format!("OUT={}\n{lines}", self.0.join("out").display()), 0o755);
         Some(Program { path, args: vec!["own".into()], user: None })
     }
 

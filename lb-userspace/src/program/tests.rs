@@ -19,8 +19,7 @@ impl Dir {
 
     fn script(&self, name: &str, lines: &str, mode: u32) -> PathBuf {
         let path = self.0.join(name);
-        fs::write(&path, format!("#!/bin/sh\n{lines}\n")).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        testing::script(&path, lines, mode);
         path
     }
 

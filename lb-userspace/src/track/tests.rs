@@ -11,6 +11,7 @@ use tokio::{
 };
 
 use super::*;
+use crate::program::testing;
 use crate::config::model::{FileValue, Program, Script};
 
 /// A directory of a test's own, which goes with it.
@@ -25,8 +26,7 @@ impl Dir {
 
     fn script(&self, lines: &str) -> Script {
         let path = self.0.join("script");
-        fs::write(&path, format!("#!/bin/sh\n{lines}\n")).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        testing::script(&path, lines, 0o755);
         Script {
             program: Program { path, args: Vec::new(), user: None },
             interval: Duration::from_millis(100),
