@@ -32,7 +32,22 @@ pub const BACKEND_STATS: &str = "BACKEND_STATS";
 /// `u32 Reason → u64`, per CPU.
 pub const REASONS: &str = "REASONS";
 
-/// All pinned maps.
+/// `u32 Tail → program`: the programs that `viplb_ingress` goes on in. Pinned under a name of its own for each load, since
+/// the programs of another load must not go on in this one's; without a pin the kernel empties it when the daemon ends.
+pub const TAILS: &str = "TAILS";
+
+/// A program that is reached by a tail call.
+#[repr(u32)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tail {
+    /// Packets of no known flow.
+    Rest = 0,
+}
+
+/// Slots of [`TAILS`].
+pub const TAIL_SLOTS: usize = 8;
+
+/// All maps that a later daemon adopts.
 pub const ALL: [&str; 14] = [
     VIPS,
     LEASES,

@@ -98,6 +98,9 @@ reasons! {
     NeighbourAnswered = 25, Answered, "neighbour-answered";
     /// For a virtual address that was handed over: sent on to the peer that has it now.
     Relayed = 26, Forwarded, "relayed";
+    /// A part of the packet programs was missing: the node's own stack got the packet. It does not happen while the daemon that
+    /// attached them, or its pins, are there.
+    TailMissing = 27, Passed, "tail-missing";
 }
 
 /// Elements of the `REASONS` map.

@@ -26,14 +26,31 @@ pub(crate) const UDP_CHECK: usize = 6;
 /// Rewrites the packet as planned.
 #[inline(always)]
 pub fn apply<P: Packet, T: Tables>(p: &mut P, t: &T, plan: &Plan, ifindex: u32) -> Verdict {
+    match plan.step {
+        Step::Undecided | Step::Pass | Step::Drop | Step::Nat | Step::Relay => {
+            apply_known(p, t, plan, ifindex)
+        }
+        _ => {
+            let action = if plan.routed { Action::Route(ifindex) } else { Action::Send(ifindex) };
+            verdict(plan, answer::write(p, plan).map(|()| action))
+        }
+    }
+}
+
+/// Likewise, of a plan that answers nothing: all that there is for packets of known flows.
+#[inline(always)]
+pub fn apply_known<P: Packet, T: Tables>(p: &mut P, t: &T, plan: &Plan, ifindex: u32) -> Verdict {
     let action = match plan.step {
-        Step::Undecided | Step::Pass => Some(Action::Pass),
         Step::Drop => Some(Action::Drop),
         Step::Nat => nat(p, t, plan).map(Action::Route),
         Step::Relay => relay(p, plan).map(|()| Action::Send(ifindex)),
-        _ => answer::write(p, plan)
-            .map(|()| if plan.routed { Action::Route(ifindex) } else { Action::Send(ifindex) }),
+        _ => Some(Action::Pass),
     };
+    verdict(plan, action)
+}
+
+#[inline(always)]
+fn verdict(plan: &Plan, action: Option<Action>) -> Verdict {
     match action {
         Some(action) => Verdict { reason: plan.reason, action },
         None => Verdict { reason: Reason::RewriteFailed, action: Action::Drop },

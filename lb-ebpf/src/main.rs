@@ -20,10 +20,16 @@ mod programs {
         programs::TcContext,
     };
     use aya_log_ebpf::info;
-    use lb_common::reason::{Kind, Reason};
+    use lb_common::{
+        maps::Tail,
+        reason::{Kind, Reason},
+    };
     use lb_ebpf::{Action, Arrival, Packet, Tables, Verdict, parse::L3};
 
-    use crate::{access::Frame, maps::Kernel};
+    use crate::{
+        access::Frame,
+        maps::{self, Kernel},
+    };
 
     /// TC: let the next program and then the stack have the packet (TCX_NEXT; TC_ACT_UNSPEC under clsact). Other users
     /// of the hook keep working.
@@ -31,16 +37,36 @@ mod programs {
     /// TC_ACT_SHOT.
     const SHOT: i32 = 2;
 
-    /// Packets that arrive.
+    /// Packets that arrive: those of known flows, and by a tail call all others.
     #[classifier]
     pub fn viplb_ingress(ctx: TcContext) -> i32 {
-        // SAFETY: the helper has no precondition.
-        let now = unsafe { bpf_ktime_get_boot_ns() };
-        let mut frame = Frame::new(&ctx);
-        let at = Arrival { now, ifindex: frame.ifindex() };
-        let verdict = lb_ebpf::handle(&mut frame, &Kernel, &at);
+        let (mut frame, at) = arrival(&ctx);
+        if let Some(verdict) = lb_ebpf::forward(&mut frame, &Kernel, &at) {
+            return finish(verdict.action);
+        }
+        maps::tail_call(&ctx, Tail::Rest);
+        // The daemon enters the program before it attaches this one. Should it be missing for all that, the host must not
+        // lose its network: what its stack says for a virtual address, `viplb_egress` fences still.
+        Kernel.count(Reason::TailMissing);
+        NEXT
+    }
+
+    /// Packets that arrive and belong to no known flow.
+    #[classifier]
+    pub fn viplb_rest(ctx: TcContext) -> i32 {
+        let (mut frame, at) = arrival(&ctx);
+        let verdict = lb_ebpf::rest(&mut frame, &Kernel, &at);
         log(&ctx, &frame, &verdict);
         finish(verdict.action)
+    }
+
+    #[inline(always)]
+    fn arrival(ctx: &TcContext) -> (Frame<'_>, Arrival) {
+        // SAFETY: the helper has no precondition.
+        let now = unsafe { bpf_ktime_get_boot_ns() };
+        let frame = Frame::new(ctx);
+        let at = Arrival { now, ifindex: frame.ifindex() };
+        (frame, at)
     }
 
     /// Packets that this node's own stack sends.

@@ -3,8 +3,9 @@
 //! Names and capacities are those of `lb_common::maps`. Maps are pinned by name, so that flows outlive the daemon.
 
 use aya_ebpf::{
+    EbpfContext,
     bindings::BPF_NOEXIST,
-    btf_maps::{Array, HashMap, PerCpuArray, Queue},
+    btf_maps::{Array, HashMap, PerCpuArray, ProgramArray, Queue},
     macros::btf_map,
 };
 use lb_common::{
@@ -13,7 +14,7 @@ use lb_common::{
     lease::Lease,
     maps::{
         DEFAULT_FLOWS, MAX_BACKENDS, MAX_INTERFACES, MAX_RING_SLOTS, MAX_ROUTERS, MAX_SERVICES, MAX_VIPS,
-        MMAPABLE,
+        MMAPABLE, TAIL_SLOTS, Tail,
     },
     reason::{REASON_SLOTS, Reason},
     service::{Backend, Interface, Service, ServiceKey, Vip},
@@ -50,6 +51,16 @@ static SERVICE_STATS: PerCpuArray<ServiceStats, MAX_SERVICES> = PerCpuArray::new
 static BACKEND_STATS: PerCpuArray<BackendStats, MAX_BACKENDS> = PerCpuArray::new();
 #[btf_map]
 static REASONS: PerCpuArray<u64, REASON_SLOTS> = PerCpuArray::new();
+
+#[btf_map]
+static TAILS: ProgramArray<TAIL_SLOTS> = ProgramArray::new();
+
+/// Goes on in another program, which does not come back; returns only if that program is missing.
+#[inline(always)]
+pub fn tail_call<C: EbpfContext>(ctx: &C, tail: Tail) {
+    // SAFETY: the other program is of the same type, and nothing here waits to be dropped.
+    unsafe { TAILS.tail_call(ctx, tail as u32) };
+}
 
 const EEXIST: i32 = 17;
 

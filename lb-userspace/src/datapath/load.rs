@@ -24,7 +24,7 @@ use aya_log::EbpfLogger;
 use lb_common::maps as names;
 use tokio::io::unix::AsyncFd;
 
-use super::{flows::Collector, maps::Maps, pins::Pins, tables::Tables};
+use super::{flows::Collector, maps::Maps, pins::Pins, tables::Tables, tails};
 use crate::{config::model::Hook, log::DatapathLog, units};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/viplb.bpf.o"));
@@ -89,9 +89,12 @@ impl Datapath {
         tell_capacity(pins, capacity, flows);
         let (hook, why) = choose(hook);
         let mut attached = Vec::new();
-        for (program, ..) in PROGRAMS {
-            classifier(&mut ebpf, program)?.load().context("the kernel refused a packet program")?;
+        for program in PROGRAMS.iter().map(|(name, ..)| *name).chain(tails::PROGRAMS.map(|(_, name)| name)) {
+            classifier(&mut ebpf, program)?
+                .load()
+                .with_context(|| format!("the kernel refused the packet program {program}"))?;
         }
+        let tails = tails::enter(&mut ebpf, pins)?;
         for interface in interfaces {
             for (program, direction, attach_type) in PROGRAMS {
                 let program = classifier(&mut ebpf, program)?;
@@ -100,6 +103,8 @@ impl Datapath {
             }
             attached.push(Attached { interface: interface.clone(), hook, why: why.clone() });
         }
+        // Only now does no program of a former daemon go on in its own tails any more.
+        tails::remove_others(pins, &tails)?;
         Ok(Self {
             tables: Tables::new(maps),
             collector: Collector::open(pins, capacity)?,
@@ -131,12 +136,13 @@ impl Datapath {
     /// Each program's name and the instructions that the kernel's verifier looked at before it took it (its limit is a
     /// million); `None` before Linux 5.16, which does not tell.
     pub fn verified(&self) -> Result<Vec<(&'static str, Option<u32>)>> {
-        let verified = |(name, ..): (&'static str, &str, TcAttachType)| {
+        let verified = |name: &'static str| {
             let program: &SchedClassifier =
                 self.programs.program(name).context("the object lacks a program")?.try_into()?;
             Ok((name, program.info()?.verified_instruction_count()))
         };
-        PROGRAMS.into_iter().map(verified).collect()
+        let entries = PROGRAMS.into_iter().map(|(name, ..)| name);
+        entries.chain(tails::PROGRAMS.map(|(_, name)| name)).map(verified).collect()
     }
 
     /// Takes programs and maps out of the kernel.
@@ -147,7 +153,7 @@ impl Datapath {
     }
 }
 
-fn classifier<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut SchedClassifier> {
+pub(super) fn classifier<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut SchedClassifier> {
     Ok(ebpf.program_mut(name).context("the object lacks a program")?.try_into()?)
 }
 

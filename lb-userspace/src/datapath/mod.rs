@@ -15,3 +15,4 @@ pub mod pins;
 pub mod preflight;
 pub mod ring;
 pub mod tables;
+mod tails;

@@ -11,8 +11,8 @@ use tokio::{
 };
 
 use super::*;
-use crate::program::testing;
 use crate::config::model::{FileValue, Program, Script};
+use crate::program::testing;
 
 /// A directory of a test's own, which goes with it.
 struct Dir(PathBuf);
