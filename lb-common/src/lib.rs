@@ -10,6 +10,7 @@
 mod layout;
 
 pub mod addr;
+pub mod bench;
 pub mod checksum;
 pub mod flow;
 pub mod hash;

@@ -11,7 +11,8 @@ use crate::paths::Paths;
 use crate::toolchain::{BENCH_NEEDS, PEER_NEEDS, Purpose};
 use crate::{build, install, process};
 
-/// Measure viplb: bench failover (--runs N, --only stop,freeze, --json FILE, --no-peers, --hogs, …), bench election
+/// Measure viplb: bench failover (--runs N, --only stop,freeze, --json FILE, --no-peers, --hogs, …), bench election,
+/// bench program
 #[derive(Debug, clap::Args)]
 #[command(disable_help_flag = true)]
 pub struct Options {
@@ -31,7 +32,7 @@ impl Options {
 }
 
 /// Runs the subcommand.
-pub fn run(paths: &Paths, options: Options) -> Result<()> {
+pub fn run(paths: &Paths, mut options: Options) -> Result<()> {
     install::ensure(paths, Purpose::Build, options.install)?;
     if says(&options.args, &["failover"]) {
         install::ensure_of(paths, BENCH_NEEDS, Purpose::Lab, options.install)?;
@@ -40,6 +41,9 @@ pub fn run(paths: &Paths, options: Options) -> Result<()> {
         install::ensure_of(paths, PEER_NEEDS, Purpose::Lab, options.install)?;
     }
     build::all(paths, true)?;
+    if says(&options.args, &["program"]) {
+        options.args.extend(["--object".into(), paths.bench_object().into()]);
+    }
     process::exec(&paths.program("viplb-bench", true), &options.args)
 }
 

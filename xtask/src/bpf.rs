@@ -20,6 +20,8 @@ const TARGET: &str = if cfg!(target_endian = "big") { "bpfeb-unknown-none" } els
 const SYSTEM_RUSTC: &str = "/usr/bin/rustc";
 const PACKAGE: &str = "lb-ebpf";
 const BIN: &str = "viplb-ebpf";
+/// The programs that the benches measure beside; no daemon embeds them.
+const BENCH_BIN: &str = "viplb-bench-ebpf";
 
 /// A compiler that can make BPF code.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,7 +73,7 @@ impl Compiler {
 
     /// Arguments that say what to build and for which target.
     fn selection(&self) -> Vec<&'static str> {
-        let mut args = vec!["--release", "--package", PACKAGE, "--bin", BIN, "--target", TARGET];
+        let mut args = vec!["--release", "--package", PACKAGE, "--bins", "--target", TARGET];
         if *self == Self::Nightly {
             args.push("-Zbuild-std=core");
         }
@@ -97,13 +99,14 @@ impl Compiler {
     }
 }
 
-/// Builds the object and puts it where the daemon's build embeds it; untouched when nothing changed.
+/// Builds the objects and puts the daemon's where the daemon's build embeds it; untouched when nothing changed.
 pub fn build(paths: &Paths) -> Result<()> {
     let (compiler, linker) = tools()?;
     process::run(compiler.cargo(paths, &linker).arg("build").args(compiler.selection()))
         .context("the packet programs do not build")?;
-    let built = paths.bpf_target().join(TARGET).join("release").join(BIN);
-    publish(&built, &paths.bpf_object())
+    let built = paths.bpf_target().join(TARGET).join("release");
+    publish(&built.join(BIN), &paths.bpf_object())?;
+    publish(&built.join(BENCH_BIN), &paths.bench_object())
 }
 
 /// Runs clippy over the entry points, warnings denied.

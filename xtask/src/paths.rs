@@ -46,6 +46,11 @@ impl Paths {
         self.bpf_target().join("viplb.bpf.o")
     }
 
+    /// The programs that `cargo xtask bench program` measures beside.
+    pub fn bench_object(&self) -> PathBuf {
+        self.bpf_target().join("viplb-bench.bpf.o")
+    }
+
     /// Where `cargo xtask test` keeps the whole output of each suite.
     pub fn test_logs(&self) -> PathBuf {
         self.target.join("test-logs")

@@ -13,7 +13,7 @@ use aya::{
     Ebpf, EbpfLoader,
     maps::MapData,
     programs::{
-        LinkOrder, SchedClassifier, TcAttachType, TestRun, TestRunOptions,
+        LinkOrder, ProgramFd, SchedClassifier, TcAttachType, TestRun, TestRunOptions,
         links::{FdLink, LinkError, PinnedLink},
         tc::{self, NlOptions, TcAttachOptions},
     },
@@ -133,6 +133,13 @@ impl Datapath {
         Ok((result.return_value as i32, out))
     }
 
+    /// The loaded ingress program, for another that goes on in it by a tail call.
+    pub fn ingress(&self) -> Result<&ProgramFd> {
+        let program: &SchedClassifier =
+            self.programs.program(PROGRAMS[0].0).context("the object lacks a program")?.try_into()?;
+        Ok(program.fd()?)
+    }
+
     /// Each program's name and the instructions that the kernel's verifier looked at before it took it (its limit is a
     /// million); `None` before Linux 5.16, which does not tell.
     pub fn verified(&self) -> Result<Vec<(&'static str, Option<u32>)>> {
@@ -205,7 +212,7 @@ fn tell_capacity(pins: &Pins, capacity: u32, wanted: u32) {
 }
 
 /// Kernel memory of a pinned map in bytes, as its descriptor's fdinfo tells (`memlock`).
-fn memory(pins: &Pins, name: &str) -> Option<u64> {
+pub fn memory(pins: &Pins, name: &str) -> Option<u64> {
     let map = MapData::from_pin(pins.map(name)).ok()?;
     let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", map.fd().as_fd().as_raw_fd())).ok()?;
     info.lines().find_map(|l| l.strip_prefix("memlock:"))?.trim().parse().ok()

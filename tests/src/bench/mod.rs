@@ -12,6 +12,7 @@ pub mod event;
 pub mod failover;
 pub mod hogs;
 pub mod prober;
+pub mod program;
 pub mod punctual;
 pub mod report;
 pub mod row;

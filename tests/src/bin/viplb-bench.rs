@@ -9,7 +9,7 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 use lb_tests::{
     bench::{
-        echo, election, failover, hogs,
+        echo, election, failover, hogs, program,
         row::{self, Row},
     },
     console::{self, Console},
@@ -34,6 +34,7 @@ struct Cli {
 enum What {
     Failover(failover::Options),
     Election(election::Options),
+    Program(program::Options),
     /// An echo server, TCP and UDP.
     #[command(hide = true)]
     Echo {
@@ -65,6 +66,7 @@ fn run(cli: &Cli) -> Result<Vec<Row>> {
             failover::run(options, &prefix, &console)?
         }
         What::Election(options) => election::run(options)?,
+        What::Program(options) => program::run(options, &prefix, &console)?,
         What::Echo { listen } => return echo::serve_forever(*listen).map(|()| Vec::new()),
         What::Hog => hogs::be_busy(),
     };
