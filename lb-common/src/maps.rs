@@ -42,6 +42,8 @@ pub const TAILS: &str = "TAILS";
 pub enum Tail {
     /// Packets of no known flow.
     Rest = 0,
+    /// ICMP errors.
+    Errors = 1,
 }
 
 /// Slots of [`TAILS`].

@@ -101,6 +101,12 @@ reasons! {
     /// A part of the packet programs was missing: the node's own stack got the packet. It does not happen while the daemon that
     /// attached them, or its pins, are there.
     TailMissing = 27, Passed, "tail-missing";
+    /// ICMP error about a packet of a known flow, brought to the end that sent it.
+    ErrorForwarded = 28, Forwarded, "icmp-error-forwarded";
+    /// ICMP error for an owned virtual address about a packet of no known flow: the node's own stack decides.
+    ErrorUnknownFlow = 29, Passed, "icmp-error-unknown-flow";
+    /// ICMP error about a segment that its flow cannot have sent of late: guessed.
+    ErrorOutsideWindow = 30, Dropped, "icmp-error-outside-window";
 }
 
 /// Elements of the `REASONS` map.

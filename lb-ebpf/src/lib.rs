@@ -12,6 +12,7 @@ pub mod arp;
 pub mod balance;
 pub mod conntrack;
 pub mod egress;
+pub mod icmp_error;
 pub mod neighbour;
 pub mod ownership;
 pub mod packet;
@@ -30,7 +31,7 @@ pub use packet::{Arrival, Delivery, Packet};
 pub use plan::{Action, Plan, Step, Verdict};
 pub use tables::Tables;
 
-use lb_common::reason::Reason;
+use lb_common::{maps::Tail, reason::Reason};
 use parse::{Frame, Ip, Payload};
 
 /// Decides about one received frame, rewrites it, and counts what became of it: [`forward`], then [`rest`].
@@ -38,7 +39,15 @@ use parse::{Frame, Ip, Payload};
 pub fn handle<P: Packet, T: Tables>(p: &mut P, t: &T, at: &Arrival) -> Verdict {
     match forward(p, t, at) {
         Some(verdict) => verdict,
-        None => rest(p, t, at),
+        None => rest(p, t, at).unwrap_or_else(|tail| further(tail, p, t, at)),
+    }
+}
+
+/// Goes on where [`rest`] says: in the kernel a program each, reached by another tail call.
+fn further<P: Packet, T: Tables>(tail: Tail, p: &mut P, t: &T, at: &Arrival) -> Verdict {
+    match tail {
+        Tail::Errors => icmp_error::handle(p, t, at),
+        Tail::Rest => Verdict { reason: Reason::TailMissing, action: Action::Pass },
     }
 }
 
@@ -63,18 +72,30 @@ pub fn forward<P: Packet, T: Tables>(p: &mut P, t: &T, at: &Arrival) -> Option<V
     Some(verdict)
 }
 
-/// All that is not of a known flow. In the kernel a program of its own, reached by a tail call: it starts with a stack of its
+/// All that is not of a known flow, but for what is rare and bulky: that is left to another program (`Err`). In the kernel a program of its own, reached by a tail call: it starts with a stack of its
 /// own, and what it grows by costs the packets of known flows nothing.
 #[inline(always)]
-pub fn rest<P: Packet, T: Tables>(p: &mut P, t: &T, at: &Arrival) -> Verdict {
+pub fn rest<P: Packet, T: Tables>(p: &mut P, t: &T, at: &Arrival) -> Result<Verdict, Tail> {
     let mut ip = Ip::default();
     let frame = parse::parse(p, &mut ip);
+    if frame == Frame::Ip
+        && p.delivery() == Delivery::Host
+        && let Some(tail) = tail(&ip)
+    {
+        return Err(tail);
+    }
     let mut plan = Plan::undecided();
     decide(frame, &ip, p, t, at, &mut plan);
     plan.v6 = ip.v6;
     let verdict = apply::apply(p, t, &plan, at.ifindex);
     t.count(verdict.reason);
-    verdict
+    Ok(verdict)
+}
+
+/// The program that a packet is left to.
+#[inline(always)]
+fn tail(ip: &Ip) -> Option<Tail> {
+    (ip.payload == Payload::Error).then_some(Tail::Errors)
 }
 
 /// Fills in the plan. (Plans that functions of their own decide about are filled in rather than returned: in the kernel each

@@ -55,7 +55,24 @@ mod programs {
     #[classifier]
     pub fn viplb_rest(ctx: TcContext) -> i32 {
         let (mut frame, at) = arrival(&ctx);
-        let verdict = lb_ebpf::rest(&mut frame, &Kernel, &at);
+        match lb_ebpf::rest(&mut frame, &Kernel, &at) {
+            Ok(verdict) => {
+                log(&ctx, &frame, &verdict);
+                finish(verdict.action)
+            }
+            Err(tail) => {
+                maps::tail_call(&ctx, tail);
+                Kernel.count(Reason::TailMissing);
+                NEXT
+            }
+        }
+    }
+
+    /// ICMP errors.
+    #[classifier]
+    pub fn viplb_errors(ctx: TcContext) -> i32 {
+        let (mut frame, at) = arrival(&ctx);
+        let verdict = lb_ebpf::icmp_error::handle(&mut frame, &Kernel, &at);
         log(&ctx, &frame, &verdict);
         finish(verdict.action)
     }

@@ -28,6 +28,18 @@ pub fn decide<P: Packet, T: Tables>(ip: &Ip, p: &P, t: &T, at: &Arrival) -> Plan
     if right == Right::Owner { plan } else { ownership::delegated(plan) }
 }
 
+/// The plan for a packet that concerns no service: `plan` if it is for a virtual address and this node may act for that.
+#[inline(always)]
+pub fn unserved<P: Packet, T: Tables>(ip: &Ip, plan: Plan, p: &P, t: &T, at: &Arrival) -> Plan {
+    let Some(vip) = t.vip(&ip.key.dst) else { return Plan::pass(Reason::NotVirtual) };
+    let router = vip.router;
+    match ownership::right(p, t, router, at.now) {
+        Right::Owner => plan,
+        Right::Delegate => ownership::delegated(plan),
+        right => ownership::instead(right, ip, router, t, at),
+    }
+}
+
 #[inline(always)]
 fn owned<T: Tables>(ip: &Ip, t: &T, at: &Arrival) -> Plan {
     match ip.payload {
@@ -36,7 +48,7 @@ fn owned<T: Tables>(ip: &Ip, t: &T, at: &Arrival) -> Plan {
         Payload::Fragment => Plan::drop(Reason::Fragment),
         Payload::Malformed => Plan::drop(Reason::Malformed),
         Payload::Options => Plan::pass(Reason::IpOptions),
-        Payload::Solicitation | Payload::Other => Plan::pass(Reason::NoService),
+        Payload::Error | Payload::Solicitation | Payload::Other => Plan::pass(Reason::NoService),
     }
 }
 

@@ -3,6 +3,7 @@
 //! The world of the cases, in each family: a client, a virtual address with a service on 3306, backends. Frames are built
 //! and re-parsed by etherparse, which shares nothing with the packet path.
 
+mod icmp;
 mod link;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -15,6 +16,7 @@ use lb_common::{
 };
 use lb_userspace::datapath::tables::{Desired, DesiredService};
 
+pub use icmp::*;
 pub use link::*;
 
 /// The client.
@@ -312,6 +314,15 @@ impl Datagram {
         };
         assert_eq!(udp.checksum, sum.expect("short"), "UDP checksum");
         Self { src: (src, udp.source_port), dst: (dst, udp.destination_port), ttl, data: data.to_vec() }
+    }
+}
+
+/// The source of a frame's packet.
+pub(crate) fn source(frame: &[u8]) -> IpAddr {
+    if frame[14] >> 4 == 4 {
+        Ipv4Addr::from(*frame[26..].first_chunk::<4>().expect("an address")).into()
+    } else {
+        Ipv6Addr::from(*frame[22..].first_chunk::<16>().expect("an address")).into()
     }
 }
 
