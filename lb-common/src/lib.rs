@@ -12,6 +12,7 @@ mod layout;
 pub mod addr;
 pub mod checksum;
 pub mod flow;
+pub mod fragment;
 pub mod hash;
 pub mod lease;
 pub mod maps;

@@ -1,7 +1,7 @@
 //! Names and capacities of the maps: the schema that programs, daemon and a status command after a crash share.
 
 /// Number of the map layout. A daemon refuses pins of another number.
-pub const SCHEMA: u32 = 2;
+pub const SCHEMA: u32 = 3;
 
 /// `Addr → Vip`: virtual addresses.
 pub const VIPS: &str = "VIPS";
@@ -21,6 +21,8 @@ pub const FLOW_KEYS: &str = "FLOW_KEYS";
 pub const FLOWS: &str = "FLOWS";
 /// Queue of free slots of `FLOWS`.
 pub const FREE_SLOTS: &str = "FREE_SLOTS";
+/// `FragmentKey → FragmentRef`: fragmented datagrams under way; the longest unused one gives way.
+pub const FRAGMENTS: &str = "FRAGMENTS";
 /// `u32 ifindex → Interface`.
 pub const INTERFACES: &str = "INTERFACES";
 /// `0 → Settings`.
@@ -44,13 +46,15 @@ pub enum Tail {
     Rest = 0,
     /// ICMP errors.
     Errors = 1,
+    /// Fragments, and packets with IPv6 extension headers.
+    Fragments = 2,
 }
 
 /// Slots of [`TAILS`].
 pub const TAIL_SLOTS: usize = 8;
 
 /// All maps that a later daemon adopts.
-pub const ALL: [&str; 14] = [
+pub const ALL: [&str; 15] = [
     VIPS,
     LEASES,
     SERVICES,
@@ -60,6 +64,7 @@ pub const ALL: [&str; 14] = [
     FLOW_KEYS,
     FLOWS,
     FREE_SLOTS,
+    FRAGMENTS,
     INTERFACES,
     SETTINGS,
     SERVICE_STATS,
@@ -79,6 +84,8 @@ pub const MAX_BACKENDS: usize = 1024;
 pub const RING_SLOTS: usize = 256;
 /// Rings of all services: two each, so that the new one is whole before the service turns to it.
 pub const MAX_RING_SLOTS: usize = MAX_SERVICES * 2 * RING_SLOTS;
+/// Fragmented datagrams under way.
+pub const MAX_FRAGMENTS: usize = 8192;
 /// Interfaces.
 pub const MAX_INTERFACES: usize = 64;
 /// Flows unless configured otherwise.

@@ -76,8 +76,8 @@ reasons! {
     NotOwner = 14, Dropped, "not-owner";
     /// Too short for its headers or lengths that contradict each other.
     Malformed = 15, Dropped, "malformed";
-    /// A fragment for a virtual address.
-    Fragment = 16, Dropped, "fragment";
+    /// A fragment for a virtual address whose datagram's first one has not come, or was not forwarded.
+    Fragment = 16, Dropped, "fragment-before-first";
     /// TTL used up.
     TtlExpired = 17, Dropped, "ttl-expired";
     /// RST of a connection that this node does not know; a RST is never answered.

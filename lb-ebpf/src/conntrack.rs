@@ -86,7 +86,7 @@ fn advance(f: &mut Flow, tcp: &Tcp, direction: u8) {
 }
 
 #[inline(always)]
-fn count<T: Tables>(f: &Flow, direction: u8, length: u32, t: &T) {
+pub(crate) fn count<T: Tables>(f: &Flow, direction: u8, length: u32, t: &T) {
     if let Some(s) = t.service_stats(f.service) {
         let side = if direction == FORWARD { &mut s.forward } else { &mut s.reverse };
         side.count(u64::from(length));

@@ -12,6 +12,7 @@ pub mod arp;
 pub mod balance;
 pub mod conntrack;
 pub mod egress;
+pub mod fragment;
 pub mod icmp_error;
 pub mod neighbour;
 pub mod ownership;
@@ -46,6 +47,7 @@ pub fn handle<P: Packet, T: Tables>(p: &mut P, t: &T, at: &Arrival) -> Verdict {
 /// Goes on where [`rest`] says: in the kernel a program each, reached by another tail call.
 fn further<P: Packet, T: Tables>(tail: Tail, p: &mut P, t: &T, at: &Arrival) -> Verdict {
     match tail {
+        Tail::Fragments => fragment::handle(p, t, at),
         Tail::Errors => icmp_error::handle(p, t, at),
         Tail::Rest => Verdict { reason: Reason::TailMissing, action: Action::Pass },
     }
@@ -95,7 +97,13 @@ pub fn rest<P: Packet, T: Tables>(p: &mut P, t: &T, at: &Arrival) -> Result<Verd
 /// The program that a packet is left to.
 #[inline(always)]
 fn tail(ip: &Ip) -> Option<Tail> {
-    (ip.payload == Payload::Error).then_some(Tail::Errors)
+    match ip.payload {
+        Payload::Error => Some(Tail::Errors),
+        Payload::Fragment => Some(Tail::Fragments),
+        // IPv4's are left to the node's stack.
+        Payload::Options if ip.v6 => Some(Tail::Fragments),
+        _ => None,
+    }
 }
 
 /// Fills in the plan. (Plans that functions of their own decide about are filled in rather than returned: in the kernel each

@@ -77,6 +77,15 @@ mod programs {
         finish(verdict.action)
     }
 
+    /// Fragments, and packets with IPv6 extension headers.
+    #[classifier]
+    pub fn viplb_fragments(ctx: TcContext) -> i32 {
+        let (mut frame, at) = arrival(&ctx);
+        let verdict = lb_ebpf::fragment::handle(&mut frame, &Kernel, &at);
+        log(&ctx, &frame, &verdict);
+        finish(verdict.action)
+    }
+
     #[inline(always)]
     fn arrival(ctx: &TcContext) -> (Frame<'_>, Arrival) {
         // SAFETY: the helper has no precondition.

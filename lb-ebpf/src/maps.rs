@@ -5,16 +5,17 @@
 use aya_ebpf::{
     EbpfContext,
     bindings::BPF_NOEXIST,
-    btf_maps::{Array, HashMap, PerCpuArray, ProgramArray, Queue},
+    btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, ProgramArray, Queue},
     macros::btf_map,
 };
 use lb_common::{
     addr::Addr,
     flow::{Flow, FlowKey, FlowRef},
+    fragment::{FragmentKey, FragmentRef},
     lease::Lease,
     maps::{
-        DEFAULT_FLOWS, MAX_BACKENDS, MAX_INTERFACES, MAX_RING_SLOTS, MAX_ROUTERS, MAX_SERVICES, MAX_VIPS,
-        MMAPABLE, TAIL_SLOTS, Tail,
+        DEFAULT_FLOWS, MAX_BACKENDS, MAX_FRAGMENTS, MAX_INTERFACES, MAX_RING_SLOTS, MAX_ROUTERS,
+        MAX_SERVICES, MAX_VIPS, MMAPABLE, TAIL_SLOTS, Tail,
     },
     reason::{REASON_SLOTS, Reason},
     service::{Backend, Interface, Service, ServiceKey, Vip},
@@ -41,6 +42,8 @@ static FLOW_KEYS: HashMap<FlowKey, FlowRef, { 2 * DEFAULT_FLOWS }> = HashMap::ne
 static FLOWS: Array<Flow, DEFAULT_FLOWS, MMAPABLE> = Array::new();
 #[btf_map]
 static FREE_SLOTS: Queue<u32, DEFAULT_FLOWS> = Queue::new();
+#[btf_map]
+static FRAGMENTS: LruHashMap<FragmentKey, FragmentRef, MAX_FRAGMENTS> = LruHashMap::new();
 #[btf_map]
 static INTERFACES: HashMap<u32, Interface, MAX_INTERFACES> = HashMap::new();
 #[btf_map]
@@ -156,6 +159,19 @@ impl Tables for Kernel {
     #[inline(always)]
     fn remove_key(&self, key: &FlowKey) {
         let _ = FLOW_KEYS.remove(key);
+    }
+
+    #[inline(always)]
+    fn fragment(&self, key: &FragmentKey) -> Option<&FragmentRef> {
+        // SAFETY: valid until the program ends; an element that gives way meanwhile may show another datagram's flow, whose
+        // fragments are then not put together.
+        unsafe { FRAGMENTS.get(key) }
+    }
+
+    #[inline(always)]
+    fn record_fragment(&self, key: &FragmentKey, to: &FragmentRef) {
+        // Fails only while another processor gives way to this: the fragments that follow are counted as they are dropped.
+        let _ = FRAGMENTS.insert(key, to, 0);
     }
 
     #[inline(always)]

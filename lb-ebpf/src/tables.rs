@@ -3,6 +3,7 @@
 use lb_common::{
     addr::Addr,
     flow::{Flow, FlowKey, FlowRef},
+    fragment::{FragmentKey, FragmentRef},
     lease::Lease,
     reason::Reason,
     service::{Backend, Interface, Service, ServiceKey, Vip},
@@ -55,6 +56,11 @@ pub trait Tables {
     fn insert_key(&self, key: &FlowKey, to: &FlowRef) -> Result<(), InsertError>;
     /// Removes a key.
     fn remove_key(&self, key: &FlowKey);
+
+    /// Where the fragments of a datagram go.
+    fn fragment(&self, key: &FragmentKey) -> Option<&FragmentRef>;
+    /// Leaves word for the fragments of a datagram.
+    fn record_fragment(&self, key: &FragmentKey, to: &FragmentRef);
 
     /// Counters of a service.
     fn service_stats(&self, service: u32) -> Option<&mut ServiceStats>;

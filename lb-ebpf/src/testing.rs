@@ -10,6 +10,7 @@ use lb_common::{
     addr::Addr,
     checksum::{fold, update},
     flow::{Flow, FlowKey, FlowRef},
+    fragment::{FragmentKey, FragmentRef},
     lease::Lease,
     reason::{REASON_SLOTS, Reason},
     service::{Backend, Interface, Service, ServiceKey, Vip},
@@ -116,6 +117,8 @@ pub struct Memory {
     pub interfaces: HashMap<u32, Interface>,
     /// Keys of both directions.
     pub keys: RefCell<HashMap<FlowKey, FlowRef>>,
+    /// Fragmented datagrams under way.
+    pub fragments: RefCell<HashMap<FragmentKey, FragmentRef>>,
     /// Most keys there may be.
     pub key_capacity: usize,
     /// Free slots.
@@ -140,6 +143,7 @@ impl Memory {
             backends: HashMap::new(),
             interfaces: HashMap::new(),
             keys: RefCell::default(),
+            fragments: RefCell::default(),
             key_capacity: 2 * flows as usize,
             free: RefCell::new((0..flows).collect()),
             reasons: RefCell::new([0; REASON_SLOTS]),
@@ -252,6 +256,14 @@ impl Tables for Memory {
 
     fn remove_key(&self, key: &FlowKey) {
         self.keys.borrow_mut().remove(key);
+    }
+
+    fn fragment(&self, key: &FragmentKey) -> Option<&FragmentRef> {
+        self.fragments.borrow().get(key).map(|r| &*Box::leak(Box::new(*r)))
+    }
+
+    fn record_fragment(&self, key: &FragmentKey, to: &FragmentRef) {
+        self.fragments.borrow_mut().insert(*key, *to);
     }
 
     fn service_stats(&self, service: u32) -> Option<&mut ServiceStats> {

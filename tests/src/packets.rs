@@ -3,6 +3,7 @@
 //! The world of the cases, in each family: a client, a virtual address with a service on 3306, backends. Frames are built
 //! and re-parsed by etherparse, which shares nothing with the packet path.
 
+mod fragments;
 mod icmp;
 mod link;
 
@@ -16,6 +17,7 @@ use lb_common::{
 };
 use lb_userspace::datapath::tables::{Desired, DesiredService};
 
+pub use fragments::*;
 pub use icmp::*;
 pub use link::*;
 
