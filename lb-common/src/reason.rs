@@ -107,6 +107,8 @@ reasons! {
     ErrorUnknownFlow = 29, Passed, "icmp-error-unknown-flow";
     /// ICMP error about a segment that its flow cannot have sent of late: guessed.
     ErrorOutsideWindow = 30, Dropped, "icmp-error-outside-window";
+    /// Tagged for a VLAN: the programs on that VLAN's own interface see it untagged.
+    VlanTagged = 31, Passed, "vlan-tagged";
 }
 
 /// Elements of the `REASONS` map.

@@ -104,6 +104,13 @@ impl Packet for Frame<'_> {
     }
 
     #[inline(always)]
+    fn tagged(&self) -> bool {
+        const VID: u32 = 0x0fff;
+        // SAFETY: a context field.
+        unsafe { (*self.ctx.skb.skb).vlan_tci & VID != 0 }
+    }
+
+    #[inline(always)]
     fn read<T: Plain>(&self, offset: usize) -> Option<T> {
         // SAFETY: `at` has checked the bounds; `Plain` allows any alignment and bit pattern.
         self.at::<T>(offset).map(|p| unsafe { p.read_unaligned() })

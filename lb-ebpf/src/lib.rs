@@ -8,6 +8,8 @@
 
 pub mod answer;
 pub mod apply;
+#[cfg(any(test, feature = "testing"))]
+pub mod arbitrary;
 pub mod arp;
 pub mod balance;
 pub mod conntrack;
@@ -58,6 +60,9 @@ fn further<P: Packet, T: Tables>(tail: Tail, p: &mut P, t: &T, at: &Arrival) -> 
 pub fn forward<P: Packet, T: Tables>(p: &mut P, t: &T, at: &Arrival) -> Option<Verdict> {
     let mut ip = Ip::default();
     let frame = parse::parse(p, &mut ip);
+    if p.tagged() {
+        return None;
+    }
     if p.delivery() == Delivery::Other && virtual_mac::is_for(p, t, frame, &ip.key.dst) {
         p.take_in();
     }
@@ -81,6 +86,7 @@ pub fn rest<P: Packet, T: Tables>(p: &mut P, t: &T, at: &Arrival) -> Result<Verd
     let mut ip = Ip::default();
     let frame = parse::parse(p, &mut ip);
     if frame == Frame::Ip
+        && !p.tagged()
         && p.delivery() == Delivery::Host
         && let Some(tail) = tail(&ip)
     {
@@ -111,6 +117,7 @@ fn tail(ip: &Ip) -> Option<Tail> {
 #[inline(always)]
 fn decide<P: Packet, T: Tables>(frame: Frame, ip: &Ip, p: &P, t: &T, at: &Arrival, plan: &mut Plan) {
     match (frame, p.delivery()) {
+        _ if p.tagged() => *plan = Plan::pass(Reason::VlanTagged),
         (Frame::Other, _) => *plan = Plan::pass(Reason::OtherProtocol),
         (_, Delivery::Other) => *plan = Plan::pass(Reason::OtherHost),
         (Frame::Arp, _) => arp::decide(p, t, at, plan),

@@ -14,6 +14,10 @@ pub trait Packet {
     /// To whom the frame was addressed on its link.
     fn delivery(&self) -> Delivery;
 
+    /// Whether it belongs to a VLAN. (The kernel takes the tag out of the frame before programs see it; a priority tag, of VLAN
+    /// 0, does not count.)
+    fn tagged(&self) -> bool;
+
     /// Copies a header out; `None` beyond the end.
     fn read<T: Plain>(&self, offset: usize) -> Option<T>;
 

@@ -28,12 +28,14 @@ pub struct Buffer {
     pub bytes: Vec<u8>,
     /// To whom it was addressed.
     pub delivery: Delivery,
+    /// Whether it belongs to a VLAN.
+    pub tagged: bool,
 }
 
 impl Buffer {
     /// A frame addressed to this host.
     pub fn new(bytes: impl Into<Vec<u8>>) -> Self {
-        Self { bytes: bytes.into(), delivery: Delivery::Host }
+        Self { bytes: bytes.into(), delivery: Delivery::Host, tagged: false }
     }
 
     fn checksum(&mut self, offset: usize, f: impl FnOnce(u16) -> u16) -> Option<()> {
@@ -51,6 +53,10 @@ impl Packet for Buffer {
 
     fn delivery(&self) -> Delivery {
         self.delivery
+    }
+
+    fn tagged(&self) -> bool {
+        self.tagged
     }
 
     fn read<T: Plain>(&self, offset: usize) -> Option<T> {

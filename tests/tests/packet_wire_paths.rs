@@ -1,5 +1,5 @@
 //! Narrow links and big datagrams, with real sockets: path MTU discovery through the virtual address on either side, and
-//! fragments both ways.
+//! fragments both ways; frames of VLANs.
 
 use std::{
     io::{Read, Write},
@@ -10,7 +10,7 @@ use std::{
 
 use lb_common::{lease::Lease, reason::Reason};
 use lb_tests::{
-    packets::{FAMILIES, Family, PORT},
+    packets::{Datagram, FAMILIES, Family, PORT},
     wire::{Node, Wire},
 };
 use lb_userspace::datapath::counters;
@@ -147,4 +147,48 @@ fn datagrams_in_fragments_come_back_whole() {
         }
     }
     assert_eq!(counted(&mut node, Reason::Fragment), 0);
+}
+
+/// Sends a frame as it is from the client's interface.
+fn sends_raw(frame: &[u8]) {
+    use std::os::fd::AsRawFd;
+    let ifindex = nix::net::if_::if_nametoindex("eth0").expect("eth0");
+    let socket = socket2::Socket::new(socket2::Domain::PACKET, socket2::Type::RAW, None).expect("a socket");
+    // SAFETY: all zero is valid.
+    let mut to: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+    to.sll_family = libc::AF_PACKET as u16;
+    to.sll_ifindex = ifindex as i32;
+    // SAFETY: an open socket, and lengths of what is pointed to.
+    let sent = unsafe {
+        let to = (&raw const to).cast();
+        libc::sendto(
+            socket.as_raw_fd(),
+            frame.as_ptr().cast(),
+            frame.len(),
+            0,
+            to,
+            size_of::<libc::sockaddr_ll>() as u32,
+        )
+    };
+    assert_eq!(sent, frame.len() as isize, "{}", std::io::Error::last_os_error());
+}
+
+#[test]
+fn a_frame_of_a_vlan_is_left_to_the_vlans_own_interface() {
+    let Some(wire) = Wire::new("vl") else { return };
+    let mut node = wire.node('a', false);
+    node.set_lease(owner());
+    let mut frame = Datagram::of(Family::V4, 40_000).frame();
+    frame[..6].copy_from_slice(&wire.mac('a').0);
+    for (tag, reason) in [(100u16, Reason::VlanTagged), (0xe000, Reason::NewFlow)] {
+        let mut tagged = frame.clone();
+        tagged.splice(12..12, [0x81, 0, tag.to_be_bytes()[0], tag.to_be_bytes()[1]]);
+        wire.host('c').run(|| sends_raw(&tagged)).unwrap();
+        let until = std::time::Instant::now() + LIMIT;
+        while counted(&mut node, reason) == 0 {
+            assert!(std::time::Instant::now() < until, "{reason:?} was not counted");
+            thread::sleep(Duration::from_millis(5));
+        }
+        assert_eq!(counted(&mut node, Reason::NewFlow), u64::from(reason == Reason::NewFlow));
+    }
 }
