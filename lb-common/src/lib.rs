@@ -18,6 +18,7 @@ pub mod lease;
 pub mod maps;
 pub mod probe;
 pub mod reason;
+pub mod sample;
 pub mod service;
 pub mod settings;
 pub mod stats;

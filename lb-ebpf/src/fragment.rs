@@ -18,7 +18,7 @@ use network_types::{tcp::TcpHdr, udp::UdpHdr};
 
 use crate::{
     apply::{self, TCP_CHECK, UDP_CHECK, addresses_v4, addresses_v6},
-    conntrack,
+    capture, conntrack,
     ownership::{self, Right},
     packet::{Arrival, Checksum, Packet},
     parse::{self, Ip, L3, L4, L4_V6, Payload, flag},
@@ -67,6 +67,7 @@ pub fn handle<P: Packet, T: Tables>(p: &mut P, t: &T, at: &Arrival) -> Verdict {
     if plan.step == Step::Nat && chain.more && first {
         leave_word(&ip, &chain, &plan, t, at);
     }
+    capture::offer(p, t, plan.reason, at, false);
     let verdict = apply(p, t, &plan, &ip, &chain, at.ifindex);
     t.count(verdict.reason);
     verdict

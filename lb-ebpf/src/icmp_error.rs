@@ -22,6 +22,7 @@ use network_types::{
 
 use crate::{
     apply::{self, Rewrite, TCP_CHECK, UDP_CHECK, addresses_v4, addresses_v6},
+    capture,
     ownership::{self, Right},
     packet::{Arrival, Checksum, Packet},
     parse::{self, Ip, L3, L4, L4_V6},
@@ -62,6 +63,7 @@ pub fn handle<P: Packet, T: Tables>(p: &mut P, t: &T, at: &Arrival) -> Verdict {
         plan = service::unserved(&ip, Plan::pass(Reason::ErrorUnknownFlow), p, t, at);
     }
     plan.v6 = ip.v6;
+    capture::offer(p, t, plan.reason, at, false);
     let verdict = if plan.step == Step::Nat {
         apply::verdict(&plan, rewrite(p, t, &plan, &ip, &quoted).map(Action::Route))
     } else {

@@ -12,6 +12,7 @@ pub mod apply;
 pub mod arbitrary;
 pub mod arp;
 pub mod balance;
+pub mod capture;
 pub mod conntrack;
 pub mod egress;
 pub mod fragment;
@@ -73,14 +74,18 @@ pub fn forward<P: Packet, T: Tables>(p: &mut P, t: &T, at: &Arrival) -> Option<V
     if plan.step == Step::Undecided {
         return None;
     }
+    if plan.step == Step::Drop {
+        capture::offer(p, t, plan.reason, at, false);
+    }
     plan.v6 = ip.v6;
     let verdict = apply::apply_known(p, t, &plan, at.ifindex);
     t.count(verdict.reason);
     Some(verdict)
 }
 
-/// All that is not of a known flow, but for what is rare and bulky: that is left to another program (`Err`). In the kernel a program of its own, reached by a tail call: it starts with a stack of its
-/// own, and what it grows by costs the packets of known flows nothing.
+/// All that is not of a known flow, but for what is rare and bulky: that is left to another program (`Err`). In the kernel a
+/// program of its own, reached by a tail call: it starts with a stack of its own, and what it grows by costs the packets of known
+/// flows nothing.
 #[inline(always)]
 pub fn rest<P: Packet, T: Tables>(p: &mut P, t: &T, at: &Arrival) -> Result<Verdict, Tail> {
     let mut ip = Ip::default();
@@ -94,6 +99,7 @@ pub fn rest<P: Packet, T: Tables>(p: &mut P, t: &T, at: &Arrival) -> Result<Verd
     }
     let mut plan = Plan::undecided();
     decide(frame, &ip, p, t, at, &mut plan);
+    capture::offer(p, t, plan.reason, at, false);
     plan.v6 = ip.v6;
     let verdict = apply::apply(p, t, &plan, at.ifindex);
     t.count(verdict.reason);
