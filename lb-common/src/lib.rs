@@ -15,6 +15,7 @@ pub mod flow;
 pub mod hash;
 pub mod lease;
 pub mod maps;
+pub mod mode;
 pub mod probe;
 pub mod reason;
 pub mod service;
