@@ -18,6 +18,7 @@ pub mod maps;
 pub mod mode;
 pub mod probe;
 pub mod reason;
+pub mod sample;
 pub mod service;
 pub mod settings;
 pub mod stats;

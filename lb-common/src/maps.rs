@@ -32,6 +32,10 @@ pub const BACKEND_STATS: &str = "BACKEND_STATS";
 /// `u32 Reason → u64`, per CPU.
 pub const REASONS: &str = "REASONS";
 
+/// `0 → Capture`: who listens to samples; mapped into the listener's memory.
+pub const CAPTURE: &str = "CAPTURE";
+/// Ring buffer of `Sample`.
+pub const SAMPLES: &str = "SAMPLES";
 /// `u32 Tail → program`: the programs that `viplb_ingress` goes on in. Pinned under a name of its own for each load, since
 /// the programs of another load must not go on in this one's; without a pin the kernel empties it when the daemon ends.
 pub const TAILS: &str = "TAILS";
@@ -48,7 +52,7 @@ pub enum Tail {
 pub const TAIL_SLOTS: usize = 8;
 
 /// All maps that a later daemon adopts.
-pub const ALL: [&str; 14] = [
+pub const ALL: [&str; 16] = [
     VIPS,
     LEASES,
     SERVICES,
@@ -63,6 +67,8 @@ pub const ALL: [&str; 14] = [
     SERVICE_STATS,
     BACKEND_STATS,
     REASONS,
+    CAPTURE,
+    SAMPLES,
 ];
 
 /// Virtual addresses.
@@ -79,6 +85,8 @@ pub const RING_SLOTS: usize = 256;
 pub const MAX_RING_SLOTS: usize = MAX_SERVICES * 2 * RING_SLOTS;
 /// Interfaces.
 pub const MAX_INTERFACES: usize = 64;
+/// Bytes of the ring of samples: some two thousand.
+pub const SAMPLE_BYTES: usize = 256 * 1024;
 /// Flows unless configured otherwise.
 pub const DEFAULT_FLOWS: usize = 262_144;
 /// `BPF_F_MMAPABLE`: the daemon reads and writes single words of the array without a system call per element.

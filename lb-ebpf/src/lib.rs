@@ -10,6 +10,7 @@ pub mod answer;
 pub mod apply;
 pub mod arp;
 pub mod balance;
+pub mod capture;
 pub mod conntrack;
 pub mod egress;
 pub mod neighbour;
@@ -57,6 +58,9 @@ pub fn forward<P: Packet, T: Tables>(p: &mut P, t: &T, at: &Arrival) -> Option<V
     if plan.step == Step::Undecided {
         return None;
     }
+    if plan.step == Step::Drop {
+        capture::offer(p, t, plan.reason, at, false);
+    }
     plan.v6 = ip.v6;
     let verdict = apply::apply_known(p, t, &plan, at.ifindex);
     t.count(verdict.reason);
@@ -71,6 +75,7 @@ pub fn rest<P: Packet, T: Tables>(p: &mut P, t: &T, at: &Arrival) -> Verdict {
     let frame = parse::parse(p, &mut ip);
     let mut plan = Plan::undecided();
     decide(frame, &ip, p, t, at, &mut plan);
+    capture::offer(p, t, plan.reason, at, false);
     plan.v6 = ip.v6;
     let verdict = apply::apply(p, t, &plan, at.ifindex);
     t.count(verdict.reason);

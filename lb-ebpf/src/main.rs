@@ -78,7 +78,8 @@ mod programs {
         }
         // SAFETY: the helper has no precondition.
         let now = unsafe { bpf_ktime_get_boot_ns() };
-        let verdict = lb_ebpf::egress::handle(&frame, &Kernel, now);
+        let at = Arrival { now, ifindex: frame.ifindex() };
+        let verdict = lb_ebpf::egress::handle(&frame, &Kernel, &at);
         log(&ctx, &frame, &verdict);
         finish(verdict.action)
     }

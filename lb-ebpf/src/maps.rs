@@ -5,7 +5,7 @@
 use aya_ebpf::{
     EbpfContext,
     bindings::BPF_NOEXIST,
-    btf_maps::{Array, HashMap, PerCpuArray, ProgramArray, Queue},
+    btf_maps::{Array, HashMap, PerCpuArray, ProgramArray, Queue, RingBuf},
     macros::btf_map,
 };
 use lb_common::{
@@ -14,9 +14,10 @@ use lb_common::{
     lease::Lease,
     maps::{
         DEFAULT_FLOWS, MAX_BACKENDS, MAX_INTERFACES, MAX_RING_SLOTS, MAX_ROUTERS, MAX_SERVICES, MAX_VIPS,
-        MMAPABLE, TAIL_SLOTS, Tail,
+        MMAPABLE, SAMPLE_BYTES, TAIL_SLOTS, Tail,
     },
     reason::{REASON_SLOTS, Reason},
+    sample::{Capture, Sample},
     service::{Backend, Interface, Service, ServiceKey, Vip},
     settings::Settings,
     stats::{BackendStats, ServiceStats},
@@ -52,6 +53,10 @@ static BACKEND_STATS: PerCpuArray<BackendStats, MAX_BACKENDS> = PerCpuArray::new
 #[btf_map]
 static REASONS: PerCpuArray<u64, REASON_SLOTS> = PerCpuArray::new();
 
+#[btf_map]
+static CAPTURE: Array<Capture, 1, MMAPABLE> = Array::new();
+#[btf_map]
+static SAMPLES: RingBuf<Sample, SAMPLE_BYTES> = RingBuf::new();
 #[btf_map]
 static TAILS: ProgramArray<TAIL_SLOTS> = ProgramArray::new();
 
@@ -175,6 +180,24 @@ impl Tables for Kernel {
         if let Some(p) = REASONS.get_ptr_mut(reason as u32) {
             // SAFETY: this processor's copy of a live element.
             unsafe { *p += 1 }
+        }
+    }
+
+    #[inline(always)]
+    fn capture(&self) -> Option<&Capture> {
+        CAPTURE.get(0)
+    }
+
+    #[inline(always)]
+    fn sample(&self, sample: &Sample) {
+        if SAMPLES.output(sample, 0).is_err()
+            && let Some(p) = CAPTURE.get_ptr_mut(0)
+        {
+            // SAFETY: a live array element; one lost more or less, when two processors count at once, does not matter.
+            unsafe {
+                let lost = &raw mut (*p).lost;
+                lost.write_volatile(lost.read_volatile() + 1);
+            }
         }
     }
 }

@@ -5,6 +5,7 @@ use lb_common::{
     flow::{Flow, FlowKey, FlowRef},
     lease::Lease,
     reason::Reason,
+    sample::{Capture, Sample},
     service::{Backend, Interface, Service, ServiceKey, Vip},
     settings::Settings,
     stats::{BackendStats, ServiceStats},
@@ -62,6 +63,10 @@ pub trait Tables {
     fn backend_stats(&self, backend: u32) -> Option<&mut BackendStats>;
     /// Counts what became of a packet.
     fn count(&self, reason: Reason);
+    /// Who wants to see packets.
+    fn capture(&self) -> Option<&Capture>;
+    /// Shows one.
+    fn sample(&self, sample: &Sample);
 
     /// Whether this node may act for addresses of `router` at `now`: the daemon has renewed the lease recently enough.
     #[inline(always)]

@@ -12,6 +12,7 @@ use lb_common::{
     flow::{Flow, FlowKey, FlowRef},
     lease::Lease,
     reason::{REASON_SLOTS, Reason},
+    sample::{Capture, HEAD, Sample},
     service::{Backend, Interface, Service, ServiceKey, Vip},
     settings::Settings,
     stats::{BackendStats, ServiceStats},
@@ -73,6 +74,12 @@ impl Packet for Buffer {
         self.write(offset, value)
     }
 
+    fn head(&self, to: &mut [u8; HEAD]) -> u16 {
+        let length = self.bytes.len().min(HEAD);
+        to[..length].copy_from_slice(&self.bytes[..length]);
+        length as u16
+    }
+
     fn update_l4_checksum(&mut self, field: Checksum, pseudo: u16, body: u16) -> Option<()> {
         self.checksum(field.offset, |c| match update(update(c, pseudo), body) {
             _ if field.optional && c == 0 => 0,
@@ -122,6 +129,10 @@ pub struct Memory {
     pub free: RefCell<VecDeque<u32>>,
     /// What became of packets, by number of the reason.
     pub reasons: RefCell<[u64; REASON_SLOTS]>,
+    /// Who listens.
+    pub capture: Capture,
+    /// What a listener was shown.
+    pub samples: RefCell<Vec<Sample>>,
     flows: Vec<UnsafeCell<Flow>>,
     service_stats: UnsafeCell<Box<[ServiceStats; 8]>>,
     backend_stats: UnsafeCell<Box<[BackendStats; 32]>>,
@@ -143,6 +154,8 @@ impl Memory {
             key_capacity: 2 * flows as usize,
             free: RefCell::new((0..flows).collect()),
             reasons: RefCell::new([0; REASON_SLOTS]),
+            capture: Capture::default(),
+            samples: RefCell::default(),
             flows: (0..flows).map(|_| UnsafeCell::default()).collect(),
             service_stats: UnsafeCell::default(),
             backend_stats: UnsafeCell::default(),
@@ -266,5 +279,13 @@ impl Tables for Memory {
 
     fn count(&self, reason: Reason) {
         self.reasons.borrow_mut()[reason as usize] += 1;
+    }
+
+    fn capture(&self) -> Option<&Capture> {
+        Some(&self.capture)
+    }
+
+    fn sample(&self, sample: &Sample) {
+        self.samples.borrow_mut().push(*sample);
     }
 }

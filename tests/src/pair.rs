@@ -56,6 +56,8 @@ pub const FOREVER: u64 = u64::MAX;
 pub const OVER: u64 = 1;
 /// The host's clock.
 pub const NOW: u64 = 1_000_000_000_000;
+/// When and where frames come in on the host's side.
+const AT: Arrival = Arrival { now: NOW, ifindex: LO };
 
 impl Pair {
     /// Tables that say `desired`, and a lease without end.
@@ -113,13 +115,13 @@ impl Pair {
             [first, ..] if first & 1 == 1 => Delivery::Group,
             _ => Delivery::Other,
         };
-        let verdict = lb_ebpf::handle(&mut buffer, &self.host, &Arrival { now: NOW, ifindex: LO });
+        let verdict = lb_ebpf::handle(&mut buffer, &self.host, &AT);
         self.compare(false, frame, verdict.reason, verdict.action, buffer.bytes)
     }
 
     /// Sends a frame of this node's own stack through both.
     pub fn send(&mut self, frame: &[u8]) -> Outcome {
-        let verdict = lb_ebpf::egress::handle(&Buffer::new(frame), &self.host, NOW);
+        let verdict = lb_ebpf::egress::handle(&Buffer::new(frame), &self.host, &AT);
         self.compare(true, frame, verdict.reason, verdict.action, frame.to_vec())
     }
 

@@ -14,8 +14,12 @@ fn mode_of(service: &str, backend: &str) -> Mode {
 }
 
 fn refusal(service: &str, backend: &str) -> String {
-    match parse(&with(service, backend), "viplb.toml", &around()) {
-        Ok(_) => panic!("taken: {service} {backend}"),
+    refusal_of(&with(service, backend))
+}
+
+fn refusal_of(text: &str) -> String {
+    match parse(text, "viplb.toml", &around()) {
+        Ok(_) => panic!("taken: {text}"),
         Err(report) => report.to_string(),
     }
 }
@@ -39,7 +43,7 @@ fn keepaliveds_nat_is_answered_with_the_two_modes_that_it_might_mean() {
 #[test]
 fn dsr_translates_no_port() {
     let text = with("mode = \"dsr\"", "").replace("172.18.0.2\"", "172.18.0.2:3307\"");
-    let report = parse(&text, "viplb.toml", &around()).err().expect("refused").to_string();
+    let report = refusal_of(&text);
     assert!(report.contains("172.18.0.2:3307 is not on port 3306"), "{report}");
     assert!(report.contains("write \"172.18.0.2:3306\""), "{report}");
     good(&text.replace("\"dsr\"", "\"dnat\""));
