@@ -16,6 +16,7 @@ pub mod fragment;
 pub mod hash;
 pub mod lease;
 pub mod maps;
+pub mod mode;
 pub mod probe;
 pub mod reason;
 pub mod sample;

@@ -27,7 +27,7 @@ pub(crate) const UDP_CHECK: usize = 6;
 #[inline(always)]
 pub fn apply<P: Packet, T: Tables>(p: &mut P, t: &T, plan: &Plan, ifindex: u32) -> Verdict {
     match plan.step {
-        Step::Undecided | Step::Pass | Step::Drop | Step::Nat | Step::Relay => {
+        Step::Undecided | Step::Pass | Step::Drop | Step::Nat | Step::Direct | Step::Relay => {
             apply_known(p, t, plan, ifindex)
         }
         _ => {
@@ -43,6 +43,7 @@ pub fn apply_known<P: Packet, T: Tables>(p: &mut P, t: &T, plan: &Plan, ifindex:
     let action = match plan.step {
         Step::Drop => Some(Action::Drop),
         Step::Nat => nat(p, t, plan).map(Action::Route),
+        Step::Direct => one_hop_less(p, plan.v6).map(|()| Action::Backend(plan.slot)),
         Step::Relay => relay(p, plan).map(|()| Action::Send(ifindex)),
         _ => Some(Action::Pass),
     };
@@ -141,14 +142,20 @@ pub(crate) fn addresses_v6<P: Packet>(p: &mut P, src: &Addr, dst: &Addr, addr_de
 /// Sends the frame on to another node of this link, one hop later.
 #[inline(never)]
 fn relay<P: Packet>(p: &mut P, plan: &Plan) -> Option<()> {
-    if plan.v6 {
+    one_hop_less(p, plan.v6)?;
+    p.store(0, &[plan.mac.0, plan.from.0])
+}
+
+/// Takes one off the TTL. Where nothing is translated, this is what ends a ring of nodes that forward to each other.
+#[inline(never)]
+fn one_hop_less<P: Packet>(p: &mut P, v6: bool) -> Option<()> {
+    if v6 {
         p.amend_frame_sum(delta(1, 0));
         let [hops] = p.read::<[u8; 1]>(L3 + 7)?;
-        p.write(L3 + 7, &[hops.wrapping_sub(1)])?;
+        p.write(L3 + 7, &[hops.wrapping_sub(1)])
     } else {
         let [ttl, proto, high, low] = p.read::<[u8; 4]>(L3 + 8)?;
         let [high, low] = update(u16::from_be_bytes([high, low]), delta(0x0100, 0)).to_be_bytes();
-        p.write(L3 + 8, &[ttl.wrapping_sub(1), proto, high, low])?;
+        p.write(L3 + 8, &[ttl.wrapping_sub(1), proto, high, low])
     }
-    p.store(0, &[plan.mac.0, plan.from.0])
 }

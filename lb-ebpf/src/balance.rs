@@ -5,6 +5,7 @@ use lb_common::{
     checksum::{delta, sum_addr, sum2},
     flow::{FORWARD, Flow, FlowKey, FlowRef, REVERSE, Stage},
     hash,
+    mode::Mode,
     reason::Reason,
     service::{Backend, Service},
 };
@@ -56,10 +57,11 @@ fn fill(f: &mut Flow, ip: &Ip, service: &Service, backend: &Backend, now: u64) {
     f.client = ip.key.src;
     f.vip = ip.key.dst;
     f.backend = backend.addr;
-    f.snat = service.snat;
+    f.snat = if backend.mode() == Mode::Nat { service.snat } else { ip.key.src };
     f.client_port = ip.key.sport;
     f.vip_port = ip.key.dport;
     f.backend_port = backend.port;
+    f.snat_port = ip.key.sport;
     f.seen = now;
     f.born = now;
     f.service = service.id;
@@ -67,28 +69,37 @@ fn fill(f: &mut Flow, ip: &Ip, service: &Service, backend: &Backend, now: u64) {
     f.backend_if = backend.ifindex;
     f.client_next = ip.tcp.seq.wrapping_add(ip.tcp.span);
     f.backend_next = 0;
-    f.addr_delta = delta(
-        sum_addr(&ip.key.src) + sum_addr(&ip.key.dst),
-        sum_addr(&service.snat) + sum_addr(&backend.addr),
-    );
+    f.addr_delta =
+        delta(sum_addr(&ip.key.src) + sum_addr(&ip.key.dst), sum_addr(&f.snat) + sum_addr(&backend.addr));
     f.generation = f.generation.wrapping_add(1);
     f.proto = ip.key.proto;
     f.flags = 0;
+    f.mode = backend.mode;
     f.stage = if ip.key.proto == PROTO_UDP { Stage::OneWay } else { Stage::SynSent } as u8;
 }
 
-/// Enters both keys of a filled record, the reverse one with a free source port.
+/// Enters both keys of a filled record, the reverse one with a free source port. A backend that sees the client's own address
+/// and port leaves no port to choose, and none to turn to when the client speaks to it through two services from one port;
+/// one that answers the client directly has no reverse key.
 #[inline(always)]
 fn record<T: Tables>(f: &mut Flow, slot: u32, forward: &FlowKey, t: &T) -> Result<(), Reason> {
     let mut reverse = f.reverse_key();
-    claim_port(&mut reverse, forward, &to(f, slot, REVERSE), t)?;
+    let there = to(f, slot, REVERSE);
+    let mode = f.mode();
+    match mode {
+        Mode::Nat => claim_port(&mut reverse, forward, &there, t)?,
+        Mode::Dnat => t.insert_key(&reverse, &there).map_err(no_port)?,
+        Mode::Dsr => {}
+    }
     f.snat_port = reverse.dport;
     f.port_delta =
         delta(sum2(f.client_port.0) + sum2(f.vip_port.0), sum2(f.snat_port.0) + sum2(f.backend_port.0));
     match t.insert_key(forward, &to(f, slot, FORWARD)) {
         Ok(()) => Ok(()),
         Err(e) => {
-            t.remove_key(&reverse);
+            if !mode.is_one_way() {
+                t.remove_key(&reverse);
+            }
             Err(if e == InsertError::Exists { Reason::ConcurrentOpen } else { Reason::FlowTableFull })
         }
     }
@@ -97,6 +108,11 @@ fn record<T: Tables>(f: &mut Flow, slot: u32, forward: &FlowKey, t: &T) -> Resul
 #[inline(always)]
 fn to(f: &Flow, slot: u32, direction: u8) -> FlowRef {
     FlowRef { slot, generation: f.generation, direction, pad: 0 }
+}
+
+#[inline(always)]
+fn no_port(e: InsertError) -> Reason {
+    if e == InsertError::Exists { Reason::SnatPortsExhausted } else { Reason::FlowTableFull }
 }
 
 /// Walks over the source ports until one is free towards this backend.

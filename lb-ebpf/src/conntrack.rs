@@ -39,7 +39,10 @@ pub fn known<P: Packet, T: Tables>(ip: &Ip, p: &P, t: &T, at: &Arrival) -> Plan 
     if ip.ttl <= 1 {
         return Plan::drop(Reason::TtlExpired);
     }
-    if ip.payload == Payload::Tcp {
+    let mode = f.mode();
+    if mode.is_one_way() {
+        advance_one_way(f, tcp, ip.payload);
+    } else if ip.payload == Payload::Tcp {
         advance(f, tcp, r.direction);
     } else if r.direction == REVERSE {
         f.stage = Stage::TwoWay as u8;
@@ -47,7 +50,7 @@ pub fn known<P: Packet, T: Tables>(ip: &Ip, p: &P, t: &T, at: &Arrival) -> Plan 
     f.seen = at.now;
     count(f, r.direction, ip.length, t);
     let reason = if r.direction == FORWARD { Reason::Forwarded } else { Reason::Returned };
-    Plan::nat(reason, r.slot, r.direction)
+    Plan::to_backend(reason, r.slot, r.direction, mode)
 }
 
 /// Takes the keys from a flow that has ended, for a new connection of the same client port. Only the collector frees
@@ -55,7 +58,9 @@ pub fn known<P: Packet, T: Tables>(ip: &Ip, p: &P, t: &T, at: &Arrival) -> Plan 
 #[inline(never)]
 fn retire<T: Tables>(f: &mut Flow, forward: &FlowKey, t: &T) {
     t.remove_key(forward);
-    t.remove_key(&f.reverse_key());
+    if !f.mode().is_one_way() {
+        t.remove_key(&f.reverse_key());
+    }
     f.stage = Stage::Closed as u8;
 }
 
@@ -80,6 +85,34 @@ fn advance(f: &mut Flow, tcp: &Tcp, direction: u8) {
         Stage::Established if f.flags & (FIN_CLIENT | FIN_BACKEND) == FIN_CLIENT | FIN_BACKEND => {
             Stage::Closing
         }
+        s => s,
+    };
+    f.stage = stage as u8;
+}
+
+/// Likewise, of a flow whose replies nobody here sees: what the client says alone moves it. Its acknowledgement of the
+/// backend's SYN is its first segment after its own; its FIN is taken for the end, which its later acknowledgements put off. A
+/// datagram after the first is taken for a sign that the backend has answered.
+#[inline(never)]
+fn advance_one_way(f: &mut Flow, tcp: &Tcp, payload: Payload) {
+    if payload != Payload::Tcp {
+        f.stage = Stage::TwoWay as u8;
+        return;
+    }
+    let end = tcp.seq.wrapping_add(tcp.span);
+    if tcp.has(flag::SYN) || end.wrapping_sub(f.client_next) < 1 << 31 {
+        f.client_next = end;
+    }
+    if tcp.has(flag::ACK) {
+        f.backend_next = tcp.ack;
+    }
+    if tcp.has(flag::FIN) {
+        f.flags |= FIN_CLIENT;
+    }
+    let stage = match f.stage() {
+        _ if tcp.has(flag::RST) => Stage::Closed,
+        Stage::SynSent | Stage::Established if f.flags & FIN_CLIENT != 0 => Stage::Closing,
+        Stage::SynSent if tcp.has(flag::ACK) && !tcp.has(flag::SYN) => Stage::Established,
         s => s,
     };
     f.stage = stage as u8;

@@ -131,7 +131,8 @@ fn tables() -> Memory {
         for i in 0..3 {
             m.rings.insert(base + i, base + i);
             let addr = address(v6, 2 + i as u8).into();
-            m.backends.insert(base + i, Backend { addr, ifindex: 1, port: Port::new(PORT), pad: [0; 2] });
+            m.backends
+                .insert(base + i, Backend { addr, ifindex: 1, port: Port::new(PORT), ..Backend::default() });
         }
     }
     m
@@ -238,7 +239,7 @@ proptest! {
             let mut b = Buffer::new(frame(packet));
             let v = handle(&mut b, &m, &Arrival { now, ifindex: 1 });
             match v.action {
-                Action::Route(_) | Action::Send(_) => check_emitted(&b.bytes),
+                Action::Route(_) | Action::Backend(_) | Action::Send(_) => check_emitted(&b.bytes),
                 Action::Pass => prop_assert_eq!(&b.bytes, &frame(packet), "a passed packet is left as it was"),
                 Action::Drop => {}
             }

@@ -2,6 +2,7 @@
 
 use lb_common::{
     flow::FORWARD,
+    mode::Mode,
     reason::{Kind, Reason},
     service::{Service, ServiceKey},
 };
@@ -67,7 +68,10 @@ fn connection<T: Tables>(ip: &Ip, t: &T, at: &Arrival) -> Plan {
         return Plan::drop(Reason::TtlExpired);
     }
     match balance::open(ip, service, t, at) {
-        Ok(slot) => Plan::nat(Reason::NewFlow, slot, FORWARD),
+        Ok(slot) => {
+            let mode = t.flow(slot).map_or(Mode::Nat, |f| f.mode());
+            Plan::to_backend(Reason::NewFlow, slot, FORWARD, mode)
+        }
         Err(reason) if matches!(reason.kind(), Kind::Dropped) => Plan::drop(reason),
         Err(reason) => refuse(service, ip, reason, t),
     }

@@ -79,7 +79,7 @@ impl Family {
     /// Tables with one TCP service and `n` backends that are up.
     pub fn world(self, n: u8) -> Desired {
         let port = Port::new(PORT);
-        let backend = |i| Backend { addr: self.backend(i).into(), ifindex: LO, port, pad: [0; 2] };
+        let backend = |i| Backend { addr: self.backend(i).into(), ifindex: LO, port, ..Backend::default() };
         let vip = self.vip().into();
         Desired {
             settings: Settings {

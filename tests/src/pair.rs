@@ -137,7 +137,7 @@ impl Pair {
         let expected = match action {
             Action::Pass => -1,
             Action::Drop => 2,
-            Action::Route(_) | Action::Send(_) => 7,
+            Action::Route(_) | Action::Backend(_) | Action::Send(_) => 7,
         };
         assert_eq!(returned, expected, "verdict of the kernel for {reason:?}");
         if !matches!(action, Action::Drop) {

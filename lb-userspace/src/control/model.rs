@@ -259,7 +259,8 @@ impl Model {
             addr: b.addr.ip().into(),
             ifindex: *ifindex,
             port: Port::new(b.addr.port()),
-            pad: [0; 2],
+            mode: b.mode as u8,
+            ..Backend::default()
         });
         Desired {
             settings: Settings {
