@@ -12,6 +12,7 @@ mod layout;
 pub mod addr;
 pub mod checksum;
 pub mod flow;
+pub mod half_open;
 pub mod hash;
 pub mod lease;
 pub mod maps;

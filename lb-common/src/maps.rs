@@ -1,7 +1,7 @@
 //! Names and capacities of the maps: the schema that programs, daemon and a status command after a crash share.
 
 /// Number of the map layout. A daemon refuses pins of another number.
-pub const SCHEMA: u32 = 2;
+pub const SCHEMA: u32 = 3;
 
 /// `Addr → Vip`: virtual addresses.
 pub const VIPS: &str = "VIPS";
@@ -21,6 +21,9 @@ pub const FLOW_KEYS: &str = "FLOW_KEYS";
 pub const FLOWS: &str = "FLOWS";
 /// Queue of free slots of `FLOWS`.
 pub const FREE_SLOTS: &str = "FREE_SLOTS";
+/// `u32 → u64`: places of half-open flows (`half_open`) from 1 on; 0 counts the places taken. The daemon maps the array into
+/// its memory.
+pub const HALF_OPEN: &str = "HALF_OPEN";
 /// `u32 ifindex → Interface`.
 pub const INTERFACES: &str = "INTERFACES";
 /// `0 → Settings`.
@@ -48,7 +51,7 @@ pub enum Tail {
 pub const TAIL_SLOTS: usize = 8;
 
 /// All maps that a later daemon adopts.
-pub const ALL: [&str; 14] = [
+pub const ALL: [&str; 15] = [
     VIPS,
     LEASES,
     SERVICES,
@@ -58,6 +61,7 @@ pub const ALL: [&str; 14] = [
     FLOW_KEYS,
     FLOWS,
     FREE_SLOTS,
+    HALF_OPEN,
     INTERFACES,
     SETTINGS,
     SERVICE_STATS,

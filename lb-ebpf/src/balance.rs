@@ -10,6 +10,7 @@ use lb_common::{
 };
 
 use crate::{
+    half_open,
     packet::Arrival,
     parse::Ip,
     tables::{InsertError, Tables},
@@ -30,16 +31,23 @@ pub fn open<T: Tables>(ip: &Ip, service: &Service, t: &T, at: &Arrival) -> Resul
     let position = service.ring_base + t.next(service.id) % service.ring_len;
     let id = t.ring(position).ok_or(Reason::BackendMissing)?;
     let backend = t.backend(id).ok_or(Reason::BackendMissing)?;
-    let slot = t.take_slot().ok_or(Reason::FlowTableFull)?;
+    // Said now rather than once the handshake is through, and without a word to the backend.
+    if !t.has_free_slot() {
+        return Err(Reason::FlowTableFull);
+    }
+    let place = half_open::take(t)?;
+    let slot = place.slot;
     let Some(f) = t.flow(slot) else { return Err(Reason::FlowTableFull) };
     fill(f, ip, service, backend, at.now);
     f.backend_id = id;
     f.client_if = at.ifindex;
-    if let Err(reason) = record(f, slot, &ip.key, t) {
+    f.place = place.index;
+    let recorded = record(f, slot, &ip.key, t);
+    if recorded.is_err() {
         f.stage = Stage::Free as u8;
-        t.free_slot(slot);
-        return Err(reason);
     }
+    half_open::release(place.index, slot, f.generation, t);
+    recorded?;
     if let Some(s) = t.service_stats(service.id) {
         s.flows += 1;
         s.forward.count(u64::from(ip.length));
@@ -61,7 +69,7 @@ fn fill(f: &mut Flow, ip: &Ip, service: &Service, backend: &Backend, now: u64) {
     f.vip_port = ip.key.dport;
     f.backend_port = backend.port;
     f.seen = now;
-    f.born = now;
+    f.born = (now / 1_000_000_000) as u32;
     f.service = service.id;
     f.router = service.router;
     f.backend_if = backend.ifindex;
