@@ -70,8 +70,10 @@ pub struct Flow {
     pub snat_port: Port,
     /// Boottime of the last packet of either direction, ns.
     pub seen: u64,
-    /// Boottime of the first packet, ns.
-    pub born: u64,
+    /// Boottime of the first packet, s.
+    pub born: u32,
+    /// Its place among half-open flows (`half_open`), 0 once it is established.
+    pub place: u32,
     /// Service index (counters).
     pub service: u32,
     /// Backend index (counters).
@@ -103,7 +105,7 @@ pub struct Flow {
     /// Zero.
     pub pad: [u8; 2],
 }
-layout!(Flow = 128: client, vip, backend, snat, client_port, vip_port, backend_port, snat_port, seen, born, service,
+layout!(Flow = 128: client, vip, backend, snat, client_port, vip_port, backend_port, snat_port, seen, born, place, service,
     backend_id, router, client_if, backend_if, client_next, backend_next, addr_delta, port_delta, generation, proto,
     stage, flags, mode, pad);
 

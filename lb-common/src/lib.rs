@@ -13,6 +13,7 @@ pub mod addr;
 pub mod checksum;
 pub mod flow;
 pub mod fragment;
+pub mod half_open;
 pub mod hash;
 pub mod lease;
 pub mod maps;

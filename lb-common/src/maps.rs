@@ -23,6 +23,9 @@ pub const FLOWS: &str = "FLOWS";
 pub const FREE_SLOTS: &str = "FREE_SLOTS";
 /// `FragmentKey → FragmentRef`: fragmented datagrams under way; the longest unused one gives way.
 pub const FRAGMENTS: &str = "FRAGMENTS";
+/// `u32 → u64`: places of half-open flows (`half_open`) from 1 on; 0 counts the places taken. The daemon maps the array into
+/// its memory.
+pub const HALF_OPEN: &str = "HALF_OPEN";
 /// `u32 ifindex → Interface`.
 pub const INTERFACES: &str = "INTERFACES";
 /// `0 → Settings`.
@@ -58,7 +61,7 @@ pub enum Tail {
 pub const TAIL_SLOTS: usize = 8;
 
 /// All maps that a later daemon adopts.
-pub const ALL: [&str; 17] = [
+pub const ALL: [&str; 18] = [
     VIPS,
     LEASES,
     SERVICES,
@@ -69,6 +72,7 @@ pub const ALL: [&str; 17] = [
     FLOWS,
     FREE_SLOTS,
     FRAGMENTS,
+    HALF_OPEN,
     INTERFACES,
     SETTINGS,
     SERVICE_STATS,

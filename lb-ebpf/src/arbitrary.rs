@@ -92,7 +92,7 @@ fn tables() -> Memory {
     for (i, addr) in (0..).zip([v4 as fn(u8) -> Addr, v6]) {
         m.vips.insert(addr(VIP), Vip::default());
         let port = Port::new(PORT);
-        m.backends.insert(i, Backend { addr: addr(BACKEND), ifindex: 1, port, pad: [0; 2] });
+        m.backends.insert(i, Backend { addr: addr(BACKEND), ifindex: 1, port, ..Backend::default() });
         m.rings.insert(i, i);
         for (n, proto) in (0..).zip([PROTO_TCP, PROTO_UDP]) {
             let key = ServiceKey { addr: addr(VIP), port, proto, pad: [0; 5] };
@@ -140,7 +140,8 @@ mod tests {
         let m = tables();
         assert_eq!(reason(&m, &[0x40, 0, 0x9c, 0x40, 0, 53, 0, 8, 0, 0]), Reason::NewFlow);
         // "Port unreachable" about what was sent on to the backend.
-        let port = m.record(0).snat_port.0;
+        let slot = m.keys.borrow().values().next().expect("the flow's keys").slot;
+        let port = m.record(slot).snat_port.0;
         let mut error = vec![0x80, 1, 3, 3, 0, 0, 0, 0, 0, 0];
         error.extend([0x45, 0, 0, 28, 0, 1, 0, 0, 63, PROTO_UDP, 0, 0, 10, 0, 0, VIP, 10, 0, 0, BACKEND]);
         error.extend([port[0], port[1], 0, 53, 0, 8, 0, 0]);

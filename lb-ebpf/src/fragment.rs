@@ -64,7 +64,7 @@ pub fn handle<P: Packet, T: Tables>(p: &mut P, t: &T, at: &Arrival) -> Verdict {
     }
     let mut plan = if chain.offset != 0 { following(&ip, &chain, p, t, at) } else { whole(&ip, p, t, at) };
     plan.v6 = ip.v6;
-    if plan.step == Step::Nat && chain.more && first {
+    if matches!(plan.step, Step::Nat | Step::Direct) && chain.more && first {
         leave_word(&ip, &chain, &plan, t, at);
     }
     capture::offer(p, t, plan.reason, at, false);
@@ -185,7 +185,7 @@ fn following<P: Packet, T: Tables>(ip: &Ip, chain: &Chain, p: &P, t: &T, at: &Ar
         }
         conntrack::count(f, r.flow.direction, ip.length, t);
         let reason = if r.flow.direction == FORWARD { Reason::Forwarded } else { Reason::Returned };
-        return Plan::nat(reason, r.flow.slot, r.flow.direction);
+        return Plan::to_backend(reason, r.flow.slot, r.flow.direction, f.mode());
     }
     service::unserved(ip, Plan::drop(unknown), p, t, at)
 }

@@ -137,7 +137,7 @@ fn about_flow<P: Packet, T: Tables>(ip: &Ip, quoted: &Quoted, p: &P, t: &T, at: 
     if ip.ttl <= 1 {
         return Plan::drop(Reason::TtlExpired);
     }
-    Plan::nat(Reason::ErrorForwarded, r.slot, r.direction)
+    Plan::to_backend(Reason::ErrorForwarded, r.slot, r.direction, f.mode())
 }
 
 /// Whether the quoted segment is one that the end which the error goes to has sent of late (RFC 5927 section 4.1). An error

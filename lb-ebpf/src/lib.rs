@@ -16,6 +16,7 @@ pub mod capture;
 pub mod conntrack;
 pub mod egress;
 pub mod fragment;
+pub mod half_open;
 pub mod icmp_error;
 pub mod neighbour;
 pub mod ownership;

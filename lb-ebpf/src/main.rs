@@ -2,7 +2,7 @@
 //!
 //! One object holds every program, so that all share the maps of `maps.rs`.
 
-#![cfg_attr(target_arch = "bpf", no_std, no_main)]
+#![cfg_attr(target_arch = "bpf", no_std, no_main, feature(asm_experimental_arch))]
 
 #[cfg(target_arch = "bpf")]
 mod access;

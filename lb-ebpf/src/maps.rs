@@ -2,6 +2,8 @@
 //!
 //! Names and capacities are those of `lb_common::maps`. Maps are pinned by name, so that flows outlive the daemon.
 
+use core::arch::asm;
+
 use aya_ebpf::{
     EbpfContext,
     bindings::BPF_NOEXIST,
@@ -12,6 +14,7 @@ use lb_common::{
     addr::Addr,
     flow::{Flow, FlowKey, FlowRef},
     fragment::{FragmentKey, FragmentRef},
+    half_open,
     lease::Lease,
     maps::{
         DEFAULT_FLOWS, MAX_BACKENDS, MAX_FRAGMENTS, MAX_INTERFACES, MAX_RING_SLOTS, MAX_ROUTERS,
@@ -46,6 +49,9 @@ static FREE_SLOTS: Queue<u32, DEFAULT_FLOWS> = Queue::new();
 #[btf_map]
 static FRAGMENTS: LruHashMap<FragmentKey, FragmentRef, MAX_FRAGMENTS> = LruHashMap::new();
 #[btf_map]
+static HALF_OPEN: Array<u64, { half_open::places(DEFAULT_FLOWS as u32) as usize + 1 }, MMAPABLE> =
+    Array::new();
+#[btf_map]
 static INTERFACES: HashMap<u32, Interface, MAX_INTERFACES> = HashMap::new();
 #[btf_map]
 static SETTINGS: Array<Settings, 1> = Array::new();
@@ -71,6 +77,18 @@ pub fn tail_call<C: EbpfContext>(ctx: &C, tail: Tail) {
 }
 
 const EEXIST: i32 = 17;
+
+/// Rust offers no compare-and-exchange for this target, though its instruction set has one (version 3; Linux 5.12). In the
+/// kernel it is fully ordered.
+#[inline(always)]
+fn compare_exchange(p: *mut u64, from: u64, to: u64) -> bool {
+    let found: u64;
+    // SAFETY: an aligned word of a live array element.
+    unsafe {
+        asm!("r0 = cmpxchg_64({p} + 0, r0, {to})", p = in(reg) p, to = in(reg) to, inout("r0") from => found);
+    }
+    found == from
+}
 
 /// The kernel's maps.
 pub struct Kernel;
@@ -144,6 +162,44 @@ impl Tables for Kernel {
     #[inline(always)]
     fn take_slot(&self) -> Option<u32> {
         FREE_SLOTS.pop().ok().flatten()
+    }
+
+    #[inline(always)]
+    fn has_free_slot(&self) -> bool {
+        FREE_SLOTS.peek().is_ok_and(|slot| slot.is_some())
+    }
+
+    #[inline(always)]
+    fn next_place(&self) -> u32 {
+        // Not atomic: of two processors that come to the same place, one goes on to the next.
+        match HALF_OPEN.get_ptr_mut(0) {
+            // SAFETY: a live array element.
+            Some(p) => unsafe {
+                let n = p.read_volatile();
+                p.write_volatile(n.wrapping_add(1));
+                n as u32
+            },
+            None => 0,
+        }
+    }
+
+    #[inline(always)]
+    fn place(&self, i: u32) -> Option<u64> {
+        // SAFETY: a live array element.
+        HALF_OPEN.get_ptr_mut(i).map(|p| unsafe { p.read_volatile() })
+    }
+
+    #[inline(always)]
+    fn set_place(&self, i: u32, to: u64) {
+        if let Some(p) = HALF_OPEN.get_ptr_mut(i) {
+            // SAFETY: a live array element, which is the caller's.
+            unsafe { p.write_volatile(to) }
+        }
+    }
+
+    #[inline(always)]
+    fn exchange_place(&self, i: u32, from: u64, to: u64) -> bool {
+        HALF_OPEN.get_ptr_mut(i).is_some_and(|p| compare_exchange(p, from, to))
     }
 
     #[inline(always)]

@@ -61,7 +61,10 @@ fn connection<T: Tables>(ip: &Ip, t: &T, at: &Arrival) -> Plan {
             return Plan::drop(Reason::StrayReset);
         }
         if !ip.tcp.opens() {
-            return refuse(service, ip, Reason::UnknownFlow, t);
+            // A known flow comes here when it was to be established and the table is full.
+            let known = t.flow_ref(&ip.key).is_some();
+            let reason = if known { Reason::FlowTableFull } else { Reason::UnknownFlow };
+            return refuse(service, ip, reason, t);
         }
     }
     if ip.ttl <= 1 {

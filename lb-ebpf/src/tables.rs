@@ -51,6 +51,16 @@ pub trait Tables {
     fn flow(&self, slot: u32) -> Option<&mut Flow>;
     /// Takes a free slot.
     fn take_slot(&self) -> Option<u32>;
+    /// Whether there is a free slot.
+    fn has_free_slot(&self) -> bool;
+    /// Counts up the places taken and gives the former number.
+    fn next_place(&self) -> u32;
+    /// What place `i` of half-open flows holds (`half_open`), from 1 on.
+    fn place(&self, i: u32) -> Option<u64>;
+    /// Writes what a place holds; only for who has it.
+    fn set_place(&self, i: u32, to: u64);
+    /// Writes what a place holds if it holds `from`, in one step; whether it did.
+    fn exchange_place(&self, i: u32, from: u64, to: u64) -> bool;
     /// Gives a slot back.
     fn free_slot(&self, slot: u32);
     /// Adds a key that is not there yet.

@@ -3,7 +3,7 @@
 //! `Buffer` does to a checksum what the kernel does to a frame without offload, so that a packet rewritten here equals
 //! byte for byte what `BPF_PROG_TEST_RUN` returns.
 
-use std::cell::{RefCell, UnsafeCell};
+use std::cell::{Cell, RefCell, UnsafeCell};
 use std::collections::{HashMap, VecDeque};
 
 use lb_common::{
@@ -11,6 +11,7 @@ use lb_common::{
     checksum::{fold, update},
     flow::{Flow, FlowKey, FlowRef},
     fragment::{FragmentKey, FragmentRef},
+    half_open,
     lease::Lease,
     reason::{REASON_SLOTS, Reason},
     sample::{Capture, HEAD, Sample},
@@ -142,16 +143,24 @@ pub struct Memory {
     pub capture: Capture,
     /// What a listener was shown.
     pub samples: RefCell<Vec<Sample>>,
+    places: Vec<Cell<u64>>,
     flows: Vec<UnsafeCell<Flow>>,
     service_stats: UnsafeCell<Box<[ServiceStats; 8]>>,
     backend_stats: UnsafeCell<Box<[BackendStats; 32]>>,
 }
 
 impl Memory {
-    /// Empty tables with room for `flows` flows.
+    /// Empty tables with room for `flows` flows, and the half-open ones that go with them.
     pub fn new(flows: u32) -> Self {
+        Self::with_places(flows, half_open::places(flows))
+    }
+
+    /// Likewise with so many places for half-open flows, a power of two.
+    pub fn with_places(flows: u32, places: u32) -> Self {
+        let records = flows + places;
+        let owned = (flows..records).map(|slot| Cell::new(half_open::place(slot, 0)));
         Self {
-            settings: Settings::default(),
+            settings: Settings { places, ..Settings::default() },
             vips: HashMap::new(),
             leases: HashMap::new(),
             services: HashMap::new(),
@@ -161,15 +170,21 @@ impl Memory {
             interfaces: HashMap::new(),
             keys: RefCell::default(),
             fragments: RefCell::default(),
-            key_capacity: 2 * flows as usize,
-            free: RefCell::new((0..flows).collect()),
-            reasons: RefCell::new([0; REASON_SLOTS]),
             capture: Capture::default(),
             samples: RefCell::default(),
-            flows: (0..flows).map(|_| UnsafeCell::default()).collect(),
+            key_capacity: 2 * records as usize,
+            free: RefCell::new((0..flows).collect()),
+            reasons: RefCell::new([0; REASON_SLOTS]),
+            places: std::iter::once(Cell::new(0)).chain(owned).collect(),
+            flows: (0..records).map(|_| UnsafeCell::default()).collect(),
             service_stats: UnsafeCell::default(),
             backend_stats: UnsafeCell::default(),
         }
+    }
+
+    /// How many records there are.
+    pub fn records(&self) -> u32 {
+        self.flows.len() as u32
     }
 
     /// Sets the lease of a router.
@@ -255,6 +270,30 @@ impl Tables for Memory {
 
     fn take_slot(&self) -> Option<u32> {
         self.free.borrow_mut().pop_front()
+    }
+
+    fn has_free_slot(&self) -> bool {
+        !self.free.borrow().is_empty()
+    }
+
+    fn next_place(&self) -> u32 {
+        self.places[0].replace(self.places[0].get() + 1) as u32
+    }
+
+    fn place(&self, i: u32) -> Option<u64> {
+        self.places.get(i as usize).map(Cell::get)
+    }
+
+    fn set_place(&self, i: u32, to: u64) {
+        self.places[i as usize].set(to);
+    }
+
+    fn exchange_place(&self, i: u32, from: u64, to: u64) -> bool {
+        let holds = self.place(i) == Some(from);
+        if holds {
+            self.set_place(i, to);
+        }
+        holds
     }
 
     fn free_slot(&self, slot: u32) {

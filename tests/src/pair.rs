@@ -12,6 +12,7 @@ use lb_common::{
     probe,
     reason::Reason,
     service::{Service, ServiceKey},
+    settings::Settings,
 };
 use lb_ebpf::{
     Action, Arrival, Delivery,
@@ -33,7 +34,7 @@ pub struct Pair {
     pub host: Memory,
     /// Where the kernel's maps are pinned.
     pub pins: Pins,
-    /// Room for flows.
+    /// Records of flows.
     pub flows: u32,
     kernel: Option<Datapath>,
     runtime: tokio::runtime::Runtime,
@@ -86,6 +87,7 @@ impl Pair {
         };
         kernel.tables.publish(desired).expect("tables are written");
         let host = memory(desired, flows);
+        let flows = host.records();
         let mut pair = Self { host, pins, flows, kernel: Some(kernel), runtime, _bpffs: bpffs };
         pair.lease(FOREVER);
         pair
@@ -211,7 +213,7 @@ impl Drop for Pair {
 
 fn memory(desired: &Desired, flows: u32) -> Memory {
     let mut m = Memory::new(flows);
-    m.settings = desired.settings;
+    m.settings = Settings { places: m.settings.places, ..desired.settings };
     m.vips = desired.vips.iter().copied().collect();
     m.interfaces = desired.interfaces.iter().copied().collect();
     m.backends = (0..).zip(desired.backends.iter().copied()).collect();

@@ -267,6 +267,7 @@ impl Model {
                 schema: lb_common::maps::SCHEMA,
                 log: u32::from(self.datapath_log),
                 slots_ready: 0,
+                places: 0,
                 snat_ports: self.machine.snat_ports,
             },
             vips: vips.collect(),
