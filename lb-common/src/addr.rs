@@ -58,6 +58,7 @@ impl Addr {
     }
 
     /// Whether this is a v4-mapped address.
+    #[inline(always)]
     pub const fn is_v4(&self) -> bool {
         let mapped = Self::v4([0; 4]);
         let mask =

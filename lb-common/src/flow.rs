@@ -4,7 +4,10 @@
 //! because nothing evicts: the collector removes both keys and then frees the slot; a key that outlived its record is
 //! found out by the generation.
 
-use crate::addr::{Addr, Port};
+use crate::{
+    addr::{Addr, Port},
+    mode::Mode,
+};
 
 /// Addresses and ports of a packet as it arrives.
 #[repr(C)]
@@ -55,7 +58,7 @@ pub struct Flow {
     pub vip: Addr,
     /// The backend it was given.
     pub backend: Addr,
-    /// The source that the backend sees.
+    /// The source that the backend sees; the client unless the mode translates it.
     pub snat: Addr,
     /// The client's port.
     pub client_port: Port,
@@ -67,8 +70,10 @@ pub struct Flow {
     pub snat_port: Port,
     /// Boottime of the last packet of either direction, ns.
     pub seen: u64,
-    /// Boottime of the first packet, ns.
-    pub born: u64,
+    /// Boottime of the first packet, s.
+    pub born: u32,
+    /// Its place among half-open flows (`half_open`), 0 once it is established.
+    pub place: u32,
     /// Service index (counters).
     pub service: u32,
     /// Backend index (counters).
@@ -95,12 +100,14 @@ pub struct Flow {
     pub stage: u8,
     /// [`FIN_CLIENT`], [`FIN_BACKEND`].
     pub flags: u8,
+    /// A [`Mode`].
+    pub mode: u8,
     /// Zero.
-    pub pad: [u8; 3],
+    pub pad: [u8; 2],
 }
-layout!(Flow = 128: client, vip, backend, snat, client_port, vip_port, backend_port, snat_port, seen, born, service,
+layout!(Flow = 128: client, vip, backend, snat, client_port, vip_port, backend_port, snat_port, seen, born, place, service,
     backend_id, router, client_if, backend_if, client_next, backend_next, addr_delta, port_delta, generation, proto,
-    stage, flags, pad);
+    stage, flags, mode, pad);
 
 /// The client has sent FIN.
 pub const FIN_CLIENT: u8 = 1;
@@ -168,6 +175,12 @@ impl Flow {
     #[inline(always)]
     pub const fn stage(&self) -> Stage {
         Stage::from_u8(self.stage)
+    }
+
+    /// The mode it was opened with.
+    #[inline(always)]
+    pub const fn mode(&self) -> Mode {
+        Mode::from_u8(self.mode)
     }
 
     /// Key of the packets that come from the client.

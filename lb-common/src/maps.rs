@@ -1,7 +1,7 @@
 //! Names and capacities of the maps: the schema that programs, daemon and a status command after a crash share.
 
 /// Number of the map layout. A daemon refuses pins of another number.
-pub const SCHEMA: u32 = 2;
+pub const SCHEMA: u32 = 3;
 
 /// `Addr → Vip`: virtual addresses.
 pub const VIPS: &str = "VIPS";
@@ -21,6 +21,11 @@ pub const FLOW_KEYS: &str = "FLOW_KEYS";
 pub const FLOWS: &str = "FLOWS";
 /// Queue of free slots of `FLOWS`.
 pub const FREE_SLOTS: &str = "FREE_SLOTS";
+/// `FragmentKey → FragmentRef`: fragmented datagrams under way; the longest unused one gives way.
+pub const FRAGMENTS: &str = "FRAGMENTS";
+/// `u32 → u64`: places of half-open flows (`half_open`) from 1 on; 0 counts the places taken. The daemon maps the array into
+/// its memory.
+pub const HALF_OPEN: &str = "HALF_OPEN";
 /// `u32 ifindex → Interface`.
 pub const INTERFACES: &str = "INTERFACES";
 /// `0 → Settings`.
@@ -32,6 +37,10 @@ pub const BACKEND_STATS: &str = "BACKEND_STATS";
 /// `u32 Reason → u64`, per CPU.
 pub const REASONS: &str = "REASONS";
 
+/// `0 → Capture`: who listens to samples; mapped into the listener's memory.
+pub const CAPTURE: &str = "CAPTURE";
+/// Ring buffer of `Sample`.
+pub const SAMPLES: &str = "SAMPLES";
 /// `u32 Tail → program`: the programs that `viplb_ingress` goes on in. Pinned under a name of its own for each load, since
 /// the programs of another load must not go on in this one's; without a pin the kernel empties it when the daemon ends.
 pub const TAILS: &str = "TAILS";
@@ -42,13 +51,17 @@ pub const TAILS: &str = "TAILS";
 pub enum Tail {
     /// Packets of no known flow.
     Rest = 0,
+    /// ICMP errors.
+    Errors = 1,
+    /// Fragments, and packets with IPv6 extension headers.
+    Fragments = 2,
 }
 
 /// Slots of [`TAILS`].
 pub const TAIL_SLOTS: usize = 8;
 
 /// All maps that a later daemon adopts.
-pub const ALL: [&str; 14] = [
+pub const ALL: [&str; 18] = [
     VIPS,
     LEASES,
     SERVICES,
@@ -58,11 +71,15 @@ pub const ALL: [&str; 14] = [
     FLOW_KEYS,
     FLOWS,
     FREE_SLOTS,
+    FRAGMENTS,
+    HALF_OPEN,
     INTERFACES,
     SETTINGS,
     SERVICE_STATS,
     BACKEND_STATS,
     REASONS,
+    CAPTURE,
+    SAMPLES,
 ];
 
 /// Virtual addresses.
@@ -77,8 +94,12 @@ pub const MAX_BACKENDS: usize = 1024;
 pub const RING_SLOTS: usize = 256;
 /// Rings of all services: two each, so that the new one is whole before the service turns to it.
 pub const MAX_RING_SLOTS: usize = MAX_SERVICES * 2 * RING_SLOTS;
+/// Fragmented datagrams under way.
+pub const MAX_FRAGMENTS: usize = 8192;
 /// Interfaces.
 pub const MAX_INTERFACES: usize = 64;
+/// Bytes of the ring of samples: some two thousand.
+pub const SAMPLE_BYTES: usize = 256 * 1024;
 /// Flows unless configured otherwise.
 pub const DEFAULT_FLOWS: usize = 262_144;
 /// `BPF_F_MMAPABLE`: the daemon reads and writes single words of the array without a system call per element.

@@ -76,8 +76,8 @@ reasons! {
     NotOwner = 14, Dropped, "not-owner";
     /// Too short for its headers or lengths that contradict each other.
     Malformed = 15, Dropped, "malformed";
-    /// A fragment for a virtual address.
-    Fragment = 16, Dropped, "fragment";
+    /// A fragment for a virtual address whose datagram's first one has not come, or was not forwarded.
+    Fragment = 16, Dropped, "fragment-before-first";
     /// TTL used up.
     TtlExpired = 17, Dropped, "ttl-expired";
     /// RST of a connection that this node does not know; a RST is never answered.
@@ -101,6 +101,14 @@ reasons! {
     /// A part of the packet programs was missing: the node's own stack got the packet. It does not happen while the daemon that
     /// attached them, or its pins, are there.
     TailMissing = 27, Passed, "tail-missing";
+    /// ICMP error about a packet of a known flow, brought to the end that sent it.
+    ErrorForwarded = 28, Forwarded, "icmp-error-forwarded";
+    /// ICMP error for an owned virtual address about a packet of no known flow: the node's own stack decides.
+    ErrorUnknownFlow = 29, Passed, "icmp-error-unknown-flow";
+    /// ICMP error about a segment that its flow cannot have sent of late: guessed.
+    ErrorOutsideWindow = 30, Dropped, "icmp-error-outside-window";
+    /// Tagged for a VLAN: the programs on that VLAN's own interface see it untagged.
+    VlanTagged = 31, Passed, "vlan-tagged";
 }
 
 /// Elements of the `REASONS` map.

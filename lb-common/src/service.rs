@@ -1,6 +1,9 @@
 //! Virtual addresses, services, backends and interfaces as the packet path sees them.
 
-use crate::addr::{Addr, Mac, Port};
+use crate::{
+    addr::{Addr, Mac, Port},
+    mode::Mode,
+};
 
 /// A virtual address.
 #[repr(C)]
@@ -57,10 +60,20 @@ pub struct Backend {
     pub ifindex: u32,
     /// Port.
     pub port: Port,
+    /// A [`Mode`]: how packets reach it.
+    pub mode: u8,
     /// Zero.
-    pub pad: [u8; 2],
+    pub pad: u8,
 }
-layout!(Backend = 24: addr, ifindex, port, pad);
+layout!(Backend = 24: addr, ifindex, port, mode, pad);
+
+impl Backend {
+    /// How packets reach it.
+    #[inline(always)]
+    pub const fn mode(&self) -> Mode {
+        Mode::from_u8(self.mode)
+    }
+}
 
 /// An interface that programs are attached to.
 #[repr(C)]

@@ -12,10 +12,12 @@ pub struct Settings {
     pub log: u32,
     /// Non-zero once the queue of free slots has been filled.
     pub slots_ready: u32,
+    /// Places for half-open flows, a power of two.
+    pub places: u32,
     /// SNAT ports, two inclusive ranges around the host's own ephemeral ports.
     pub snat_ports: SnatPorts,
 }
-layout!(Settings = 20: schema, log, slots_ready, snat_ports);
+layout!(Settings = 24: schema, log, slots_ready, places, snat_ports);
 
 /// Two inclusive ranges of ports; an empty one has `first > last`.
 #[repr(C)]

@@ -19,12 +19,14 @@ pub struct ServiceStats {
     pub flows: u64,
     /// Refused for want of a backend, a known flow, a place in the table or a source port: TCP with RST, UDP in silence.
     pub refused: u64,
+    /// Half-open flows that gave way to newer ones.
+    pub displaced: u64,
     /// Client to backend.
     pub forward: Traffic,
     /// Backend to client.
     pub reverse: Traffic,
 }
-layout!(ServiceStats = 48: flows, refused, forward, reverse);
+layout!(ServiceStats = 56: flows, refused, displaced, forward, reverse);
 
 /// Of a backend.
 #[repr(C)]
@@ -58,6 +60,7 @@ impl ServiceStats {
     pub fn add(&mut self, o: &Self) {
         self.flows += o.flows;
         self.refused += o.refused;
+        self.displaced += o.displaced;
         self.forward.add(&o.forward);
         self.reverse.add(&o.reverse);
     }

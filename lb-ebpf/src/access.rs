@@ -12,7 +12,7 @@ use aya_ebpf::{
 };
 use core::mem::MaybeUninit;
 
-use lb_common::checksum::fold;
+use lb_common::{checksum::fold, sample::HEAD};
 use lb_ebpf::{
     packet::{Checksum, Delivery, Packet, Plain},
     parse::{L4, L4_V6},
@@ -104,6 +104,13 @@ impl Packet for Frame<'_> {
     }
 
     #[inline(always)]
+    fn tagged(&self) -> bool {
+        const VID: u32 = 0x0fff;
+        // SAFETY: a context field.
+        unsafe { (*self.ctx.skb.skb).vlan_tci & VID != 0 }
+    }
+
+    #[inline(always)]
     fn read<T: Plain>(&self, offset: usize) -> Option<T> {
         // SAFETY: `at` has checked the bounds; `Plain` allows any alignment and bit pattern.
         self.at::<T>(offset).map(|p| unsafe { p.read_unaligned() })
@@ -133,6 +140,18 @@ impl Packet for Frame<'_> {
         // SAFETY: the context is the one the program was called with; `Plain` has no padding.
         let done = unsafe { bpf_skb_store_bytes(self.ctx.skb.skb, offset as u32, from, length, 0) };
         (done == 0).then_some(())
+    }
+
+    #[inline(always)]
+    fn head(&self, to: &mut [u8; HEAD]) -> u16 {
+        let length = self.ctx.len().min(HEAD as u32);
+        if length == 0 {
+            return 0;
+        }
+        let to = to.as_mut_ptr().cast();
+        // SAFETY: the context is the one the program was called with; `length` is no more than there is room for.
+        let done = unsafe { bpf_skb_load_bytes(self.ctx.skb.skb.cast(), 0, to, length) };
+        if done == 0 { length as u16 } else { 0 }
     }
 
     #[inline(always)]

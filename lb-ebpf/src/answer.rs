@@ -30,7 +30,7 @@ pub fn write<P: Packet>(p: &mut P, plan: &Plan) -> Option<()> {
         Step::ArpReply => arp(p, plan.mac),
         Step::Advertisement => solicitation(p, plan.mac),
         Step::ProbeAnswer => probe(p, plan),
-        Step::Undecided | Step::Pass | Step::Drop | Step::Nat | Step::Relay => None,
+        Step::Undecided | Step::Pass | Step::Drop | Step::Nat | Step::Direct | Step::Relay => None,
     }
 }
 

@@ -27,7 +27,7 @@ pub(crate) const UDP_CHECK: usize = 6;
 #[inline(always)]
 pub fn apply<P: Packet, T: Tables>(p: &mut P, t: &T, plan: &Plan, ifindex: u32) -> Verdict {
     match plan.step {
-        Step::Undecided | Step::Pass | Step::Drop | Step::Nat | Step::Relay => {
+        Step::Undecided | Step::Pass | Step::Drop | Step::Nat | Step::Direct | Step::Relay => {
             apply_known(p, t, plan, ifindex)
         }
         _ => {
@@ -43,6 +43,7 @@ pub fn apply_known<P: Packet, T: Tables>(p: &mut P, t: &T, plan: &Plan, ifindex:
     let action = match plan.step {
         Step::Drop => Some(Action::Drop),
         Step::Nat => nat(p, t, plan).map(Action::Route),
+        Step::Direct => one_hop_less(p, plan.v6).map(|()| Action::Backend(plan.slot)),
         Step::Relay => relay(p, plan).map(|()| Action::Send(ifindex)),
         _ => Some(Action::Pass),
     };
@@ -50,7 +51,7 @@ pub fn apply_known<P: Packet, T: Tables>(p: &mut P, t: &T, plan: &Plan, ifindex:
 }
 
 #[inline(always)]
-fn verdict(plan: &Plan, action: Option<Action>) -> Verdict {
+pub(crate) fn verdict(plan: &Plan, action: Option<Action>) -> Verdict {
     match action {
         Some(action) => Verdict { reason: plan.reason, action },
         None => Verdict { reason: Reason::RewriteFailed, action: Action::Drop },
@@ -58,19 +59,19 @@ fn verdict(plan: &Plan, action: Option<Action>) -> Verdict {
 }
 
 /// New addresses and ports of a packet.
-struct Rewrite<'a> {
-    src: &'a Addr,
-    dst: &'a Addr,
-    sport: Port,
-    dport: Port,
-    addr_delta: u16,
-    port_delta: u16,
-    ifindex: u32,
+pub(crate) struct Rewrite<'a> {
+    pub(crate) src: &'a Addr,
+    pub(crate) dst: &'a Addr,
+    pub(crate) sport: Port,
+    pub(crate) dport: Port,
+    pub(crate) addr_delta: u16,
+    pub(crate) port_delta: u16,
+    pub(crate) ifindex: u32,
 }
 
 /// The rewrite of a packet of `f` in one direction.
 #[inline(always)]
-fn rewrite(f: &Flow, direction: u8) -> Rewrite<'_> {
+pub(crate) fn rewrite(f: &Flow, direction: u8) -> Rewrite<'_> {
     if direction == FORWARD {
         Rewrite {
             src: &f.snat,
@@ -109,25 +110,27 @@ fn nat<P: Packet, T: Tables>(p: &mut P, t: &T, plan: &Plan) -> Option<u32> {
         addresses_v6(p, new.src, new.dst, new.addr_delta)?;
     } else {
         p.write(L4, &[new.sport.0, new.dport.0])?;
-        addresses_v4(p, &new)?;
+        addresses_v4(p, new.src, new.dst, new.addr_delta)?;
     }
     Some(new.ifindex)
 }
 
+/// Gives an IPv4 packet new addresses, which change the sum of its words by `addr_delta`, and takes a hop off.
 #[inline(always)]
-fn addresses_v4<P: Packet>(p: &mut P, new: &Rewrite<'_>) -> Option<()> {
+pub(crate) fn addresses_v4<P: Packet>(p: &mut P, src: &Addr, dst: &Addr, addr_delta: u16) -> Option<()> {
     let mut ip: Ipv4Hdr = p.read(L3)?;
     // The TTL is the high byte of its word: one less is a delta of −0x0100.
-    let changed = fold(u32::from(new.addr_delta) + u32::from(delta(0x0100, 0)));
+    let changed = fold(u32::from(addr_delta) + u32::from(delta(0x0100, 0)));
     ip.check = update(u16::from_be_bytes(ip.check), changed).to_be_bytes();
     ip.ttl = ip.ttl.wrapping_sub(1);
-    ip.src_addr = new.src.v4_word().to_ne_bytes();
-    ip.dst_addr = new.dst.v4_word().to_ne_bytes();
+    ip.src_addr = src.v4_word().to_ne_bytes();
+    ip.dst_addr = dst.v4_word().to_ne_bytes();
     p.write(L3, &ip)
 }
 
+/// Likewise of an IPv6 packet.
 #[inline(never)]
-fn addresses_v6<P: Packet>(p: &mut P, src: &Addr, dst: &Addr, addr_delta: u16) -> Option<()> {
+pub(crate) fn addresses_v6<P: Packet>(p: &mut P, src: &Addr, dst: &Addr, addr_delta: u16) -> Option<()> {
     const HOPS: usize = L3 + 7;
     // The hop limit is the low byte of its word.
     p.amend_frame_sum(fold(u32::from(addr_delta) + u32::from(delta(1, 0))));
@@ -139,14 +142,20 @@ fn addresses_v6<P: Packet>(p: &mut P, src: &Addr, dst: &Addr, addr_delta: u16) -
 /// Sends the frame on to another node of this link, one hop later.
 #[inline(never)]
 fn relay<P: Packet>(p: &mut P, plan: &Plan) -> Option<()> {
-    if plan.v6 {
+    one_hop_less(p, plan.v6)?;
+    p.store(0, &[plan.mac.0, plan.from.0])
+}
+
+/// Takes one off the TTL. Where nothing is translated, this is what ends a ring of nodes that forward to each other.
+#[inline(never)]
+fn one_hop_less<P: Packet>(p: &mut P, v6: bool) -> Option<()> {
+    if v6 {
         p.amend_frame_sum(delta(1, 0));
         let [hops] = p.read::<[u8; 1]>(L3 + 7)?;
-        p.write(L3 + 7, &[hops.wrapping_sub(1)])?;
+        p.write(L3 + 7, &[hops.wrapping_sub(1)])
     } else {
         let [ttl, proto, high, low] = p.read::<[u8; 4]>(L3 + 8)?;
         let [high, low] = update(u16::from_be_bytes([high, low]), delta(0x0100, 0)).to_be_bytes();
-        p.write(L3 + 8, &[ttl.wrapping_sub(1), proto, high, low])?;
+        p.write(L3 + 8, &[ttl.wrapping_sub(1), proto, high, low])
     }
-    p.store(0, &[plan.mac.0, plan.from.0])
 }

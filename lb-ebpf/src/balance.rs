@@ -5,11 +5,13 @@ use lb_common::{
     checksum::{delta, sum_addr, sum2},
     flow::{FORWARD, Flow, FlowKey, FlowRef, REVERSE, Stage},
     hash,
+    mode::Mode,
     reason::Reason,
     service::{Backend, Service},
 };
 
 use crate::{
+    half_open,
     packet::Arrival,
     parse::Ip,
     tables::{InsertError, Tables},
@@ -20,35 +22,55 @@ use crate::{
 const PORT_TRIES: u32 = 32;
 
 /// Opens a flow for a SYN or a datagram and gives its slot.
-///
-/// A function of its own in the kernel as well: inlined, the whole path would need more than the 512 bytes of stack.
-#[inline(never)]
+#[inline(always)]
 pub fn open<T: Tables>(ip: &Ip, service: &Service, t: &T, at: &Arrival) -> Result<u32, Reason> {
     if service.ring_len == 0 {
         return Err(Reason::NoBackend);
     }
-    let position = service.ring_base + t.next(service.id) % service.ring_len;
-    let id = t.ring(position).ok_or(Reason::BackendMissing)?;
-    let backend = t.backend(id).ok_or(Reason::BackendMissing)?;
-    let slot = t.take_slot().ok_or(Reason::FlowTableFull)?;
-    let Some(f) = t.flow(slot) else { return Err(Reason::FlowTableFull) };
-    fill(f, ip, service, backend, at.now);
-    f.backend_id = id;
-    f.client_if = at.ifindex;
-    if let Err(reason) = record(f, slot, &ip.key, t) {
-        f.stage = Stage::Free as u8;
-        t.free_slot(slot);
-        return Err(reason);
+    // Said now rather than once the handshake is through, and without a word to the backend.
+    if !t.has_free_slot() {
+        return Err(Reason::FlowTableFull);
     }
-    if let Some(s) = t.service_stats(service.id) {
+    let place = half_open::take(t)?;
+    // What was thrown out must be gone before the record is filled anew, and its keys off the stack.
+    t.flow(place.slot).ok_or(Reason::FlowTableFull)?.place = place.index;
+    enter(ip, service, place.slot, t, at)
+}
+
+/// Fills the record in a slot whose place this processor has, enters its keys, and gives the place back.
+///
+/// A function of its own in the kernel as well: inlined, the whole path would need more than the 512 bytes of stack.
+#[inline(never)]
+fn enter<T: Tables>(ip: &Ip, service: &Service, slot: u32, t: &T, at: &Arrival) -> Result<u32, Reason> {
+    let f = t.flow(slot).ok_or(Reason::FlowTableFull)?;
+    let entered = pick(service, t).and_then(|(id, backend)| {
+        fill(f, ip, service, backend, at.now);
+        f.backend_id = id;
+        f.client_if = at.ifindex;
+        record(f, slot, &ip.key, t)
+    });
+    if entered.is_err() {
+        f.stage = Stage::Free as u8;
+    }
+    half_open::release(f.place, slot, f.generation, t);
+    entered?;
+    if let Some(s) = t.service_stats(f.service) {
         s.flows += 1;
         s.forward.count(u64::from(ip.length));
     }
-    if let Some(b) = t.backend_stats(id) {
+    if let Some(b) = t.backend_stats(f.backend_id) {
         b.flows += 1;
         b.forward.count(u64::from(ip.length));
     }
     Ok(slot)
+}
+
+/// The backend of a new flow: the next one of the service's ring.
+#[inline(always)]
+fn pick<'a, T: Tables>(service: &Service, t: &'a T) -> Result<(u32, &'a Backend), Reason> {
+    let position = service.ring_base + t.next(service.id) % service.ring_len.max(1);
+    let id = t.ring(position).ok_or(Reason::BackendMissing)?;
+    Ok((id, t.backend(id).ok_or(Reason::BackendMissing)?))
 }
 
 #[inline(always)]
@@ -56,39 +78,49 @@ fn fill(f: &mut Flow, ip: &Ip, service: &Service, backend: &Backend, now: u64) {
     f.client = ip.key.src;
     f.vip = ip.key.dst;
     f.backend = backend.addr;
-    f.snat = service.snat;
+    f.snat = if backend.mode() == Mode::Nat { service.snat } else { ip.key.src };
     f.client_port = ip.key.sport;
     f.vip_port = ip.key.dport;
     f.backend_port = backend.port;
+    f.snat_port = ip.key.sport;
     f.seen = now;
-    f.born = now;
+    f.born = (now / 1_000_000_000) as u32;
     f.service = service.id;
     f.router = service.router;
     f.backend_if = backend.ifindex;
     f.client_next = ip.tcp.seq.wrapping_add(ip.tcp.span);
     f.backend_next = 0;
-    f.addr_delta = delta(
-        sum_addr(&ip.key.src) + sum_addr(&ip.key.dst),
-        sum_addr(&service.snat) + sum_addr(&backend.addr),
-    );
+    f.addr_delta =
+        delta(sum_addr(&ip.key.src) + sum_addr(&ip.key.dst), sum_addr(&f.snat) + sum_addr(&backend.addr));
     f.generation = f.generation.wrapping_add(1);
     f.proto = ip.key.proto;
     f.flags = 0;
+    f.mode = backend.mode;
     f.stage = if ip.key.proto == PROTO_UDP { Stage::OneWay } else { Stage::SynSent } as u8;
 }
 
-/// Enters both keys of a filled record, the reverse one with a free source port.
+/// Enters both keys of a filled record, the reverse one with a free source port. A backend that sees the client's own address
+/// and port leaves no port to choose, and none to turn to when the client speaks to it through two services from one port;
+/// one that answers the client directly has no reverse key.
 #[inline(always)]
 fn record<T: Tables>(f: &mut Flow, slot: u32, forward: &FlowKey, t: &T) -> Result<(), Reason> {
     let mut reverse = f.reverse_key();
-    claim_port(&mut reverse, forward, &to(f, slot, REVERSE), t)?;
+    let there = to(f, slot, REVERSE);
+    let mode = f.mode();
+    match mode {
+        Mode::Nat => claim_port(&mut reverse, forward, &there, t)?,
+        Mode::Dnat => t.insert_key(&reverse, &there).map_err(no_port)?,
+        Mode::Dsr => {}
+    }
     f.snat_port = reverse.dport;
     f.port_delta =
         delta(sum2(f.client_port.0) + sum2(f.vip_port.0), sum2(f.snat_port.0) + sum2(f.backend_port.0));
     match t.insert_key(forward, &to(f, slot, FORWARD)) {
         Ok(()) => Ok(()),
         Err(e) => {
-            t.remove_key(&reverse);
+            if !mode.is_one_way() {
+                t.remove_key(&reverse);
+            }
             Err(if e == InsertError::Exists { Reason::ConcurrentOpen } else { Reason::FlowTableFull })
         }
     }
@@ -97,6 +129,11 @@ fn record<T: Tables>(f: &mut Flow, slot: u32, forward: &FlowKey, t: &T) -> Resul
 #[inline(always)]
 fn to(f: &Flow, slot: u32, direction: u8) -> FlowRef {
     FlowRef { slot, generation: f.generation, direction, pad: 0 }
+}
+
+#[inline(always)]
+fn no_port(e: InsertError) -> Reason {
+    if e == InsertError::Exists { Reason::SnatPortsExhausted } else { Reason::FlowTableFull }
 }
 
 /// Walks over the source ports until one is free towards this backend.

@@ -6,6 +6,7 @@ use lb_common::{
 };
 
 use crate::{
+    half_open::{self, Promotion},
     ownership::{self, Right},
     packet::{Arrival, Packet},
     parse::{Ip, Payload, Tcp, flag},
@@ -32,22 +33,63 @@ pub fn known<P: Packet, T: Tables>(ip: &Ip, p: &P, t: &T, at: &Arrival) -> Plan 
     if !matches!(right, Right::Owner | Right::Delegate) {
         return ownership::instead(right, ip, f.router, t, at);
     }
-    if tcp.opens() && r.direction == FORWARD && matches!(f.stage(), Stage::Closing | Stage::Closed) {
-        retire(f, &ip.key, t);
+    if tcp.opens() && r.direction == FORWARD && begins_anew(f, tcp) {
+        if f.place != 0 {
+            half_open::abandon(f, r.slot, t);
+        } else {
+            retire(f, &ip.key, t);
+        }
         return Plan::undecided();
     }
     if ip.ttl <= 1 {
         return Plan::drop(Reason::TtlExpired);
     }
-    if ip.payload == Payload::Tcp {
+    if f.place != 0 && is_answered(f, ip, r.direction) {
+        match half_open::promote(f, r.slot, t) {
+            Promotion::Done if ip.payload == Payload::Tcp => f.stage = Stage::Established as u8,
+            Promotion::Done => f.stage = Stage::TwoWay as u8,
+            Promotion::Lost => {}
+            // A segment is refused with RST, by `service`.
+            Promotion::Full if ip.payload == Payload::Tcp => return Plan::undecided(),
+            Promotion::Full => return Plan::drop(Reason::FlowTableFull),
+        }
+    }
+    let mode = f.mode();
+    if mode.is_one_way() {
+        advance_one_way(f, tcp, ip.payload);
+    } else if ip.payload == Payload::Tcp {
         advance(f, tcp, r.direction);
-    } else if r.direction == REVERSE {
-        f.stage = Stage::TwoWay as u8;
     }
     f.seen = at.now;
     count(f, r.direction, ip.length, t);
     let reason = if r.direction == FORWARD { Reason::Forwarded } else { Reason::Returned };
-    Plan::nat(reason, r.slot, r.direction)
+    Plan::to_backend(reason, r.slot, r.direction, mode)
+}
+
+/// Whether a SYN of the client opens a new connection: the old one has ended, or it is half-open and the SYN is not the one
+/// that opened it. (Of an established flow a SYN goes to the backend, whose challenge ACK tells a client that has forgotten
+/// the connection to reset it, RFC 9293 section 3.10.7.4.)
+#[inline(always)]
+fn begins_anew(f: &Flow, tcp: &Tcp) -> bool {
+    match f.stage() {
+        Stage::Closing | Stage::Closed => true,
+        Stage::SynSent | Stage::SynReceived => tcp.seq.wrapping_add(tcp.span) != f.client_next,
+        _ => false,
+    }
+}
+
+/// Whether the packet shows that both sides want the flow: the client acknowledges the backend's SYN by its number, which
+/// who makes up addresses does not know; or the backend answers a datagram. Where nobody here sees the backend's replies,
+/// the client's second packet has to do.
+#[inline(always)]
+fn is_answered(f: &Flow, ip: &Ip, direction: u8) -> bool {
+    let acknowledges = ip.tcp.flags & (flag::ACK | flag::SYN | flag::RST) == flag::ACK;
+    match f.stage() {
+        Stage::SynReceived => direction == FORWARD && acknowledges && ip.tcp.ack == f.backend_next,
+        Stage::SynSent => f.mode().is_one_way() && acknowledges,
+        Stage::OneWay => direction == REVERSE || f.mode().is_one_way(),
+        _ => false,
+    }
 }
 
 /// Takes the keys from a flow that has ended, for a new connection of the same client port. Only the collector frees
@@ -55,38 +97,98 @@ pub fn known<P: Packet, T: Tables>(ip: &Ip, p: &P, t: &T, at: &Arrival) -> Plan 
 #[inline(never)]
 fn retire<T: Tables>(f: &mut Flow, forward: &FlowKey, t: &T) {
     t.remove_key(forward);
-    t.remove_key(&f.reverse_key());
+    if !f.mode().is_one_way() {
+        t.remove_key(&f.reverse_key());
+    }
     f.stage = Stage::Closed as u8;
 }
 
-/// Moves the stage as the segment's flags tell, and keeps the sequence numbers that a reset would need.
+/// How far before a sender's highest number a segment's end may lie to be taken for its own: what may be on its way (8 MiB;
+/// Linux' largest receive buffer is 6 MiB by default), for a reset may have the number that the other side waits for.
+const BEHIND: u32 = 1 << 23;
+/// How far beyond it: what may have been sent past this node's sight, or lost before it.
+const AHEAD: u32 = 1 << 20;
+
+/// Moves the stage as the segment's flags tell, and keeps the sequence numbers that a reset would need. A RST or FIN whose
+/// number cannot be its sender's changes nothing here, and is sent on all the same: its receiver knows its window exactly and
+/// asks back by a challenge ACK (RFC 5961 section 3.2), which a true sender answers with a better one.
 #[inline(always)]
 fn advance(f: &mut Flow, tcp: &Tcp, direction: u8) {
     let end = tcp.seq.wrapping_add(tcp.span);
+    let answers = f.stage() == Stage::SynSent && direction == REVERSE && tcp.ack == f.client_next;
+    // Before the backend's SYN there is no number to compare with.
+    let known = f.stage() != Stage::SynSent || direction == FORWARD;
     let next = if direction == FORWARD { &mut f.client_next } else { &mut f.backend_next };
-    // Only forward, modulo 2^32: a retransmission does not move it back. SYN sets it.
-    if tcp.has(flag::SYN) || end.wrapping_sub(*next) < 1 << 31 {
+    let plausible = known && end.wrapping_sub(*next).wrapping_add(BEHIND) < BEHIND + AHEAD;
+    let stage = if answers && tcp.has(flag::SYN | flag::ACK) {
         *next = end;
+        Stage::SynReceived
+    } else if tcp.has(flag::RST) {
+        // To a SYN it has no number of its own to go by, but acknowledges it (RFC 9293 section 3.10.7.3).
+        if plausible || answers && tcp.has(flag::ACK) { Stage::Closed } else { f.stage() }
+    } else if plausible && !tcp.has(flag::SYN) {
+        follow(f, tcp, direction, end)
+    } else {
+        f.stage()
+    };
+    f.stage = stage as u8;
+}
+
+/// Takes note of a segment that may well be its sender's next one, or one before.
+#[inline(always)]
+fn follow(f: &mut Flow, tcp: &Tcp, direction: u8, end: u32) -> Stage {
+    let next = if direction == FORWARD { &mut f.client_next } else { &mut f.backend_next };
+    // Only forward, modulo 2^32: a retransmission does not move it back.
+    if end.wrapping_sub(*next) < 1 << 31 {
+        *next = end;
+    }
+    // What one side acknowledges the other has sent, though it may have come by when this node did not see it (a node that
+    // took over, a window's worth that was lost before it): else the record would stay behind, and a FIN unbelieved.
+    let other = if direction == FORWARD { &mut f.backend_next } else { &mut f.client_next };
+    if tcp.has(flag::ACK) && tcp.ack.wrapping_sub(*other) < 1 << 30 {
+        *other = tcp.ack;
     }
     if tcp.has(flag::FIN) {
         f.flags |= if direction == FORWARD { FIN_CLIENT } else { FIN_BACKEND };
     }
-    let stage = match f.stage() {
-        _ if tcp.has(flag::RST) => Stage::Closed,
-        Stage::SynSent if direction == REVERSE && tcp.has(flag::SYN | flag::ACK) => Stage::SynReceived,
-        Stage::SynReceived if direction == FORWARD && tcp.has(flag::ACK) && !tcp.has(flag::SYN) => {
-            Stage::Established
-        }
+    match f.stage() {
         Stage::Established if f.flags & (FIN_CLIENT | FIN_BACKEND) == FIN_CLIENT | FIN_BACKEND => {
             Stage::Closing
         }
+        s => s,
+    }
+}
+
+/// Likewise, of a flow whose replies nobody here sees: what the client says alone moves it. Its acknowledgement of the
+/// backend's SYN is its first segment after its own; its FIN is taken for the end, which its later acknowledgements put off. A
+/// datagram after the first is taken for a sign that the backend has answered.
+#[inline(never)]
+fn advance_one_way(f: &mut Flow, tcp: &Tcp, payload: Payload) {
+    if payload != Payload::Tcp {
+        f.stage = Stage::TwoWay as u8;
+        return;
+    }
+    let end = tcp.seq.wrapping_add(tcp.span);
+    if tcp.has(flag::SYN) || end.wrapping_sub(f.client_next) < 1 << 31 {
+        f.client_next = end;
+    }
+    if tcp.has(flag::ACK) {
+        f.backend_next = tcp.ack;
+    }
+    if tcp.has(flag::FIN) {
+        f.flags |= FIN_CLIENT;
+    }
+    let stage = match f.stage() {
+        _ if tcp.has(flag::RST) => Stage::Closed,
+        Stage::SynSent | Stage::Established if f.flags & FIN_CLIENT != 0 => Stage::Closing,
+        Stage::SynSent if tcp.has(flag::ACK) && !tcp.has(flag::SYN) => Stage::Established,
         s => s,
     };
     f.stage = stage as u8;
 }
 
 #[inline(always)]
-fn count<T: Tables>(f: &Flow, direction: u8, length: u32, t: &T) {
+pub(crate) fn count<T: Tables>(f: &Flow, direction: u8, length: u32, t: &T) {
     if let Some(s) = t.service_stats(f.service) {
         let side = if direction == FORWARD { &mut s.forward } else { &mut s.reverse };
         side.count(u64::from(length));

@@ -14,7 +14,8 @@ use network_types::{
 };
 
 use crate::{
-    packet::Packet,
+    capture,
+    packet::{Arrival, Packet},
     parse::{L3, L4_V6},
     plan::{Action, Verdict},
     tables::Tables,
@@ -22,11 +23,15 @@ use crate::{
 
 /// Decides about a frame that this node's own stack sends.
 #[inline(always)]
-pub fn handle<P: Packet, T: Tables>(p: &P, t: &T, now: u64) -> Verdict {
+pub fn handle<P: Packet, T: Tables>(p: &P, t: &T, at: &Arrival) -> Verdict {
     let [source, target] = speaks_for(p);
+    let now = at.now;
     let fenced = is_fenced(&source, t, now) || target != Addr::default() && is_fenced(&target, t, now);
     let (reason, action) =
         if fenced { (Reason::EgressFenced, Action::Drop) } else { (Reason::EgressPassed, Action::Pass) };
+    if fenced {
+        capture::offer(p, t, reason, at, true);
+    }
     t.count(reason);
     Verdict { reason, action }
 }

@@ -8,10 +8,16 @@
 
 pub mod answer;
 pub mod apply;
+#[cfg(any(test, feature = "testing"))]
+pub mod arbitrary;
 pub mod arp;
 pub mod balance;
+pub mod capture;
 pub mod conntrack;
 pub mod egress;
+pub mod fragment;
+pub mod half_open;
+pub mod icmp_error;
 pub mod neighbour;
 pub mod ownership;
 pub mod packet;
@@ -30,7 +36,7 @@ pub use packet::{Arrival, Delivery, Packet};
 pub use plan::{Action, Plan, Step, Verdict};
 pub use tables::Tables;
 
-use lb_common::reason::Reason;
+use lb_common::{maps::Tail, reason::Reason};
 use parse::{Frame, Ip, Payload};
 
 /// Decides about one received frame, rewrites it, and counts what became of it: [`forward`], then [`rest`].
@@ -38,7 +44,16 @@ use parse::{Frame, Ip, Payload};
 pub fn handle<P: Packet, T: Tables>(p: &mut P, t: &T, at: &Arrival) -> Verdict {
     match forward(p, t, at) {
         Some(verdict) => verdict,
-        None => rest(p, t, at),
+        None => rest(p, t, at).unwrap_or_else(|tail| further(tail, p, t, at)),
+    }
+}
+
+/// Goes on where [`rest`] says: in the kernel a program each, reached by another tail call.
+fn further<P: Packet, T: Tables>(tail: Tail, p: &mut P, t: &T, at: &Arrival) -> Verdict {
+    match tail {
+        Tail::Fragments => fragment::handle(p, t, at),
+        Tail::Errors => icmp_error::handle(p, t, at),
+        Tail::Rest => Verdict { reason: Reason::TailMissing, action: Action::Pass },
     }
 }
 
@@ -47,6 +62,9 @@ pub fn handle<P: Packet, T: Tables>(p: &mut P, t: &T, at: &Arrival) -> Verdict {
 pub fn forward<P: Packet, T: Tables>(p: &mut P, t: &T, at: &Arrival) -> Option<Verdict> {
     let mut ip = Ip::default();
     let frame = parse::parse(p, &mut ip);
+    if p.tagged() {
+        return None;
+    }
     if p.delivery() == Delivery::Other && virtual_mac::is_for(p, t, frame, &ip.key.dst) {
         p.take_in();
     }
@@ -57,24 +75,48 @@ pub fn forward<P: Packet, T: Tables>(p: &mut P, t: &T, at: &Arrival) -> Option<V
     if plan.step == Step::Undecided {
         return None;
     }
+    if plan.step == Step::Drop {
+        capture::offer(p, t, plan.reason, at, false);
+    }
     plan.v6 = ip.v6;
     let verdict = apply::apply_known(p, t, &plan, at.ifindex);
     t.count(verdict.reason);
     Some(verdict)
 }
 
-/// All that is not of a known flow. In the kernel a program of its own, reached by a tail call: it starts with a stack of its
-/// own, and what it grows by costs the packets of known flows nothing.
+/// All that is not of a known flow, but for what is rare and bulky: that is left to another program (`Err`). In the kernel a
+/// program of its own, reached by a tail call: it starts with a stack of its own, and what it grows by costs the packets of known
+/// flows nothing.
 #[inline(always)]
-pub fn rest<P: Packet, T: Tables>(p: &mut P, t: &T, at: &Arrival) -> Verdict {
+pub fn rest<P: Packet, T: Tables>(p: &mut P, t: &T, at: &Arrival) -> Result<Verdict, Tail> {
     let mut ip = Ip::default();
     let frame = parse::parse(p, &mut ip);
+    if frame == Frame::Ip
+        && !p.tagged()
+        && p.delivery() == Delivery::Host
+        && let Some(tail) = tail(&ip)
+    {
+        return Err(tail);
+    }
     let mut plan = Plan::undecided();
     decide(frame, &ip, p, t, at, &mut plan);
+    capture::offer(p, t, plan.reason, at, false);
     plan.v6 = ip.v6;
     let verdict = apply::apply(p, t, &plan, at.ifindex);
     t.count(verdict.reason);
-    verdict
+    Ok(verdict)
+}
+
+/// The program that a packet is left to.
+#[inline(always)]
+fn tail(ip: &Ip) -> Option<Tail> {
+    match ip.payload {
+        Payload::Error => Some(Tail::Errors),
+        Payload::Fragment => Some(Tail::Fragments),
+        // IPv4's are left to the node's stack.
+        Payload::Options if ip.v6 => Some(Tail::Fragments),
+        _ => None,
+    }
 }
 
 /// Fills in the plan. (Plans that functions of their own decide about are filled in rather than returned: in the kernel each
@@ -82,6 +124,7 @@ pub fn rest<P: Packet, T: Tables>(p: &mut P, t: &T, at: &Arrival) -> Verdict {
 #[inline(always)]
 fn decide<P: Packet, T: Tables>(frame: Frame, ip: &Ip, p: &P, t: &T, at: &Arrival, plan: &mut Plan) {
     match (frame, p.delivery()) {
+        _ if p.tagged() => *plan = Plan::pass(Reason::VlanTagged),
         (Frame::Other, _) => *plan = Plan::pass(Reason::OtherProtocol),
         (_, Delivery::Other) => *plan = Plan::pass(Reason::OtherHost),
         (Frame::Arp, _) => arp::decide(p, t, at, plan),

@@ -2,7 +2,7 @@
 //!
 //! One object holds every program, so that all share the maps of `maps.rs`.
 
-#![cfg_attr(target_arch = "bpf", no_std, no_main)]
+#![cfg_attr(target_arch = "bpf", no_std, no_main, feature(asm_experimental_arch))]
 
 #[cfg(target_arch = "bpf")]
 mod access;
@@ -55,7 +55,33 @@ mod programs {
     #[classifier]
     pub fn viplb_rest(ctx: TcContext) -> i32 {
         let (mut frame, at) = arrival(&ctx);
-        let verdict = lb_ebpf::rest(&mut frame, &Kernel, &at);
+        match lb_ebpf::rest(&mut frame, &Kernel, &at) {
+            Ok(verdict) => {
+                log(&ctx, &frame, &verdict);
+                finish(verdict.action)
+            }
+            Err(tail) => {
+                maps::tail_call(&ctx, tail);
+                Kernel.count(Reason::TailMissing);
+                NEXT
+            }
+        }
+    }
+
+    /// ICMP errors.
+    #[classifier]
+    pub fn viplb_errors(ctx: TcContext) -> i32 {
+        let (mut frame, at) = arrival(&ctx);
+        let verdict = lb_ebpf::icmp_error::handle(&mut frame, &Kernel, &at);
+        log(&ctx, &frame, &verdict);
+        finish(verdict.action)
+    }
+
+    /// Fragments, and packets with IPv6 extension headers.
+    #[classifier]
+    pub fn viplb_fragments(ctx: TcContext) -> i32 {
+        let (mut frame, at) = arrival(&ctx);
+        let verdict = lb_ebpf::fragment::handle(&mut frame, &Kernel, &at);
         log(&ctx, &frame, &verdict);
         finish(verdict.action)
     }
@@ -78,7 +104,8 @@ mod programs {
         }
         // SAFETY: the helper has no precondition.
         let now = unsafe { bpf_ktime_get_boot_ns() };
-        let verdict = lb_ebpf::egress::handle(&frame, &Kernel, now);
+        let at = Arrival { now, ifindex: frame.ifindex() };
+        let verdict = lb_ebpf::egress::handle(&frame, &Kernel, &at);
         log(&ctx, &frame, &verdict);
         finish(verdict.action)
     }
@@ -92,8 +119,36 @@ mod programs {
             Action::Route(ifindex) => unsafe {
                 bpf_redirect_neigh(ifindex, core::ptr::null_mut(), 0, 0) as i32
             },
+            Action::Backend(slot) => to_backend(slot),
             // SAFETY: the helper has no precondition.
             Action::Send(ifindex) => unsafe { bpf_redirect(ifindex, 0) as i32 },
+        }
+    }
+
+    /// `struct bpf_redir_neigh`. The bindings' has a union, whose type information the kernel refuses.
+    #[repr(C)]
+    struct NextHop {
+        family: u32,
+        words: [u32; 4],
+    }
+
+    /// With the backend as next hop: the packet's destination stays the virtual address, to which the routes lead nowhere
+    /// (or to this very node).
+    #[inline(never)]
+    fn to_backend(slot: u32) -> i32 {
+        const AF_INET: u32 = 2;
+        const AF_INET6: u32 = 10;
+        let Some(flow) = Kernel.flow(slot) else { return SHOT };
+        let [high, low] = flow.backend.words();
+        let (family, words) = if flow.backend.is_v4() {
+            (AF_INET, [flow.backend.v4_word(), 0, 0, 0])
+        } else {
+            (AF_INET6, [high as u32, (high >> 32) as u32, low as u32, (low >> 32) as u32])
+        };
+        let mut hop = NextHop { family, words };
+        // SAFETY: the helper copies the structure before it returns.
+        unsafe {
+            bpf_redirect_neigh(flow.backend_if, (&raw mut hop).cast(), size_of::<NextHop>() as i32, 0) as i32
         }
     }
 

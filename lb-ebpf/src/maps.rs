@@ -2,21 +2,26 @@
 //!
 //! Names and capacities are those of `lb_common::maps`. Maps are pinned by name, so that flows outlive the daemon.
 
+use core::arch::asm;
+
 use aya_ebpf::{
     EbpfContext,
     bindings::BPF_NOEXIST,
-    btf_maps::{Array, HashMap, PerCpuArray, ProgramArray, Queue},
+    btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, ProgramArray, Queue, RingBuf},
     macros::btf_map,
 };
 use lb_common::{
     addr::Addr,
     flow::{Flow, FlowKey, FlowRef},
+    fragment::{FragmentKey, FragmentRef},
+    half_open,
     lease::Lease,
     maps::{
-        DEFAULT_FLOWS, MAX_BACKENDS, MAX_INTERFACES, MAX_RING_SLOTS, MAX_ROUTERS, MAX_SERVICES, MAX_VIPS,
-        MMAPABLE, TAIL_SLOTS, Tail,
+        DEFAULT_FLOWS, MAX_BACKENDS, MAX_FRAGMENTS, MAX_INTERFACES, MAX_RING_SLOTS, MAX_ROUTERS,
+        MAX_SERVICES, MAX_VIPS, MMAPABLE, SAMPLE_BYTES, TAIL_SLOTS, Tail,
     },
     reason::{REASON_SLOTS, Reason},
+    sample::{Capture, Sample},
     service::{Backend, Interface, Service, ServiceKey, Vip},
     settings::Settings,
     stats::{BackendStats, ServiceStats},
@@ -42,6 +47,11 @@ static FLOWS: Array<Flow, DEFAULT_FLOWS, MMAPABLE> = Array::new();
 #[btf_map]
 static FREE_SLOTS: Queue<u32, DEFAULT_FLOWS> = Queue::new();
 #[btf_map]
+static FRAGMENTS: LruHashMap<FragmentKey, FragmentRef, MAX_FRAGMENTS> = LruHashMap::new();
+#[btf_map]
+static HALF_OPEN: Array<u64, { half_open::places(DEFAULT_FLOWS as u32) as usize + 1 }, MMAPABLE> =
+    Array::new();
+#[btf_map]
 static INTERFACES: HashMap<u32, Interface, MAX_INTERFACES> = HashMap::new();
 #[btf_map]
 static SETTINGS: Array<Settings, 1> = Array::new();
@@ -53,6 +63,10 @@ static BACKEND_STATS: PerCpuArray<BackendStats, MAX_BACKENDS> = PerCpuArray::new
 static REASONS: PerCpuArray<u64, REASON_SLOTS> = PerCpuArray::new();
 
 #[btf_map]
+static CAPTURE: Array<Capture, 1, MMAPABLE> = Array::new();
+#[btf_map]
+static SAMPLES: RingBuf<Sample, SAMPLE_BYTES> = RingBuf::new();
+#[btf_map]
 static TAILS: ProgramArray<TAIL_SLOTS> = ProgramArray::new();
 
 /// Goes on in another program, which does not come back; returns only if that program is missing.
@@ -63,6 +77,18 @@ pub fn tail_call<C: EbpfContext>(ctx: &C, tail: Tail) {
 }
 
 const EEXIST: i32 = 17;
+
+/// Rust offers no compare-and-exchange for this target, though its instruction set has one (version 3; Linux 5.12). In the
+/// kernel it is fully ordered.
+#[inline(always)]
+fn compare_exchange(p: *mut u64, from: u64, to: u64) -> bool {
+    let found: u64;
+    // SAFETY: an aligned word of a live array element.
+    unsafe {
+        asm!("r0 = cmpxchg_64({p} + 0, r0, {to})", p = in(reg) p, to = in(reg) to, inout("r0") from => found);
+    }
+    found == from
+}
 
 /// The kernel's maps.
 pub struct Kernel;
@@ -139,6 +165,44 @@ impl Tables for Kernel {
     }
 
     #[inline(always)]
+    fn has_free_slot(&self) -> bool {
+        FREE_SLOTS.peek().is_ok_and(|slot| slot.is_some())
+    }
+
+    #[inline(always)]
+    fn next_place(&self) -> u32 {
+        // Not atomic: of two processors that come to the same place, one goes on to the next.
+        match HALF_OPEN.get_ptr_mut(0) {
+            // SAFETY: a live array element.
+            Some(p) => unsafe {
+                let n = p.read_volatile();
+                p.write_volatile(n.wrapping_add(1));
+                n as u32
+            },
+            None => 0,
+        }
+    }
+
+    #[inline(always)]
+    fn place(&self, i: u32) -> Option<u64> {
+        // SAFETY: a live array element.
+        HALF_OPEN.get_ptr_mut(i).map(|p| unsafe { p.read_volatile() })
+    }
+
+    #[inline(always)]
+    fn set_place(&self, i: u32, to: u64) {
+        if let Some(p) = HALF_OPEN.get_ptr_mut(i) {
+            // SAFETY: a live array element, which is the caller's.
+            unsafe { p.write_volatile(to) }
+        }
+    }
+
+    #[inline(always)]
+    fn exchange_place(&self, i: u32, from: u64, to: u64) -> bool {
+        HALF_OPEN.get_ptr_mut(i).is_some_and(|p| compare_exchange(p, from, to))
+    }
+
+    #[inline(always)]
     fn free_slot(&self, slot: u32) {
         // Cannot be full: there are as many places as slots.
         let _ = FREE_SLOTS.push(slot, 0);
@@ -159,6 +223,19 @@ impl Tables for Kernel {
     }
 
     #[inline(always)]
+    fn fragment(&self, key: &FragmentKey) -> Option<&FragmentRef> {
+        // SAFETY: valid until the program ends; an element that gives way meanwhile may show another datagram's flow, whose
+        // fragments are then not put together.
+        unsafe { FRAGMENTS.get(key) }
+    }
+
+    #[inline(always)]
+    fn record_fragment(&self, key: &FragmentKey, to: &FragmentRef) {
+        // Fails only while another processor gives way to this: the fragments that follow are counted as they are dropped.
+        let _ = FRAGMENTS.insert(key, to, 0);
+    }
+
+    #[inline(always)]
     fn service_stats(&self, service: u32) -> Option<&mut ServiceStats> {
         // SAFETY: this processor's copy of a live element.
         SERVICE_STATS.get_ptr_mut(service).map(|p| unsafe { &mut *p })
@@ -175,6 +252,24 @@ impl Tables for Kernel {
         if let Some(p) = REASONS.get_ptr_mut(reason as u32) {
             // SAFETY: this processor's copy of a live element.
             unsafe { *p += 1 }
+        }
+    }
+
+    #[inline(always)]
+    fn capture(&self) -> Option<&Capture> {
+        CAPTURE.get(0)
+    }
+
+    #[inline(always)]
+    fn sample(&self, sample: &Sample) {
+        if SAMPLES.output(sample, 0).is_err()
+            && let Some(p) = CAPTURE.get_ptr_mut(0)
+        {
+            // SAFETY: a live array element; one lost more or less, when two processors count at once, does not matter.
+            unsafe {
+                let lost = &raw mut (*p).lost;
+                lost.write_volatile(lost.read_volatile() + 1);
+            }
         }
     }
 }

@@ -3,7 +3,7 @@
 //! A front end differs in more than memory: XDP edits a checksum in place, TC has to go through the kernel's helper or
 //! frames whose checksum is still to be completed (CHECKSUM_PARTIAL) break. So the checksum is an operation here.
 
-use lb_common::addr::Addr;
+use lb_common::{addr::Addr, sample::HEAD};
 use network_types::{arp::ArpHdr, eth::EthHdr, icmp::Icmpv4Hdr, ip::Ipv4Hdr, tcp::TcpHdr, udp::UdpHdr};
 
 /// A frame starting at its Ethernet header.
@@ -13,6 +13,10 @@ pub trait Packet {
 
     /// To whom the frame was addressed on its link.
     fn delivery(&self) -> Delivery;
+
+    /// Whether it belongs to a VLAN. (The kernel takes the tag out of the frame before programs see it; a priority tag, of VLAN
+    /// 0, does not count.)
+    fn tagged(&self) -> bool;
 
     /// Copies a header out; `None` beyond the end.
     fn read<T: Plain>(&self, offset: usize) -> Option<T>;
@@ -25,6 +29,9 @@ pub trait Packet {
 
     /// As [`write`](Self::write), likewise.
     fn store<T: Plain>(&mut self, offset: usize, value: &T) -> Option<()>;
+
+    /// Copies the frame's start out, as much as there is; gives how much that was.
+    fn head(&self, to: &mut [u8; HEAD]) -> u16;
 
     /// Updates a layer-4 checksum after words changed: `pseudo` is the delta of addresses (part of the pseudo-header),
     /// `body` the delta of everything else. Call it before writing the changed words.

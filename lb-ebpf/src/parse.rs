@@ -77,6 +77,8 @@ pub enum Payload {
     Udp,
     /// ICMP or ICMPv6 echo request.
     EchoRequest,
+    /// An ICMP or ICMPv6 error: about a packet that its sender did not get through.
+    Error,
     /// Neighbour solicitation (RFC 4861 section 4.3) that never crossed a router.
     Solicitation,
     /// A fragment; headers beyond IP are not looked at.
@@ -129,6 +131,24 @@ pub fn parse<P: Packet>(p: &P, ip: &mut Ip) -> Frame {
         Frame::Arp
     } else {
         Frame::Other
+    }
+}
+
+/// Reads the network header alone of a packet that [`parse`] has found whole: addresses, the protocol after it, length and TTL.
+/// For the programs that go on where it has looked already.
+#[inline(never)]
+pub fn network<P: Packet>(p: &P, ip: &mut Ip) {
+    let Some([vcf, _, a, b, high, low, next, hops]) = p.load::<[u8; 8]>(L3) else { return };
+    ip.v6 = vcf >> 4 == 6;
+    if ip.v6 {
+        let Some([src, dst]) = p.load::<[Addr; 2]>(L3 + 8) else { return };
+        (ip.key.src, ip.key.dst, ip.key.proto, ip.ttl) = (src, dst, next, hops);
+        ip.length = Ipv6Hdr::LEN as u32 + u32::from(u16::from_be_bytes([high, low]));
+    } else {
+        let Some([ttl, proto, _, _]) = p.load::<[u8; 4]>(L3 + 8) else { return };
+        let Some([src, dst]) = p.load::<[[u8; 4]; 2]>(L3 + 12) else { return };
+        (ip.key.src, ip.key.dst, ip.key.proto, ip.ttl) = (Addr::v4(src), Addr::v4(dst), proto, ttl);
+        ip.length = u32::from(u16::from_be_bytes([a, b]));
     }
 }
 
@@ -241,6 +261,9 @@ fn icmp<P: Packet>(p: &P) -> Payload {
     const ECHO_REQUEST: [u8; 2] = [8, 0];
     match p.read::<Icmpv4Hdr>(L4) {
         Some(h) if [h.type_, h.code] == ECHO_REQUEST => Payload::EchoRequest,
+        // Destination unreachable, time exceeded, parameter problem. Source quench is no longer heeded (RFC 6633), and a
+        // redirect is for the link's hosts only.
+        Some(h) if matches!(h.type_, 3 | 11 | 12) => Payload::Error,
         Some(_) => Payload::Other,
         None => Payload::Malformed,
     }
@@ -254,6 +277,8 @@ fn icmpv6<P: Packet>(p: &P, ip: &Ip) -> Payload {
     const SOLICITATION_LEN: u32 = (Ipv6Hdr::LEN + 24) as u32;
     match p.read::<[[u8; 2]; 4]>(L4_V6) {
         Some([ECHO_REQUEST, ..]) => Payload::EchoRequest,
+        // Destination unreachable, packet too big, time exceeded, parameter problem.
+        Some([[1..=4, _], ..]) => Payload::Error,
         Some([SOLICITATION, ..]) if ip.ttl == 255 && ip.length >= SOLICITATION_LEN => Payload::Solicitation,
         Some(_) => Payload::Other,
         None => Payload::Malformed,

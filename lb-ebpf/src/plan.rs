@@ -1,6 +1,7 @@
 //! What was decided about a packet, as data; and what the front end is to do with it afterwards.
 
 use lb_common::addr::Mac;
+use lb_common::mode::Mode;
 use lb_common::probe::State;
 use lb_common::reason::Reason;
 
@@ -16,7 +17,7 @@ pub struct Plan {
     pub v6: bool,
     /// For [`Step::Nat`]: [`FORWARD`](lb_common::flow::FORWARD) or [`REVERSE`](lb_common::flow::REVERSE).
     pub direction: u8,
-    /// For [`Step::Nat`]: the flow's record.
+    /// For [`Step::Nat`] and [`Step::Direct`]: the flow's record.
     pub slot: u32,
     /// For [`Step::Reset`].
     pub reset: Reset,
@@ -44,6 +45,8 @@ pub enum Step {
     Drop,
     /// Rewrite it as its flow's record says and send it on.
     Nat,
+    /// Send it on to its flow's backend with its addresses as they are.
+    Direct,
     /// Send it on to another node of this link.
     Relay,
     /// Answer with a TCP reset.
@@ -94,10 +97,12 @@ impl Plan {
         Self::of(Step::Drop, reason)
     }
 
-    /// Rewrites it in the `direction` of the flow in `slot` and sends it on.
+    /// Sends it on to the backend of the flow in `slot` as the mode says that the flow was opened with. A packet in the
+    /// [`REVERSE`](lb_common::flow::REVERSE) direction is never of a one-way mode.
     #[inline(always)]
-    pub const fn nat(reason: Reason, slot: u32, direction: u8) -> Self {
-        Self { slot, direction, ..Self::of(Step::Nat, reason) }
+    pub const fn to_backend(reason: Reason, slot: u32, direction: u8, mode: Mode) -> Self {
+        let step = if mode.is_one_way() { Step::Direct } else { Step::Nat };
+        Self { slot, direction, ..Self::of(step, reason) }
     }
 
     /// Sends it on to the node at `mac`.
@@ -166,6 +171,8 @@ pub enum Action {
     Drop,
     /// Out by this interface, next hop by the kernel's routes and neighbours.
     Route(u32),
+    /// To the backend of the flow in this slot, whatever the packet's destination is.
+    Backend(u32),
     /// Out by this interface as it is, link-layer addresses included.
     Send(u32),
 }

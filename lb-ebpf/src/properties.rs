@@ -8,7 +8,8 @@ use etherparse::{
 };
 use lb_common::{
     addr::{Addr, Mac, Port},
-    flow::{FORWARD, REVERSE, Stage},
+    flow::{FORWARD, FlowKey, REVERSE, Stage},
+    half_open,
     lease::Lease,
     reason::Reason,
     service::{Backend, Interface, Service, ServiceKey, Vip},
@@ -17,14 +18,17 @@ use lb_common::{
 use proptest::prelude::*;
 
 use crate::{
-    Action, Arrival, handle,
+    Action, Arrival, Tables, handle,
     testing::{Buffer, Memory},
 };
 
 const CLIENT: u8 = 100;
 const VIP: u8 = 201;
 const PORT: u16 = 3306;
-const FLOWS: u32 = 6;
+/// Room for established flows.
+const FLOWS: u32 = 3;
+const PLACES: u32 = 4;
+const RECORDS: u32 = FLOWS + PLACES;
 const SENDER: [u8; 6] = [2; 6];
 
 /// One packet among few hosts and ports, so that flows meet.
@@ -39,6 +43,8 @@ struct Packet {
     ack: u32,
     data: usize,
     ttl: u8,
+    /// Of a known flow: with the numbers that it goes on with, and what comes next in a handshake.
+    fits: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,8 +59,8 @@ fn packet() -> impl Strategy<Value = Packet> {
     let port = prop_oneof![Just(PORT), 2000u16..2004, 40_000u16..40_003];
     let kind = prop_oneof![4 => Just(Kind::Tcp), 2 => Just(Kind::Udp), 1 => Just(Kind::Echo)];
     let what = (any::<bool>(), kind, host.clone(), port.clone(), host, port);
-    (what, any::<u8>(), any::<u32>(), any::<u32>(), 0usize..40, 0u8..4).prop_map(
-        |((v6, kind, a, ap, b, bp), flags, seq, ack, data, ttl)| Packet {
+    (what, any::<u8>(), any::<u32>(), any::<u32>(), 0usize..40, 0u8..4, any::<bool>()).prop_map(
+        |((v6, kind, a, ap, b, bp), flags, seq, ack, data, ttl, fits)| Packet {
             v6,
             kind,
             src: (a, ap),
@@ -64,6 +70,7 @@ fn packet() -> impl Strategy<Value = Packet> {
             ack,
             data,
             ttl,
+            fits,
         },
     )
 }
@@ -113,9 +120,38 @@ fn segment(b: PacketBuilderStep<IpHeaders>, p: &Packet) -> PacketBuilderStep<Tcp
     b
 }
 
+/// The answer of a backend to the first half-open flow there is, or what the client then sends: arbitrary packets alone
+/// seldom hit upon it.
+fn fit(p: &Packet, m: &Memory) -> Packet {
+    let fits = |f: &lb_common::flow::Flow| match f.stage() {
+        Stage::SynSent | Stage::OneWay => Some((f.reverse_key(), f.backend_next, f.client_next, 0x32)),
+        Stage::SynReceived => Some((f.forward_key(), f.client_next, f.backend_next, 0x20)),
+        _ => None,
+    };
+    let Some((key, seq, ack, flags)) = (0..RECORDS).find_map(|s| fits(&m.record(s))) else {
+        return p.clone();
+    };
+    let host = |a: Addr| (0..=255).find(|h| [false, true].map(|v6| address(v6, *h).into()).contains(&a));
+    let (Some(src), Some(dst)) = (host(key.src), host(key.dst)) else { return p.clone() };
+    let FlowKey { sport, dport, proto, .. } = key;
+    let kind = if proto == 17 { Kind::Udp } else { Kind::Tcp };
+    let (src, dst) = ((src, sport.number()), (dst, dport.number()));
+    Packet {
+        v6: address(true, src.0) == IpAddr::from(key.src),
+        kind,
+        src,
+        dst,
+        seq,
+        ack,
+        flags,
+        data: 0,
+        ..p.clone()
+    }
+}
+
 /// A TCP and a UDP service in each family, three backends, four SNAT ports, room for few flows.
 fn tables() -> Memory {
-    let mut m = Memory::new(FLOWS);
+    let mut m = Memory::with_places(FLOWS, PLACES);
     m.settings.snat_ports = SnatPorts { low_first: 2000, low_last: 2003, high_first: 1, high_last: 0 };
     m.set_lease(0, lease(u64::MAX));
     m.interfaces.insert(1, Interface { mac: Mac([2; 6]), pad: [0; 2] });
@@ -131,7 +167,8 @@ fn tables() -> Memory {
         for i in 0..3 {
             m.rings.insert(base + i, base + i);
             let addr = address(v6, 2 + i as u8).into();
-            m.backends.insert(base + i, Backend { addr, ifindex: 1, port: Port::new(PORT), pad: [0; 2] });
+            m.backends
+                .insert(base + i, Backend { addr, ifindex: 1, port: Port::new(PORT), ..Backend::default() });
         }
     }
     m
@@ -182,7 +219,7 @@ impl Moment {
 
 fn check_pairs(m: &Memory) {
     let keys = m.keys.borrow();
-    let mut seen = [[0u32; 2]; FLOWS as usize];
+    let mut seen = [[0u32; 2]; RECORDS as usize];
     for (key, to) in keys.iter() {
         let f = m.record(to.slot);
         assert_eq!(f.generation, to.generation, "a key of an older flow: {key:?}");
@@ -196,8 +233,18 @@ fn check_pairs(m: &Memory) {
         assert_eq!(forward, reverse, "half a pair of slot {slot}");
         assert!(forward <= 1);
     }
-    let used = (0..FLOWS).filter(|s| m.record(*s).stage() != Stage::Free).count();
-    assert_eq!(used + m.free.borrow().len(), FLOWS as usize, "a slot was lost or given twice");
+    let mut owned: Vec<u32> = m.free.borrow().iter().copied().collect();
+    for i in 1..=PLACES {
+        let word = m.place(i).expect("a place");
+        assert_ne!(word, half_open::TAKEN, "a place was not given back");
+        owned.push(half_open::slot(word));
+        let f = m.record(half_open::slot(word));
+        assert!(f.stage() == Stage::Free || f.place == i, "an established flow in place {i}: {f:?}");
+    }
+    let established = |s: &u32| m.record(*s).stage() != Stage::Free && m.record(*s).place == 0;
+    owned.extend((0..RECORDS).filter(established));
+    owned.sort_unstable();
+    assert_eq!(owned, (0..RECORDS).collect::<Vec<_>>(), "a slot was lost or has two owners");
 }
 
 fn check_emitted(frame: &[u8]) {
@@ -235,10 +282,11 @@ proptest! {
     ) {
         let m = tables();
         for (now, packet) in (1..).zip(&packets) {
+            let packet = &if packet.fits { fit(packet, &m) } else { packet.clone() };
             let mut b = Buffer::new(frame(packet));
             let v = handle(&mut b, &m, &Arrival { now, ifindex: 1 });
             match v.action {
-                Action::Route(_) | Action::Send(_) => check_emitted(&b.bytes),
+                Action::Route(_) | Action::Backend(_) | Action::Send(_) => check_emitted(&b.bytes),
                 Action::Pass => prop_assert_eq!(&b.bytes, &frame(packet), "a passed packet is left as it was"),
                 Action::Drop => {}
             }

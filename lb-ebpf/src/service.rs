@@ -2,6 +2,7 @@
 
 use lb_common::{
     flow::FORWARD,
+    mode::Mode,
     reason::{Kind, Reason},
     service::{Service, ServiceKey},
 };
@@ -28,6 +29,18 @@ pub fn decide<P: Packet, T: Tables>(ip: &Ip, p: &P, t: &T, at: &Arrival) -> Plan
     if right == Right::Owner { plan } else { ownership::delegated(plan) }
 }
 
+/// The plan for a packet that concerns no service: `plan` if it is for a virtual address and this node may act for that.
+#[inline(always)]
+pub fn unserved<P: Packet, T: Tables>(ip: &Ip, plan: Plan, p: &P, t: &T, at: &Arrival) -> Plan {
+    let Some(vip) = t.vip(&ip.key.dst) else { return Plan::pass(Reason::NotVirtual) };
+    let router = vip.router;
+    match ownership::right(p, t, router, at.now) {
+        Right::Owner => plan,
+        Right::Delegate => ownership::delegated(plan),
+        right => ownership::instead(right, ip, router, t, at),
+    }
+}
+
 #[inline(always)]
 fn owned<T: Tables>(ip: &Ip, t: &T, at: &Arrival) -> Plan {
     match ip.payload {
@@ -36,7 +49,7 @@ fn owned<T: Tables>(ip: &Ip, t: &T, at: &Arrival) -> Plan {
         Payload::Fragment => Plan::drop(Reason::Fragment),
         Payload::Malformed => Plan::drop(Reason::Malformed),
         Payload::Options => Plan::pass(Reason::IpOptions),
-        Payload::Solicitation | Payload::Other => Plan::pass(Reason::NoService),
+        Payload::Error | Payload::Solicitation | Payload::Other => Plan::pass(Reason::NoService),
     }
 }
 
@@ -48,14 +61,20 @@ fn connection<T: Tables>(ip: &Ip, t: &T, at: &Arrival) -> Plan {
             return Plan::drop(Reason::StrayReset);
         }
         if !ip.tcp.opens() {
-            return refuse(service, ip, Reason::UnknownFlow, t);
+            // A known flow comes here when it was to be established and the table is full.
+            let known = t.flow_ref(&ip.key).is_some();
+            let reason = if known { Reason::FlowTableFull } else { Reason::UnknownFlow };
+            return refuse(service, ip, reason, t);
         }
     }
     if ip.ttl <= 1 {
         return Plan::drop(Reason::TtlExpired);
     }
     match balance::open(ip, service, t, at) {
-        Ok(slot) => Plan::nat(Reason::NewFlow, slot, FORWARD),
+        Ok(slot) => {
+            let mode = t.flow(slot).map_or(Mode::Nat, |f| f.mode());
+            Plan::to_backend(Reason::NewFlow, slot, FORWARD, mode)
+        }
         Err(reason) if matches!(reason.kind(), Kind::Dropped) => Plan::drop(reason),
         Err(reason) => refuse(service, ip, reason, t),
     }

@@ -3,8 +3,10 @@
 use lb_common::{
     addr::Addr,
     flow::{Flow, FlowKey, FlowRef},
+    fragment::{FragmentKey, FragmentRef},
     lease::Lease,
     reason::Reason,
+    sample::{Capture, Sample},
     service::{Backend, Interface, Service, ServiceKey, Vip},
     settings::Settings,
     stats::{BackendStats, ServiceStats},
@@ -49,6 +51,16 @@ pub trait Tables {
     fn flow(&self, slot: u32) -> Option<&mut Flow>;
     /// Takes a free slot.
     fn take_slot(&self) -> Option<u32>;
+    /// Whether there is a free slot.
+    fn has_free_slot(&self) -> bool;
+    /// Counts up the places taken and gives the former number.
+    fn next_place(&self) -> u32;
+    /// What place `i` of half-open flows holds (`half_open`), from 1 on.
+    fn place(&self, i: u32) -> Option<u64>;
+    /// Writes what a place holds; only for who has it.
+    fn set_place(&self, i: u32, to: u64);
+    /// Writes what a place holds if it holds `from`, in one step; whether it did.
+    fn exchange_place(&self, i: u32, from: u64, to: u64) -> bool;
     /// Gives a slot back.
     fn free_slot(&self, slot: u32);
     /// Adds a key that is not there yet.
@@ -56,12 +68,21 @@ pub trait Tables {
     /// Removes a key.
     fn remove_key(&self, key: &FlowKey);
 
+    /// Where the fragments of a datagram go.
+    fn fragment(&self, key: &FragmentKey) -> Option<&FragmentRef>;
+    /// Leaves word for the fragments of a datagram.
+    fn record_fragment(&self, key: &FragmentKey, to: &FragmentRef);
+
     /// Counters of a service.
     fn service_stats(&self, service: u32) -> Option<&mut ServiceStats>;
     /// Counters of a backend.
     fn backend_stats(&self, backend: u32) -> Option<&mut BackendStats>;
     /// Counts what became of a packet.
     fn count(&self, reason: Reason);
+    /// Who wants to see packets.
+    fn capture(&self) -> Option<&Capture>;
+    /// Shows one.
+    fn sample(&self, sample: &Sample);
 
     /// Whether this node may act for addresses of `router` at `now`: the daemon has renewed the lease recently enough.
     #[inline(always)]

@@ -3,15 +3,18 @@
 //! `Buffer` does to a checksum what the kernel does to a frame without offload, so that a packet rewritten here equals
 //! byte for byte what `BPF_PROG_TEST_RUN` returns.
 
-use std::cell::{RefCell, UnsafeCell};
+use std::cell::{Cell, RefCell, UnsafeCell};
 use std::collections::{HashMap, VecDeque};
 
 use lb_common::{
     addr::Addr,
     checksum::{fold, update},
     flow::{Flow, FlowKey, FlowRef},
+    fragment::{FragmentKey, FragmentRef},
+    half_open,
     lease::Lease,
     reason::{REASON_SLOTS, Reason},
+    sample::{Capture, HEAD, Sample},
     service::{Backend, Interface, Service, ServiceKey, Vip},
     settings::Settings,
     stats::{BackendStats, ServiceStats},
@@ -27,12 +30,14 @@ pub struct Buffer {
     pub bytes: Vec<u8>,
     /// To whom it was addressed.
     pub delivery: Delivery,
+    /// Whether it belongs to a VLAN.
+    pub tagged: bool,
 }
 
 impl Buffer {
     /// A frame addressed to this host.
     pub fn new(bytes: impl Into<Vec<u8>>) -> Self {
-        Self { bytes: bytes.into(), delivery: Delivery::Host }
+        Self { bytes: bytes.into(), delivery: Delivery::Host, tagged: false }
     }
 
     fn checksum(&mut self, offset: usize, f: impl FnOnce(u16) -> u16) -> Option<()> {
@@ -50,6 +55,10 @@ impl Packet for Buffer {
 
     fn delivery(&self) -> Delivery {
         self.delivery
+    }
+
+    fn tagged(&self) -> bool {
+        self.tagged
     }
 
     fn read<T: Plain>(&self, offset: usize) -> Option<T> {
@@ -71,6 +80,12 @@ impl Packet for Buffer {
 
     fn store<T: Plain>(&mut self, offset: usize, value: &T) -> Option<()> {
         self.write(offset, value)
+    }
+
+    fn head(&self, to: &mut [u8; HEAD]) -> u16 {
+        let length = self.bytes.len().min(HEAD);
+        to[..length].copy_from_slice(&self.bytes[..length]);
+        length as u16
     }
 
     fn update_l4_checksum(&mut self, field: Checksum, pseudo: u16, body: u16) -> Option<()> {
@@ -116,22 +131,36 @@ pub struct Memory {
     pub interfaces: HashMap<u32, Interface>,
     /// Keys of both directions.
     pub keys: RefCell<HashMap<FlowKey, FlowRef>>,
+    /// Fragmented datagrams under way.
+    pub fragments: RefCell<HashMap<FragmentKey, FragmentRef>>,
     /// Most keys there may be.
     pub key_capacity: usize,
     /// Free slots.
     pub free: RefCell<VecDeque<u32>>,
     /// What became of packets, by number of the reason.
     pub reasons: RefCell<[u64; REASON_SLOTS]>,
+    /// Who listens.
+    pub capture: Capture,
+    /// What a listener was shown.
+    pub samples: RefCell<Vec<Sample>>,
+    places: Vec<Cell<u64>>,
     flows: Vec<UnsafeCell<Flow>>,
     service_stats: UnsafeCell<Box<[ServiceStats; 8]>>,
     backend_stats: UnsafeCell<Box<[BackendStats; 32]>>,
 }
 
 impl Memory {
-    /// Empty tables with room for `flows` flows.
+    /// Empty tables with room for `flows` flows, and the half-open ones that go with them.
     pub fn new(flows: u32) -> Self {
+        Self::with_places(flows, half_open::places(flows))
+    }
+
+    /// Likewise with so many places for half-open flows, a power of two.
+    pub fn with_places(flows: u32, places: u32) -> Self {
+        let records = flows + places;
+        let owned = (flows..records).map(|slot| Cell::new(half_open::place(slot, 0)));
         Self {
-            settings: Settings::default(),
+            settings: Settings { places, ..Settings::default() },
             vips: HashMap::new(),
             leases: HashMap::new(),
             services: HashMap::new(),
@@ -140,13 +169,22 @@ impl Memory {
             backends: HashMap::new(),
             interfaces: HashMap::new(),
             keys: RefCell::default(),
-            key_capacity: 2 * flows as usize,
+            fragments: RefCell::default(),
+            capture: Capture::default(),
+            samples: RefCell::default(),
+            key_capacity: 2 * records as usize,
             free: RefCell::new((0..flows).collect()),
             reasons: RefCell::new([0; REASON_SLOTS]),
-            flows: (0..flows).map(|_| UnsafeCell::default()).collect(),
+            places: std::iter::once(Cell::new(0)).chain(owned).collect(),
+            flows: (0..records).map(|_| UnsafeCell::default()).collect(),
             service_stats: UnsafeCell::default(),
             backend_stats: UnsafeCell::default(),
         }
+    }
+
+    /// How many records there are.
+    pub fn records(&self) -> u32 {
+        self.flows.len() as u32
     }
 
     /// Sets the lease of a router.
@@ -234,6 +272,30 @@ impl Tables for Memory {
         self.free.borrow_mut().pop_front()
     }
 
+    fn has_free_slot(&self) -> bool {
+        !self.free.borrow().is_empty()
+    }
+
+    fn next_place(&self) -> u32 {
+        self.places[0].replace(self.places[0].get() + 1) as u32
+    }
+
+    fn place(&self, i: u32) -> Option<u64> {
+        self.places.get(i as usize).map(Cell::get)
+    }
+
+    fn set_place(&self, i: u32, to: u64) {
+        self.places[i as usize].set(to);
+    }
+
+    fn exchange_place(&self, i: u32, from: u64, to: u64) -> bool {
+        let holds = self.place(i) == Some(from);
+        if holds {
+            self.set_place(i, to);
+        }
+        holds
+    }
+
     fn free_slot(&self, slot: u32) {
         self.free.borrow_mut().push_back(slot);
     }
@@ -254,6 +316,14 @@ impl Tables for Memory {
         self.keys.borrow_mut().remove(key);
     }
 
+    fn fragment(&self, key: &FragmentKey) -> Option<&FragmentRef> {
+        self.fragments.borrow().get(key).map(|r| &*Box::leak(Box::new(*r)))
+    }
+
+    fn record_fragment(&self, key: &FragmentKey, to: &FragmentRef) {
+        self.fragments.borrow_mut().insert(*key, *to);
+    }
+
     fn service_stats(&self, service: u32) -> Option<&mut ServiceStats> {
         // SAFETY: single thread; the core holds one at a time.
         unsafe { (&mut *self.service_stats.get()).get_mut(service as usize) }
@@ -266,5 +336,13 @@ impl Tables for Memory {
 
     fn count(&self, reason: Reason) {
         self.reasons.borrow_mut()[reason as usize] += 1;
+    }
+
+    fn capture(&self) -> Option<&Capture> {
+        Some(&self.capture)
+    }
+
+    fn sample(&self, sample: &Sample) {
+        self.samples.borrow_mut().push(*sample);
     }
 }

@@ -3,6 +3,8 @@
 //! The world of the cases, in each family: a client, a virtual address with a service on 3306, backends. Frames are built
 //! and re-parsed by etherparse, which shares nothing with the packet path.
 
+mod fragments;
+mod icmp;
 mod link;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -15,6 +17,8 @@ use lb_common::{
 };
 use lb_userspace::datapath::tables::{Desired, DesiredService};
 
+pub use fragments::*;
+pub use icmp::*;
 pub use link::*;
 
 /// The client.
@@ -75,7 +79,7 @@ impl Family {
     /// Tables with one TCP service and `n` backends that are up.
     pub fn world(self, n: u8) -> Desired {
         let port = Port::new(PORT);
-        let backend = |i| Backend { addr: self.backend(i).into(), ifindex: LO, port, pad: [0; 2] };
+        let backend = |i| Backend { addr: self.backend(i).into(), ifindex: LO, port, ..Backend::default() };
         let vip = self.vip().into();
         Desired {
             settings: Settings {
@@ -312,6 +316,15 @@ impl Datagram {
         };
         assert_eq!(udp.checksum, sum.expect("short"), "UDP checksum");
         Self { src: (src, udp.source_port), dst: (dst, udp.destination_port), ttl, data: data.to_vec() }
+    }
+}
+
+/// The source of a frame's packet.
+pub(crate) fn source(frame: &[u8]) -> IpAddr {
+    if frame[14] >> 4 == 4 {
+        Ipv4Addr::from(*frame[26..].first_chunk::<4>().expect("an address")).into()
+    } else {
+        Ipv6Addr::from(*frame[22..].first_chunk::<16>().expect("an address")).into()
     }
 }
 

@@ -12,6 +12,7 @@ use lb_common::{
     probe,
     reason::Reason,
     service::{Service, ServiceKey},
+    settings::Settings,
 };
 use lb_ebpf::{
     Action, Arrival, Delivery,
@@ -33,7 +34,7 @@ pub struct Pair {
     pub host: Memory,
     /// Where the kernel's maps are pinned.
     pub pins: Pins,
-    /// Room for flows.
+    /// Records of flows.
     pub flows: u32,
     kernel: Option<Datapath>,
     runtime: tokio::runtime::Runtime,
@@ -56,6 +57,8 @@ pub const FOREVER: u64 = u64::MAX;
 pub const OVER: u64 = 1;
 /// The host's clock.
 pub const NOW: u64 = 1_000_000_000_000;
+/// When and where frames come in on the host's side.
+const AT: Arrival = Arrival { now: NOW, ifindex: LO };
 
 impl Pair {
     /// Tables that say `desired`, and a lease without end.
@@ -84,6 +87,7 @@ impl Pair {
         };
         kernel.tables.publish(desired).expect("tables are written");
         let host = memory(desired, flows);
+        let flows = host.records();
         let mut pair = Self { host, pins, flows, kernel: Some(kernel), runtime, _bpffs: bpffs };
         pair.lease(FOREVER);
         pair
@@ -113,13 +117,13 @@ impl Pair {
             [first, ..] if first & 1 == 1 => Delivery::Group,
             _ => Delivery::Other,
         };
-        let verdict = lb_ebpf::handle(&mut buffer, &self.host, &Arrival { now: NOW, ifindex: LO });
+        let verdict = lb_ebpf::handle(&mut buffer, &self.host, &AT);
         self.compare(false, frame, verdict.reason, verdict.action, buffer.bytes)
     }
 
     /// Sends a frame of this node's own stack through both.
     pub fn send(&mut self, frame: &[u8]) -> Outcome {
-        let verdict = lb_ebpf::egress::handle(&Buffer::new(frame), &self.host, NOW);
+        let verdict = lb_ebpf::egress::handle(&Buffer::new(frame), &self.host, &AT);
         self.compare(true, frame, verdict.reason, verdict.action, frame.to_vec())
     }
 
@@ -135,7 +139,7 @@ impl Pair {
         let expected = match action {
             Action::Pass => -1,
             Action::Drop => 2,
-            Action::Route(_) | Action::Send(_) => 7,
+            Action::Route(_) | Action::Backend(_) | Action::Send(_) => 7,
         };
         assert_eq!(returned, expected, "verdict of the kernel for {reason:?}");
         if !matches!(action, Action::Drop) {
@@ -209,7 +213,7 @@ impl Drop for Pair {
 
 fn memory(desired: &Desired, flows: u32) -> Memory {
     let mut m = Memory::new(flows);
-    m.settings = desired.settings;
+    m.settings = Settings { places: m.settings.places, ..desired.settings };
     m.vips = desired.vips.iter().copied().collect();
     m.interfaces = desired.interfaces.iter().copied().collect();
     m.backends = (0..).zip(desired.backends.iter().copied()).collect();

@@ -9,6 +9,7 @@ use std::{net::IpAddr, process::Command};
 use lb_common::{
     addr::{Mac, PROTO_TCP, PROTO_UDP, Port},
     lease::Lease,
+    mode::Mode,
     service::{Backend, Interface, Vip},
     settings::{Settings, SnatPorts},
 };
@@ -123,6 +124,15 @@ impl Wire {
     ///
     /// If the kernel refuses them.
     pub fn node(&self, host: char, virtual_mac: bool) -> Node {
+        self.node_in(host, virtual_mac, Mode::Nat)
+    }
+
+    /// Likewise, with the backend in `mode`.
+    ///
+    /// # Panics
+    ///
+    /// If the kernel refuses them.
+    pub fn node_in(&self, host: char, virtual_mac: bool, mode: Mode) -> Node {
         let bpffs = Bpffs::claim(&format!("{}{host}", self.name)).expect("bpffs");
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
         let pins = Pins::of(&format!("{}{host}", self.name));
@@ -135,7 +145,8 @@ impl Wire {
                 (opened.expect("programs load"), ifindex)
             })
             .expect("the namespace");
-        let desired = desired(ifindex, self.mac(host), virtual_mac);
+        let mut desired = desired(ifindex, self.mac(host), virtual_mac);
+        desired.backends.iter_mut().for_each(|b| b.mode = mode as u8);
         datapath.tables.publish(&desired).expect("tables are written");
         Node { datapath: Some(datapath), runtime, _bpffs: bpffs }
     }
@@ -190,7 +201,7 @@ impl Drop for Node {
 
 fn desired(ifindex: u32, mac: Mac, virtual_mac: bool) -> Desired {
     let port = Port::new(PORT);
-    let backend = |f: Family| Backend { addr: f.backend(0).into(), ifindex, port, pad: [0; 2] };
+    let backend = |f: Family| Backend { addr: f.backend(0).into(), ifindex, port, ..Backend::default() };
     let vip = |f: Family| {
         let own = if virtual_mac { Mac::virtual_router(f == Family::V6, 51) } else { Mac::default() };
         (f.vip().into(), Vip { mac: own, ..Vip::default() })

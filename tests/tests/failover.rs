@@ -321,7 +321,7 @@ impl Session {
 }
 
 /// Established flows: what a record must keep to be the same flow.
-fn established(maps: &Maps) -> BTreeSet<(u16, u16, u32, u64)> {
+fn established(maps: &Maps) -> BTreeSet<(u16, u16, u32, u32)> {
     let keys = maps.flow_keys.iter().map(Result::unwrap).filter(|(_, to)| to.direction == FORWARD);
     let flows = keys.map(|(_, to)| maps.flows.get(&to.slot, 0).unwrap());
     let open = flows.filter(|flow| flow.stage() == Stage::Established);

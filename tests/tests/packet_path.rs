@@ -233,14 +233,8 @@ fn headers_that_contradict_themselves_are_dropped_only_for_a_virtual_address() {
 }
 
 #[test]
-fn fragments_are_dropped_and_ip_options_go_to_the_nodes_own_stack() {
+fn ip_options_go_to_the_nodes_own_stack() {
     let mut p = Pair::new(&world(3));
-    for frags in [0x2000u16, 0x0001] {
-        let mut f = Segment::syn(40_000).frame();
-        f[20..22].copy_from_slice(&frags.to_be_bytes());
-        fix_ip_checksum(&mut f);
-        assert_eq!(p.receive(&f).reason, Reason::Fragment);
-    }
     let mut f = Segment::syn(40_000).frame();
     f[14] = 0x46;
     assert_eq!(p.receive(&f).reason, Reason::IpOptions);

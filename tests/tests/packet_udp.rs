@@ -81,7 +81,8 @@ fn what_cannot_be_forwarded_is_dropped_in_silence_and_counted() {
     assert_eq!(p.host.service_counters(0).refused, 1);
 
     let mut p = Pair::with_room(&Family::V4.udp_world(1), 1);
-    p.receive(&Datagram::of(Family::V4, 40_000).frame());
+    let first = Datagram::seen(&p.receive(&Datagram::of(Family::V4, 40_000).frame()).frame);
+    p.receive(&first.answer().frame());
     let full = p.receive(&Datagram::of(Family::V4, 40_001).frame());
     assert_eq!((full.reason, full.action), (Reason::FlowTableFull, Action::Drop));
 

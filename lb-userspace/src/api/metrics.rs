@@ -183,6 +183,10 @@ fn services(out: &mut Text, all: &[Service]) {
     family(("viplb_service_backends", "gauge", "Backends."), &|v| v.backends.len() as u64);
     family(("viplb_service_flows_total", "counter", "New flows."), &|v| v.flows);
     family(("viplb_service_refused_total", "counter", "Connections refused."), &|v| v.refused);
+    family(
+        ("viplb_service_displaced_total", "counter", "Half-open flows that gave way to newer ones."),
+        &|v| v.displaced,
+    );
     family(("viplb_service_packets_total", "counter", "Packets of both directions."), &|v| v.packets);
     family(("viplb_service_bytes_total", "counter", "Bytes of both directions."), &|v| v.bytes);
 }

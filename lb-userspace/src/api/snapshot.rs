@@ -239,6 +239,9 @@ pub struct Service {
     pub flows: u64,
     /// Connections refused with RST.
     pub refused: u64,
+    /// Half-open flows that gave way to newer ones.
+    #[serde(default)]
+    pub displaced: u64,
     /// Packets of both directions.
     pub packets: u64,
     /// Bytes of both directions.

@@ -1,6 +1,7 @@
 //! The command line: `viplb [-j|-p] OBJECT COMMAND`, one verb a file. It prints only snapshots or pinned maps.
 
 mod backend;
+mod capture;
 pub mod check;
 mod galera;
 mod log;
@@ -57,6 +58,8 @@ enum Command {
     /// The Galera cluster behind the services.
     #[command(subcommand)]
     Galera(galera::Galera),
+    /// Show packets that went no further, with the reason: their first bytes as they came. Also while the daemon is dead.
+    Capture(capture::Capture),
     /// Switch diagnostic events at run time.
     Log {
         /// Where they come from.
@@ -111,6 +114,7 @@ pub fn main(args: Args) -> ExitCode {
         Command::Vrrp(Vrrp::Show) => return exit(vrrp::show(args.node.as_deref(), format), 2),
         Command::Galera(command) => return exit(galera::run(args.node.as_deref(), command, format), 2),
         Command::Backend(order) => backend::order(args.node.as_deref(), order),
+        Command::Capture(what) => capture::run(args.node.as_deref(), &what, format),
         Command::Log { source: LogSource::Datapath, switch } => {
             log::datapath(args.node.as_deref(), switch == Switch::On)
         }

@@ -16,6 +16,7 @@ pub use check::{
     AgentCheck, Check, CheckKind, DnsCheck, Donor, Failback, Galera, GaleraCheck, HttpCheck, MysqlLogin,
     Role, ScriptCheck, Tls, UdpCheck,
 };
+pub use lb_common::mode::Mode;
 pub use track::{
     Backends, FileValue, Notify, Peer, Process, Program, RunAs, Script, SyncGroup, Track, TrackKind, TrackUse,
 };
@@ -243,7 +244,7 @@ pub struct Service {
     pub router: usize,
     /// Layer-4 protocol.
     pub protocol: Protocol,
-    /// How packets reach a backend.
+    /// How packets reach a backend that says nothing else.
     pub mode: Mode,
     /// How a backend is chosen for a new connection.
     pub scheduler: Scheduler,
@@ -266,13 +267,6 @@ pub enum Protocol {
     Udp,
 }
 
-/// Forwarding modes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mode {
-    /// Full NAT; the source becomes the virtual address, so that it moves with it.
-    Nat,
-}
-
 /// Schedulers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scheduler {
@@ -293,6 +287,8 @@ pub struct Backend {
     pub weight: u16,
     /// The highest of a `role = "writer"` service becomes its writer; 0–255. Default 0.
     pub priority: u8,
+    /// How packets reach it. Default the service's.
+    pub mode: Mode,
 }
 
 impl VirtualRouter {

@@ -113,7 +113,7 @@ impl Control {
     }
 
     fn on_tick(&mut self) -> Result<()> {
-        let slice = self.datapath.collector.capacity().div_ceil(TICKS_PER_PASS);
+        let slice = self.datapath.collector.records().div_ceil(TICKS_PER_PASS);
         let now = vrrp::BootTime::now();
         let Datapath { tables, collector, .. } = &mut self.datapath;
         collector.sweep(tables.maps(), now.0, slice)?;

@@ -259,13 +259,15 @@ impl Model {
             addr: b.addr.ip().into(),
             ifindex: *ifindex,
             port: Port::new(b.addr.port()),
-            pad: [0; 2],
+            mode: b.mode as u8,
+            ..Backend::default()
         });
         Desired {
             settings: Settings {
                 schema: lb_common::maps::SCHEMA,
                 log: u32::from(self.datapath_log),
                 slots_ready: 0,
+                places: 0,
                 snat_ports: self.machine.snat_ports,
             },
             vips: vips.collect(),

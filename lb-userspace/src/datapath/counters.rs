@@ -39,6 +39,7 @@ pub fn fill_service(maps: &Maps, id: u32, s: &mut snapshot::Service) -> Result<(
     let c = service(maps, id)?;
     s.flows = c.flows;
     s.refused = c.refused;
+    s.displaced = c.displaced;
     s.packets = c.forward.packets + c.reverse.packets;
     s.bytes = c.forward.bytes + c.reverse.bytes;
     Ok(())

@@ -4,9 +4,12 @@
 //! Keys are removed before the record is freed, so that no key ever leads to another flow's record; a packet that comes
 //! in between opens a new flow or is refused, like any packet of a flow that has timed out.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use anyhow::{Context, Result};
 use lb_common::{
     flow::{Flow, Stage},
+    half_open::{TAKEN, place},
     maps as names,
 };
 
@@ -15,6 +18,8 @@ use super::{mapped::Mapped, maps::Maps, pins::Pins};
 /// Flows of a node.
 pub struct Collector {
     records: Records,
+    places: Mapped<u64>,
+    capacity: u32,
     next: u32,
     used_in_pass: u64,
     /// Flows in use, by backend index, as the last whole pass found them.
@@ -25,9 +30,11 @@ pub struct Collector {
 
 impl Collector {
     /// Maps the records into memory.
-    pub fn open(pins: &Pins, capacity: u32) -> Result<Self> {
+    pub fn open(pins: &Pins, capacity: u32, places: u32) -> Result<Self> {
         Ok(Self {
-            records: Records(Mapped::open(pins, names::FLOWS, capacity)?),
+            records: Records(Mapped::open(pins, names::FLOWS, capacity + places)?),
+            places: Mapped::open(pins, names::HALF_OPEN, places + 1)?,
+            capacity,
             next: 0,
             used_in_pass: 0,
             by_backend: Vec::new(),
@@ -36,8 +43,13 @@ impl Collector {
         })
     }
 
-    /// Room for flows.
+    /// Room for established flows.
     pub fn capacity(&self) -> u32 {
+        self.capacity
+    }
+
+    /// Records, those for half-open flows among them.
+    pub fn records(&self) -> u32 {
         self.records.capacity()
     }
 
@@ -58,8 +70,7 @@ impl Collector {
             let flow = self.records.read(self.next);
             if flow.stage() != Stage::Free {
                 if flow.is_expired(now) {
-                    self.free(maps, self.next, &flow)?;
-                    freed += 1;
+                    freed += u32::from(self.free(maps, self.next, &flow)?);
                 } else {
                     self.count(&flow);
                 }
@@ -87,7 +98,35 @@ impl Collector {
         self.by_backend = std::mem::take(&mut self.counting);
     }
 
-    fn free(&mut self, maps: &mut Maps, slot: u32, flow: &Flow) -> Result<()> {
+    fn free(&mut self, maps: &mut Maps, slot: u32, flow: &Flow) -> Result<bool> {
+        if flow.place != 0 {
+            return Ok(self.empty_place(maps, slot, flow));
+        }
+        Self::unlink(maps, slot, flow);
+        let freed = self.records.free_if(slot, flow);
+        if freed {
+            maps.free_slots.push(slot, 0).context("map FREE_SLOTS")?;
+        }
+        Ok(freed)
+    }
+
+    /// Ends a half-open flow; its slot stays with its place. The place is taken meanwhile, as programs take it: they
+    /// neither establish the flow nor put another one there. (A daemon killed in these microseconds leaves one place less.)
+    fn empty_place(&self, maps: &mut Maps, slot: u32, flow: &Flow) -> bool {
+        let Some(word) = self.places.element(flow.place) else { return false };
+        // SAFETY: a live element of eight aligned bytes, which everybody accesses as an atomic.
+        let word = unsafe { AtomicU64::from_ptr(word) };
+        let own = place(slot, flow.generation);
+        if word.compare_exchange(own, TAKEN, Ordering::AcqRel, Ordering::Relaxed).is_err() {
+            return false;
+        }
+        Self::unlink(maps, slot, flow);
+        let freed = self.records.free_if(slot, flow);
+        word.store(own, Ordering::Release);
+        freed
+    }
+
+    fn unlink(maps: &mut Maps, slot: u32, flow: &Flow) {
         for key in [flow.forward_key(), flow.reverse_key()] {
             // The key may lead to a newer connection of the same client port by now.
             let ours =
@@ -96,10 +135,6 @@ impl Collector {
                 let _ = maps.flow_keys.remove(&key);
             }
         }
-        if self.records.free_if(slot, flow) {
-            maps.free_slots.push(slot, 0).context("map FREE_SLOTS")?;
-        }
-        Ok(())
     }
 }
 

@@ -21,7 +21,7 @@ use aya::{
     util::KernelVersion,
 };
 use aya_log::EbpfLogger;
-use lb_common::maps as names;
+use lb_common::{half_open, maps as names};
 use tokio::io::unix::AsyncFd;
 
 use super::{flows::Collector, maps::Maps, pins::Pins, tables::Tables, tails};
@@ -84,8 +84,9 @@ impl Datapath {
         let mut ebpf = load_object(pins, flows)?;
         forward_log(&mut ebpf);
         let mut maps = Maps::open(pins)?;
-        let capacity = maps.flows.len();
-        fill_free_slots(&mut maps, capacity)?;
+        let places = maps.half_open.len() - 1;
+        let capacity = maps.flows.len() - places;
+        fill_free_slots(&mut maps, capacity, places)?;
         tell_capacity(pins, capacity, flows);
         let (hook, why) = choose(hook);
         let mut attached = Vec::new();
@@ -107,7 +108,7 @@ impl Datapath {
         tails::remove_others(pins, &tails)?;
         Ok(Self {
             tables: Tables::new(maps),
-            collector: Collector::open(pins, capacity)?,
+            collector: Collector::open(pins, capacity, places)?,
             pins: pins.clone(),
             attached,
             adopted,
@@ -165,11 +166,13 @@ pub(super) fn classifier<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut S
 }
 
 fn load_object(pins: &Pins, flows: u32) -> Result<Ebpf> {
+    let places = half_open::places(flows);
     let mut loader = EbpfLoader::new();
     loader
-        .map_max_entries(names::FLOWS, flows)
+        .map_max_entries(names::FLOWS, flows + places)
+        .map_max_entries(names::HALF_OPEN, places + 1)
         .map_max_entries(names::FREE_SLOTS, flows)
-        .map_max_entries(names::FLOW_KEYS, flows.saturating_mul(2));
+        .map_max_entries(names::FLOW_KEYS, 2 * (flows + places));
     for name in names::ALL {
         loader.map_pin_path(name, pins.map(name));
     }
@@ -198,7 +201,7 @@ fn forward_log(ebpf: &mut Ebpf) {
 
 /// Says what the flow table costs, and when it is not the configured one.
 fn tell_capacity(pins: &Pins, capacity: u32, wanted: u32) {
-    let bytes: u64 = [names::FLOWS, names::FLOW_KEYS, names::FREE_SLOTS]
+    let bytes: u64 = [names::FLOWS, names::FLOW_KEYS, names::FREE_SLOTS, names::HALF_OPEN]
         .iter()
         .filter_map(|name| memory(pins, name))
         .sum();
@@ -218,8 +221,8 @@ pub fn memory(pins: &Pins, name: &str) -> Option<u64> {
     info.lines().find_map(|l| l.strip_prefix("memlock:"))?.trim().parse().ok()
 }
 
-/// Fills the queue of free slots once in the maps' life.
-fn fill_free_slots(maps: &mut Maps, capacity: u32) -> Result<()> {
+/// Fills the queue of free slots, and gives each place of half-open flows its own, once in the maps' life.
+fn fill_free_slots(maps: &mut Maps, capacity: u32, places: u32) -> Result<()> {
     let mut settings = maps.settings.get(&0, 0).context("map SETTINGS")?;
     if settings.slots_ready != 0 {
         return Ok(());
@@ -229,6 +232,10 @@ fn fill_free_slots(maps: &mut Maps, capacity: u32) -> Result<()> {
     for slot in 0..capacity {
         maps.free_slots.push(slot, 0).context("map FREE_SLOTS")?;
     }
+    for (place, slot) in (1..=places).zip(capacity..) {
+        maps.half_open.set(place, half_open::place(slot, 0), 0).context("map HALF_OPEN")?;
+    }
+    settings.places = places;
     settings.schema = names::SCHEMA;
     settings.slots_ready = 1;
     maps.settings.set(0, settings, 0).context("map SETTINGS")

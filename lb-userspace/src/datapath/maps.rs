@@ -62,6 +62,8 @@ pub struct Maps {
     pub flows: Array<MapData, Flow>,
     /// Free slots.
     pub free_slots: Queue<MapData, u32>,
+    /// Places of half-open flows.
+    pub half_open: Array<MapData, u64>,
     /// Interfaces.
     pub interfaces: HashMap<MapData, u32, Interface>,
     /// Settings.
@@ -104,6 +106,7 @@ impl Maps {
             flow_keys: hash(pins, names::FLOW_KEYS)?,
             flows: array(pins, names::FLOWS)?,
             free_slots: Queue::open(pins, names::FREE_SLOTS, Map::Queue)?,
+            half_open: array(pins, names::HALF_OPEN)?,
             interfaces: hash(pins, names::INTERFACES)?,
             settings,
             service_stats: PerCpuArray::open(pins, names::SERVICE_STATS, Map::PerCpuArray)?,

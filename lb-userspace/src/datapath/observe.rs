@@ -30,7 +30,7 @@ pub fn snapshot(name: &str, pins: &Pins, daemon: &str) -> Result<Snapshot> {
         services: services(&maps)?,
         ..Snapshot::default()
     };
-    s.flows.capacity = u64::from(maps.flows.len());
+    s.flows.capacity = u64::from(maps.flows.len() - (maps.half_open.len() - 1));
     // Two keys a flow.
     s.flows.used = maps.flow_keys.keys().count() as u64 / 2;
     counters::fill_packets(&maps, &mut s)?;

@@ -89,9 +89,9 @@ impl Tables {
     }
 
     fn publish_settings(&mut self, wanted: &Settings) -> Result<()> {
-        // `slots_ready` belongs to the loader, which filled the queue.
-        let slots_ready = self.maps.settings.get(&0, 0).context("map SETTINGS")?.slots_ready;
-        let settings = Settings { slots_ready, ..*wanted };
+        // These belong to the loader, which filled the queue.
+        let Settings { slots_ready, places, .. } = self.maps.settings.get(&0, 0).context("map SETTINGS")?;
+        let settings = Settings { slots_ready, places, ..*wanted };
         self.maps.settings.set(0, settings, 0).context("map SETTINGS")
     }
 

@@ -15,7 +15,7 @@ use crate::config::{
     address::{self, Endpoint},
     diagnostic::Report,
     model::{Failback, Mode, Protocol, Role, Scheduler},
-    reader::{Bare, Field, Reader},
+    reader::{Bare, Field, Reader, Refusal},
 };
 
 /// `[service.NAME]`.
@@ -52,6 +52,8 @@ pub struct Backend {
     pub weight: Field<u16>,
     /// `priority`.
     pub priority: Field<u8>,
+    /// `mode`.
+    pub mode: Field<Mode>,
 }
 
 /// Reads one section.
@@ -61,7 +63,7 @@ pub fn read(name: Spanned<String>, table: &DeTable<'_>, report: &mut Report) -> 
     let listen = r.parsed("listen", address::listen);
     r.require("listen", &listen, "listen = \"172.18.0.201:3306\"");
     let protocol = r.choice("protocol", &[("tcp", Protocol::Tcp), ("udp", Protocol::Udp)]);
-    let mode = r.choice("mode", &[("nat", Mode::Nat)]);
+    let mode = r.parsed("mode", parse_mode);
     let scheduler = r.choice("scheduler", &[("rr", Scheduler::Rr), ("wrr", Scheduler::Wrr)]);
     let slow_start = r.duration("slow_start", Bare::Refused, Duration::ZERO..=HOUR);
     let role = r.choice("role", check::ROLES);
@@ -96,10 +98,30 @@ fn read_backend(service: &str, table: &Spanned<&DeTable<'_>>, report: &mut Repor
         address: r.parsed("address", address::endpoint),
         weight: r.integer("weight", 0..=256),
         priority: r.integer("priority", 0..=255),
+        mode: r.parsed("mode", parse_mode),
     };
     r.require("address", &backend.address, "address = \"172.18.0.2:3306\"");
     r.finish();
     backend
+}
+
+/// keepalived's `DR` means the same. Its `NAT` keeps the client's address, as `dnat` does: taken for `nat`, a file that was
+/// carried over would hide the clients; taken for `dnat`, one written by hand would lose replies.
+fn parse_mode(text: &str) -> Result<Mode, Refusal> {
+    match text {
+        "nat" => Ok(Mode::Nat),
+        "dnat" => Ok(Mode::Dnat),
+        "dsr" | "DR" => Ok(Mode::Dsr),
+        "NAT" => {
+            let help = "keepalived's NAT is \"dnat\" (backends see the client, this node is their gateway); with \"nat\" \
+                        they see the virtual address and need no route";
+            Err(("`mode` cannot be \"NAT\"".into(), Some(help.into())))
+        }
+        _ => {
+            let help = "offered: \"nat\", \"dnat\", \"dsr\"";
+            Err((format!("`mode` cannot be \"{}\"", text.escape_debug()), Some(help.into())))
+        }
+    }
 }
 
 const SERVICE_HINTS: Hints = &[
@@ -108,6 +130,8 @@ const SERVICE_HINTS: Hints = &[
     ("lb_algo", "write `scheduler`"),
     ("lvs_sched", "write `scheduler`"),
     ("lb_kind", "write `mode`"),
+    ("lvs_method", "write `mode`"),
+    ("forward", "write `mode`"),
     ("server", "write `[[service.NAME.backend]]`"),
     ("real_server", "write `[[service.NAME.backend]]`"),
     ("backends", "write `[[service.NAME.backend]]`, once for each"),

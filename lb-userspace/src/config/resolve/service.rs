@@ -77,12 +77,15 @@ impl Resolver<'_, '_> {
             let port = s.listen.value().map_or(0, SocketAddr::port);
             let addr = address.get_ref().with_port(port);
             let name = or_else(&backend.name, || address.get_ref().addr.to_string());
+            let mode = or(&backend.mode, or(&s.mode, Mode::Nat));
+            self.check_mode(address.span(), mode, s.listen.value(), addr);
             self.compare_backend(address.span(), (s.listen.value(), addr), &backend.name, &name, &seen);
             seen.push(Backend {
                 name,
                 addr,
                 weight: or(&backend.weight, 1),
                 priority: or(&backend.priority, 0),
+                mode,
             });
         }
         if !seen.is_empty() && seen.iter().all(|b| b.weight == 0) {
@@ -93,6 +96,19 @@ impl Resolver<'_, '_> {
             self.warning(place, message, "give one a weight of 1 or more");
         }
         Some(seen)
+    }
+
+    /// What a mode asks of a backend.
+    fn check_mode(&mut self, span: Range<usize>, mode: Mode, listen: Option<&SocketAddr>, addr: SocketAddr) {
+        let Some(listen) = listen.filter(|l| mode.is_one_way() && l.port() != addr.port()) else { return };
+        let message = format!(
+            "{addr} is not on port {}: with `mode = \"{}\"` packets reach the backend as they are",
+            listen.port(),
+            mode.word()
+        );
+        let help =
+            format!("write \"{}\", or choose \"nat\" or \"dnat\"", SocketAddr::new(addr.ip(), listen.port()));
+        self.error(span, message, help);
     }
 
     fn compare_backend(

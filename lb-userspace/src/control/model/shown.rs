@@ -7,7 +7,7 @@ use std::time::SystemTime;
 use super::{ALARM, Model, ms, unix};
 use crate::{
     api::snapshot::{self, Snapshot},
-    config::model::{self as config, Mode, Protocol, Scheduler, Version},
+    config::model::{self as config, Protocol, Scheduler, Version},
     health, vrrp,
 };
 
@@ -115,15 +115,21 @@ impl Model {
                 Scheduler::Rr => "rr".into(),
                 Scheduler::Wrr => "wrr".into(),
             },
-            mode: match c.mode {
-                Mode::Nat => "nat".into(),
-            },
+            mode: modes(c),
             up: backends.iter().filter(|b| b.state == health::State::Up.as_str()).count(),
             backends,
             role: pool.role().map_or_else(String::new, |role| role.as_str().into()),
             ..snapshot::Service::default()
         }
     }
+}
+
+/// Those of its backends, each once.
+fn modes(service: &config::Service) -> String {
+    let mut words: Vec<_> = service.backends.iter().map(|b| b.mode.word()).collect();
+    words.sort_unstable();
+    words.dedup();
+    words.join("+")
 }
 
 /// RFC 9568 §7.3; IPv6 routers have a block of their own.

@@ -17,6 +17,7 @@ fn service(backends: &[(u16, u8)], galera: Option<Galera>, slow_start: Duration)
         addr: SocketAddr::from(([10, 0, 0, i], 3306)),
         weight: *weight,
         priority: *priority,
+        mode: Mode::Nat,
     };
     Service {
         name: "db".into(),

@@ -20,7 +20,7 @@ fn service(addrs: &[SocketAddr], kind: CheckKind) -> Service {
         scheduler: Scheduler::Rr,
         backends: addrs
             .iter()
-            .map(|a| Backend { name: a.to_string(), addr: *a, weight: 1, priority: 0 })
+            .map(|a| Backend { name: a.to_string(), addr: *a, weight: 1, priority: 0, mode: Mode::Nat })
             .collect(),
         check: Check { kind, port: None, interval, fast_interval: interval, timeout, rise: 2, fall: 3 },
         slow_start: Duration::ZERO,

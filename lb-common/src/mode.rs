@@ -1,0 +1,44 @@
+//! How packets reach a backend: the number that configuration, maps and packet path share.
+//!
+//! A flow's record keeps the mode it was opened with, so that a reload changes new connections only.
+
+/// A forwarding mode.
+#[repr(u8)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Mode {
+    /// Both addresses are translated; the source becomes the virtual address.
+    #[default]
+    Nat = 0,
+    /// The destination alone is translated: this node is the backends' gateway, and replies come back through it.
+    Dnat = 1,
+    /// Nothing is translated: the packet goes to the backend's hardware address, which has the virtual address itself and
+    /// answers the client directly.
+    Dsr = 2,
+}
+
+impl Mode {
+    /// From a map; unknown numbers, which the daemon does not write, count as [`Mode::Nat`].
+    #[inline(always)]
+    pub const fn from_u8(v: u8) -> Self {
+        match v {
+            1 => Self::Dnat,
+            2 => Self::Dsr,
+            _ => Self::Nat,
+        }
+    }
+
+    /// Whether the backend answers the client directly, so that this node sees the client's packets only.
+    #[inline(always)]
+    pub const fn is_one_way(self) -> bool {
+        matches!(self, Self::Dsr)
+    }
+
+    /// The word of configuration and status.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Nat => "nat",
+            Self::Dnat => "dnat",
+            Self::Dsr => "dsr",
+        }
+    }
+}
