@@ -3,9 +3,9 @@
 //! Nothing is attached to an interface: every packet is of a test run. Each run is checked by what the program returned and
 //! by viplb's own counter, so that no figure is of packets that took another path.
 
-use std::path::Path;
+use std::{net::IpAddr, path::Path};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use aya::{
     Ebpf,
     maps::{Array, MapData, ProgramArray},
@@ -36,6 +36,8 @@ use super::{
 use crate::down::Bpffs;
 
 const PROGRAMS: [&str; 4] = ["bench_redirect", "bench_drop", "bench_pass", "bench_feed"];
+/// Flows opened at a time: no more than there are places for half-open ones.
+const HALF_OPEN: usize = 8192;
 const TX: &str = "bench_tx";
 /// What it returns.
 const XDP_TX: u32 = 3;
@@ -85,40 +87,41 @@ impl Kernel {
         Ok(kernel)
     }
 
-    /// Opens the case's flows by packets, and leaves the tuples of its direction.
+    /// Opens the case's flows by packets, as many at a time as may be half-open, and leaves the tuples of its direction.
     fn establish(&mut self, case: &Case) -> Result<()> {
-        self.send(case, flag::SYN, Reason::NewFlow)?;
-        let back = self.backends_side(case)?;
-        self.set_tuples(&back)?;
-        self.send(case, flag::SYN | flag::ACK, Reason::Returned)?;
-        self.set_tuples(&case.clients())?;
-        self.send(case, flag::ACK, Reason::Forwarded)?;
-        if case.kind == Kind::Reverse {
+        let (all, mut tuples) = (case.clients(), Vec::new());
+        for clients in all.chunks(HALF_OPEN) {
+            let count = clients.len();
+            self.set_tuples(clients)?;
+            self.feed_viplb(case, flag::SYN, Reason::NewFlow, count)?;
+            let back = self.backends_side(count)?;
             self.set_tuples(&back)?;
+            self.feed_viplb(case, flag::SYN | flag::ACK, Reason::Returned, count)?;
+            self.set_tuples(clients)?;
+            self.feed_viplb(case, flag::ACK, Reason::Forwarded, count)?;
+            if case.kind == Kind::Reverse {
+                tuples.extend(back);
+            }
         }
-        Ok(())
+        self.set_tuples(if case.kind == Kind::Reverse { &tuples } else { &all })
     }
 
-    /// One packet of each flow.
-    fn send(&mut self, case: &Case, flags: u8, reason: Reason) -> Result<()> {
-        self.feed_viplb(case, flags, reason, case.flows).map(drop)
-    }
-
-    fn backends_side(&mut self, case: &Case) -> Result<Vec<Tuple>> {
+    /// What the backends send in the flows that are half-open.
+    fn backends_side(&mut self, count: usize) -> Result<Vec<Tuple>> {
         let flows = &self.datapath.tables.maps().flows;
         let mut tuples = Vec::new();
         for slot in 0..flows.len() {
             let flow = flows.get(&slot, 0)?;
-            if flow.stage() != Stage::Free {
-                let std::net::IpAddr::V4(backend) = flow.backend.into() else { continue };
-                tuples.push(tuple(backend.octets(), flow.backend_port.number(), flow.snat_port.number()));
+            if !matches!(flow.stage(), Stage::SynSent | Stage::OneWay) {
+                continue;
             }
-            if tuples.len() == case.flows as usize {
-                break;
+            let IpAddr::V4(backend) = flow.backend.into() else { continue };
+            tuples.push(tuple(backend.octets(), flow.backend_port.number(), flow.snat_port.number()));
+            if tuples.len() == count {
+                return Ok(tuples);
             }
         }
-        ensure!(tuples.len() == case.flows as usize, "{} flows of {}", tuples.len(), case.flows);
-        Ok(tuples)
+        bail!("{} flows of {count} are half-open", tuples.len())
     }
 
     fn set_tuples(&mut self, tuples: &[Tuple]) -> Result<()> {
@@ -148,33 +151,38 @@ impl Kernel {
         let name = bare_name(case.bare());
         let bare: &SchedClassifier = self.bench.program(name).context(name)?.try_into()?;
         let bare = bare.fd()?.try_clone()?;
-        self.run_fed(case, case.flags(), &bare, case.bare(), packets)
+        self.run_fed(case.frame(case.flags()), &bare, case.bare(), (case.flows, packets))
     }
 
     /// The feeding program with viplb behind it, ns a packet.
     pub fn fed_viplb(&mut self, case: &Case, packets: u32) -> Result<f64> {
-        self.feed_viplb(case, case.flags(), case.reason(), packets)
+        self.checked(case, case.flags(), case.reason(), (case.flows, packets))
     }
 
-    fn feed_viplb(&mut self, case: &Case, flags: u8, reason: Reason, packets: u32) -> Result<f64> {
+    /// One packet of each of the first `count` tuples.
+    fn feed_viplb(&mut self, case: &Case, flags: u8, reason: Reason, count: usize) -> Result<()> {
+        let count = u32::try_from(count)?;
+        self.checked(case, flags, reason, (count, count)).map(drop)
+    }
+
+    /// So many packets of so many flows, all of which viplb must count as `reason`.
+    fn checked(&mut self, case: &Case, flags: u8, reason: Reason, amount: (u32, u32)) -> Result<f64> {
         let before = self.counted(reason)?;
         let program = self.datapath.ingress()?.try_clone()?;
-        let took = self.run_fed(case, flags, &program, case.verdict, packets)?;
+        let took = self.run_fed(case.frame(flags), &program, case.verdict, amount)?;
         let counted = self.counted(reason)? - before;
-        ensure!(counted == u64::from(packets), "{counted} of {packets} packets counted as {reason:?}");
+        ensure!(counted == u64::from(amount.1), "{counted} of {} packets counted as {reason:?}", amount.1);
         Ok(took)
     }
 
     fn run_fed(
         &mut self,
-        case: &Case,
-        flags: u8,
+        frame: [u16; FRAME / 2],
         program: &ProgramFd,
         verdict: Verdict,
-        packets: u32,
+        (flows, packets): (u32, u32),
     ) -> Result<f64> {
-        let feed = Feed { next: 0, flows: case.flows, frame: case.frame(flags), pad: [0; 2] };
-        self.feed.set(0, feed, 0)?;
+        self.feed.set(0, Feed { next: 0, flows, frame, pad: [0; 2] }, 0)?;
         self.measured.set(0, program, 0)?;
         let result = test_run(self.classifier("bench_feed")?, packets)?;
         let returned = result.return_value as i32;
@@ -193,8 +201,7 @@ impl Kernel {
 
     /// Frees all flows, as the collector does when they have been silent for long.
     pub fn forget(&mut self) -> Result<()> {
-        let room = self.room();
-        self.datapath.collector.sweep(self.datapath.tables.maps(), u64::MAX, room).map(drop)
+        self.datapath.collector.sweep(self.datapath.tables.maps(), u64::MAX, u32::MAX).map(drop)
     }
 
     /// Room for flows.
@@ -204,7 +211,7 @@ impl Kernel {
 
     /// Kernel memory of the maps that hold flows, bytes.
     pub fn flow_memory(&self) -> Result<u64> {
-        let maps = [names::FLOWS, names::FLOW_KEYS, names::FREE_SLOTS];
+        let maps = [names::FLOWS, names::FLOW_KEYS, names::FREE_SLOTS, names::HALF_OPEN];
         maps.iter().map(|name| load::memory(&self.pins, name).with_context(|| format!("map {name}"))).sum()
     }
 

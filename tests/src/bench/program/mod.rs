@@ -105,7 +105,7 @@ impl Figures {
     }
 }
 
-/// Kernel memory of the three maps that hold flows, elements' and buckets' overhead included, by the room for flows: they
+/// Kernel memory of the maps that hold flows, elements' and buckets' overhead included, by the room for flows: they
 /// are allocated as a whole when they are made.
 fn memory(prefix: &str, options: &Options) -> Result<Row> {
     let kernel = Kernel::open(prefix, &options.object, &world::largest())?;
