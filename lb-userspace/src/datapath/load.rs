@@ -141,13 +141,14 @@ impl Datapath {
         Ok(program.fd()?)
     }
 
-    /// Each program's name and the instructions that the kernel's verifier looked at before it took it (its limit is a
-    /// million); `None` before Linux 5.16, which does not tell.
-    pub fn verified(&self) -> Result<Vec<(&'static str, Option<u32>)>> {
+    /// Each program's name, its number in the kernel, and the instructions that the kernel's verifier looked at before it took
+    /// it (its limit is a million); `None` before Linux 5.16, which does not tell.
+    pub fn verified(&self) -> Result<Vec<(&'static str, u32, Option<u32>)>> {
         let verified = |name: &'static str| {
             let program: &SchedClassifier =
                 self.programs.program(name).context("the object lacks a program")?.try_into()?;
-            Ok((name, program.info()?.verified_instruction_count()))
+            let info = program.info()?;
+            Ok((name, info.id(), info.verified_instruction_count()))
         };
         let entries = PROGRAMS.into_iter().map(|(name, ..)| name);
         entries.chain(tails::PROGRAMS.map(|(_, name)| name)).map(verified).collect()

@@ -261,3 +261,38 @@ pub fn tuple(source: [u8; 4], sport: u16, dport: u16) -> Tuple {
         ports: [sport.to_be(), dport.to_be()],
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use etherparse::{NetHeaders, PacketHeaders, TransportHeader};
+
+    use super::*;
+
+    #[test]
+    fn every_frame_is_a_whole_packet_of_its_case() {
+        for case in cases() {
+            let frame: Vec<u8> = case.frame(case.flags()).iter().flat_map(|word| word.to_ne_bytes()).collect();
+            let packet = PacketHeaders::from_ethernet_slice(&frame).expect("a packet");
+            let Some(NetHeaders::Ipv4(ip, _)) = packet.net else { panic!("{}", case.name()) };
+            assert_eq!(usize::from(ip.total_len), FRAME - 14);
+            assert_eq!(ip.destination == VIP.octets(), case.kind != Kind::Elsewhere);
+            match packet.transport {
+                Some(TransportHeader::Udp(udp)) if case.udp => {
+                    assert_eq!(usize::from(udp.length), FRAME - 34);
+                }
+                Some(TransportHeader::Tcp(tcp)) if !case.udp => {
+                    assert_eq!((tcp.syn, tcp.ack), (!case.is_established(), case.is_established()));
+                }
+                other => panic!("{}: {other:?}", case.name()),
+            }
+        }
+    }
+
+    #[test]
+    fn every_service_that_takes_flows_has_a_backend_and_fits_its_ring() {
+        for case in cases().into_iter().filter(|case| case.kind != Kind::Refused) {
+            let rings: Vec<usize> = case.desired().services.iter().map(|s| s.ring.len()).collect();
+            assert!(rings.iter().all(|len| (1..=RING as usize).contains(len)), "{}: {rings:?}", case.name());
+        }
+    }
+}
