@@ -96,9 +96,9 @@ mod programs {
             word += 1;
         }
         for (offset, value) in [(SOURCE, tuple.source), (PORTS, tuple.ports)] {
-            for half in 0..2 {
+            for (half, word) in value.into_iter().enumerate() {
                 // SAFETY: as above.
-                unsafe { *((start + offset + 2 * half) as *mut u16) = value[half] };
+                unsafe { *((start + offset + 2 * half) as *mut u16) = word };
             }
         }
         Some(())

@@ -271,7 +271,8 @@ mod tests {
     #[test]
     fn every_frame_is_a_whole_packet_of_its_case() {
         for case in cases() {
-            let frame: Vec<u8> = case.frame(case.flags()).iter().flat_map(|word| word.to_ne_bytes()).collect();
+            let frame: Vec<u8> =
+                case.frame(case.flags()).iter().flat_map(|word| word.to_ne_bytes()).collect();
             let packet = PacketHeaders::from_ethernet_slice(&frame).expect("a packet");
             let Some(NetHeaders::Ipv4(ip, _)) = packet.net else { panic!("{}", case.name()) };
             assert_eq!(usize::from(ip.total_len), FRAME - 14);
