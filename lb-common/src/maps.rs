@@ -1,7 +1,7 @@
 //! Names and capacities of the maps: the schema that programs, daemon and a status command after a crash share.
 
 /// Number of the map layout. A daemon refuses pins of another number.
-pub const SCHEMA: u32 = 2;
+pub const SCHEMA: u32 = 3;
 
 /// `Addr → Vip`: virtual addresses.
 pub const VIPS: &str = "VIPS";
@@ -31,6 +31,10 @@ pub const SERVICE_STATS: &str = "SERVICE_STATS";
 pub const BACKEND_STATS: &str = "BACKEND_STATS";
 /// `u32 Reason → u64`, per CPU.
 pub const REASONS: &str = "REASONS";
+/// `0 → u64`, per CPU: packets that XDP sent on; `u32 Left → u64`: those that it left to TC.
+pub const FAST: &str = "FAST";
+/// `u32 ifindex → SelfTest`. Not pinned: of this load.
+pub const SELF_TESTS: &str = "SELF_TESTS";
 
 /// `u32 Tail → program`: the programs that `viplb_ingress` goes on in. Pinned under a name of its own for each load, since
 /// the programs of another load must not go on in this one's; without a pin the kernel empties it when the daemon ends.
@@ -48,7 +52,7 @@ pub enum Tail {
 pub const TAIL_SLOTS: usize = 8;
 
 /// All maps that a later daemon adopts.
-pub const ALL: [&str; 14] = [
+pub const ALL: [&str; 15] = [
     VIPS,
     LEASES,
     SERVICES,
@@ -63,6 +67,7 @@ pub const ALL: [&str; 14] = [
     SERVICE_STATS,
     BACKEND_STATS,
     REASONS,
+    FAST,
 ];
 
 /// Virtual addresses.

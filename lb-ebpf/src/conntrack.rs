@@ -17,6 +17,19 @@ use crate::{
 /// where an old one has ended.
 #[inline(always)]
 pub fn known<P: Packet, T: Tables>(ip: &Ip, p: &P, t: &T, at: &Arrival) -> Plan {
+    known_if(ip, p, t, at, |_, _| true)
+}
+
+/// Likewise, but undecided as well if the packet would be sent on and `ready` says no, of the flow and the direction; nothing
+/// has changed then.
+#[inline(always)]
+pub fn known_if<P: Packet, T: Tables>(
+    ip: &Ip,
+    p: &P,
+    t: &T,
+    at: &Arrival,
+    ready: impl FnOnce(&Flow, u8) -> bool,
+) -> Plan {
     if !matches!(ip.payload, Payload::Tcp | Payload::Udp) {
         return Plan::undecided();
     }
@@ -38,6 +51,9 @@ pub fn known<P: Packet, T: Tables>(ip: &Ip, p: &P, t: &T, at: &Arrival) -> Plan 
     }
     if ip.ttl <= 1 {
         return Plan::drop(Reason::TtlExpired);
+    }
+    if !ready(f, r.direction) {
+        return Plan::undecided();
     }
     if ip.payload == Payload::Tcp {
         advance(f, tcp, r.direction);

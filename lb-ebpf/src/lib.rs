@@ -12,6 +12,7 @@ pub mod arp;
 pub mod balance;
 pub mod conntrack;
 pub mod egress;
+pub mod fast;
 pub mod neighbour;
 pub mod ownership;
 pub mod packet;

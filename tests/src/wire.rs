@@ -207,7 +207,7 @@ fn desired(ifindex: u32, mac: Mac, virtual_mac: bool) -> Desired {
             ..Settings::default()
         },
         vips: FAMILIES.map(vip).to_vec(),
-        interfaces: vec![(ifindex, Interface { mac, pad: [0; 2] })],
+        interfaces: vec![(ifindex, Interface { mac, ..Interface::default() })],
         backends: FAMILIES.map(backend).to_vec(),
         services: services.collect(),
     }

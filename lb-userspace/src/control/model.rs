@@ -253,7 +253,7 @@ impl Model {
     /// What the packet programs shall know.
     pub fn desired(&self) -> Desired {
         let vips = (0..).zip(&self.config.vrrp).flat_map(|(i, r)| vips(i, r));
-        let mac = |i: &MachineInterface| (i.ifindex, Interface { mac: i.mac, pad: [0; 2] });
+        let mac = |i: &MachineInterface| (i.ifindex, Interface { mac: i.mac, ..Interface::default() });
         let all = self.config.services.iter().flat_map(|s| &s.backends);
         let backends = all.zip(&self.machine.routes).map(|(b, ifindex)| Backend {
             addr: b.addr.ip().into(),
