@@ -4,6 +4,7 @@
 //! `lease` is what the VRRP thread renews; `counters` and `flows` read back. Everything is reached through
 //! `Maps`, opened from pins, so that a status command after a crash uses the same code as the daemon.
 
+mod attach;
 pub mod counters;
 pub mod flows;
 pub mod lease;
@@ -15,4 +16,6 @@ pub mod pins;
 pub mod preflight;
 pub mod ring;
 pub mod tables;
+mod self_test;
 mod tails;
+pub mod xdp;
