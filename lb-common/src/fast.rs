@@ -20,13 +20,11 @@ pub enum Left {
     TooLong = 6,
     /// No route, or forwarding is switched off (`net.ipv4.conf.INTERFACE.forwarding`).
     NoRoute = 7,
-    /// In several pieces, which not every driver sends on.
-    Pieces = 8,
 }
 
 impl Left {
     /// All of them with the words for output.
-    pub const ALL: [(Self, &'static str); 8] = [
+    pub const ALL: [(Self, &'static str); 7] = [
         (Self::NotKnown, "not-known"),
         (Self::Due, "due"),
         (Self::Unfinished, "unfinished-checksum"),
@@ -34,7 +32,6 @@ impl Left {
         (Self::NoNeighbour, "no-neighbour"),
         (Self::TooLong, "too-long"),
         (Self::NoRoute, "no-route"),
-        (Self::Pieces, "pieces"),
     ];
 }
 

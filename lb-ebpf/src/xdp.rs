@@ -15,10 +15,9 @@ use crate::{
 };
 
 /// Packets that arrive, before the kernel has made anything of them.
-#[xdp(frags)]
+#[xdp]
 pub fn viplb_xdp(ctx: XdpContext) -> u32 {
     let left = match Frame::new(&ctx) {
-        Some(frame) if frame.is_in_pieces() => Left::Pieces,
         Some(mut frame) => {
             // SAFETY: the helper has no precondition.
             let now = unsafe { bpf_ktime_get_boot_ns() };

@@ -91,7 +91,9 @@ impl Netlink {
         let mut known = self.handle.neighbours().get().execute();
         while let Some(m) = known.try_next().await.with_context(failed)? {
             port.neighbours.extend(m.attributes.iter().filter_map(|a| match a {
-                NeighbourAttribute::Destination(NeighbourAddress::Inet(ip)) if m.header.ifindex == ifindex => {
+                NeighbourAttribute::Destination(NeighbourAddress::Inet(ip))
+                    if m.header.ifindex == ifindex =>
+                {
                     Some(*ip)
                 }
                 _ => None,

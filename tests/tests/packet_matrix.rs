@@ -87,7 +87,10 @@ fn checksum_errors(wire: &Wire) -> u64 {
         let mut sum = 0;
         while let (Some(names), Some(values)) = (lines.next(), lines.next()) {
             let pairs = names.split(' ').zip(values.split(' '));
-            sum += pairs.filter(|(n, _)| *n == "InCsumErrors").map(|(_, v)| v.parse::<u64>().unwrap()).sum::<u64>();
+            sum += pairs
+                .filter(|(n, _)| *n == "InCsumErrors")
+                .map(|(_, v)| v.parse::<u64>().unwrap())
+                .sum::<u64>();
         }
         let six = v6.lines().filter(|l| l.contains("InCsumErrors"));
         sum + six.map(|l| l.split_whitespace().last().unwrap().parse::<u64>().unwrap()).sum::<u64>()
@@ -201,7 +204,8 @@ fn somebody_elses_programs_stay_and_are_named() {
     let all = counters::reasons(node.kernel().tables.maps()).expect("counters");
     assert!(all.contains(&(Reason::NewFlow, 1)), "{all:?}");
     drop(node);
-    let shown = std::process::Command::new("ip").args(["-n", wire.host('a').name(), "link", "show", "eth0"]).output();
+    let shown =
+        std::process::Command::new("ip").args(["-n", wire.host('a').name(), "link", "show", "eth0"]).output();
     let shown = String::from_utf8(shown.expect("ip").stdout).expect("text");
     assert!(shown.contains(&format!("prog/xdp id {}", xdp.id())), "{shown}");
 }

@@ -9,7 +9,7 @@ use aya_ebpf::{
         BPF_FIB_LOOKUP_OUTPUT, bpf_fib_lookup as Lookup,
     },
     helpers::{
-        bpf_fib_lookup, bpf_xdp_adjust_tail, bpf_xdp_get_buff_len, bpf_xdp_load_bytes, bpf_xdp_store_bytes,
+        bpf_fib_lookup, bpf_xdp_adjust_tail, bpf_xdp_load_bytes, bpf_xdp_store_bytes,
     },
     programs::XdpContext,
 };
@@ -55,13 +55,6 @@ impl<'a> Frame<'a> {
     #[inline(always)]
     pub fn ifindex(&self) -> u32 {
         self.ctx.ingress_ifindex() as u32
-    }
-
-    /// Whether a part of it lies outside of the piece that is read directly.
-    #[inline(always)]
-    pub fn is_in_pieces(&self) -> bool {
-        // SAFETY: the context is the one the program was called with.
-        unsafe { bpf_xdp_get_buff_len(self.ctx.ctx) > (self.ctx.data_end() - self.ctx.data()) as u64 }
     }
 
     #[inline(always)]

@@ -159,7 +159,10 @@ fn read_hooks(table: &Spanned<&DeTable<'_>>, report: &mut Report) -> Vec<(String
             None => {
                 let offered: Vec<_> = HOOKS.iter().map(|(word, _)| format!("\"{word}\"")).collect();
                 let message = format!("`{name}` in `hooks` has no hook that viplb knows");
-                report.push(Diagnostic::error(value.span(), message).help(format!("write one of {}", offered.join(", "))));
+                report.push(
+                    Diagnostic::error(value.span(), message)
+                        .help(format!("write one of {}", offered.join(", "))),
+                );
             }
         }
     }

@@ -13,7 +13,7 @@ use std::{
 
 use lb_common::{
     addr::{Addr, Mac, PROTO_TCP, PROTO_UDP, Port},
-    service::{Backend, Interface, WAYS, Vip},
+    service::{Backend, Interface, Vip, WAYS},
     settings::{Settings, SnatPorts},
 };
 
@@ -255,7 +255,9 @@ impl Model {
     /// What the packet programs shall know.
     pub fn desired(&self) -> Desired {
         let vips = (0..).zip(&self.config.vrrp).flat_map(|(i, r)| vips(i, r));
-        let mac = |i: &MachineInterface| (i.ifindex, Interface { mac: i.mac, ways: i.ways, ..Interface::default() });
+        let mac = |i: &MachineInterface| {
+            (i.ifindex, Interface { mac: i.mac, ways: i.ways, ..Interface::default() })
+        };
         let all = self.config.services.iter().flat_map(|s| &s.backends);
         let backends = all.zip(&self.machine.routes).map(|(b, ifindex)| Backend {
             addr: b.addr.ip().into(),

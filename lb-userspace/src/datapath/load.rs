@@ -19,7 +19,11 @@ use lb_common::maps as names;
 use tokio::io::unix::AsyncFd;
 
 use super::{attach, flows::Collector, maps::Maps, pins::Pins, tables::Tables, tails, xdp};
-use crate::{config::model::{Hook, Hooks}, log::DatapathLog, units};
+use crate::{
+    config::model::{Hook, Hooks},
+    log::DatapathLog,
+    units,
+};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/viplb.bpf.o"));
 

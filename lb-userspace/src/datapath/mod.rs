@@ -15,7 +15,7 @@ pub mod observe;
 pub mod pins;
 pub mod preflight;
 pub mod ring;
-pub mod tables;
 mod self_test;
+pub mod tables;
 mod tails;
 pub mod xdp;

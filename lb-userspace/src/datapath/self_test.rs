@@ -27,11 +27,7 @@ const PATIENCE: Duration = Duration::from_millis(400);
 const ASKED: usize = 16;
 
 /// Proves that frames that came in by `from` leave by `to` when XDP sends them.
-pub(super) fn prove(
-    tests: &mut HashMap<&mut MapData, u32, SelfTest>,
-    from: &Port,
-    to: &Port,
-) -> Result<()> {
+pub(super) fn prove(tests: &mut HashMap<&mut MapData, u32, SelfTest>, from: &Port, to: &Port) -> Result<()> {
     let first = answering(from)?;
     let second = if to.ifindex == from.ifindex { first } else { answering(to)? };
     let test = SelfTest {
@@ -87,7 +83,11 @@ fn hears(socket: &Socket, mac: Mac, target: Ipv4Addr, asker: Ipv4Addr) -> Result
         match (&mut &*socket).read(&mut buffer) {
             Ok(n) if n >= ARP_FRAME && is_reply(&buffer, mac, target, asker) => return Ok(true),
             Ok(_) => {}
-            Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted) => {}
+            Err(e)
+                if matches!(
+                    e.kind(),
+                    ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted
+                ) => {}
             Err(e) => return Err(e).context("cannot listen for ARP"),
         }
     }

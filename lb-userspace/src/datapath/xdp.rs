@@ -79,11 +79,19 @@ impl Datapath {
         }
     }
 
-    fn raise_one(&mut self, a: Attached, port: &Port, ports: &[Port], hook: Option<&'static str>) -> Attached {
+    fn raise_one(
+        &mut self,
+        a: Attached,
+        port: &Port,
+        ports: &[Port],
+        hook: Option<&'static str>,
+    ) -> Attached {
         let ours = self.lower(port, hook);
         let Some(hook) = hook else { return a };
         match self.try_raise(port, ports, hook, ours) {
-            Ok(ways) => Attached { hook, why: format!("proven by a self-test; {} behind it", a.hook), ways, ..a },
+            Ok(ways) => {
+                Attached { hook, why: format!("proven by a self-test; {} behind it", a.hook), ways, ..a }
+            }
             Err(e) => {
                 self.lower(port, None);
                 tracing::warn!("{}: no {hook}, {} does it all: {e:#}", port.name, a.hook);
