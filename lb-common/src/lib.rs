@@ -11,6 +11,7 @@ mod layout;
 
 pub mod addr;
 pub mod checksum;
+pub mod fast;
 pub mod flow;
 pub mod fragment;
 pub mod half_open;
