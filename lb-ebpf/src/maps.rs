@@ -84,7 +84,7 @@ pub fn count_fast(place: u32) {
 /// The self-test of an interface that is waiting for a reply, which is this one then.
 #[inline(always)]
 pub fn take_self_test(ifindex: u32) -> Option<&'static SelfTest> {
-    let test = SELF_TESTS.get_ptr_mut(&ifindex)?;
+    let test = SELF_TESTS.get_ptr_mut(ifindex)?;
     // SAFETY: a live element, which only the daemon replaces; two processors may both take it, and both send then.
     unsafe {
         if (*test).armed == 0 {

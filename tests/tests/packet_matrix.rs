@@ -19,8 +19,10 @@ use lb_tests::{
 };
 use lb_userspace::{config::model::Hook, datapath::counters};
 
-/// Names and what sets a mode up and runs one cell of it.
-const MODES: [(&str, fn(&Wire, &mut Node, Family)); 1] = [("nat", nat)];
+/// Sets a mode up and runs one cell of it.
+type Run = fn(&Wire, &mut Node, Family);
+
+const MODES: [(&str, Run); 1] = [("nat", nat)];
 const HOOKS: [(&str, Hook); 4] =
     [("tcx", Hook::Tcx), ("clsact", Hook::Clsact), ("xdp", Hook::Xdp), ("xdp-generic", Hook::XdpGeneric)];
 const LIMIT: Duration = Duration::from_secs(20);
