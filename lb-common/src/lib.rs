@@ -12,6 +12,7 @@ mod layout;
 pub mod addr;
 pub mod bench;
 pub mod checksum;
+pub mod fast;
 pub mod flow;
 pub mod fragment;
 pub mod half_open;

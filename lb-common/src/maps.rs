@@ -36,6 +36,10 @@ pub const SERVICE_STATS: &str = "SERVICE_STATS";
 pub const BACKEND_STATS: &str = "BACKEND_STATS";
 /// `u32 Reason → u64`, per CPU.
 pub const REASONS: &str = "REASONS";
+/// `0 → u64`, per CPU: packets that XDP sent on; `u32 Left → u64`: those that it left to TC.
+pub const FAST: &str = "FAST";
+/// `u32 ifindex → SelfTest`. Not pinned: of this load.
+pub const SELF_TESTS: &str = "SELF_TESTS";
 
 /// `0 → Capture`: who listens to samples; mapped into the listener's memory.
 pub const CAPTURE: &str = "CAPTURE";
@@ -61,7 +65,7 @@ pub enum Tail {
 pub const TAIL_SLOTS: usize = 8;
 
 /// All maps that a later daemon adopts.
-pub const ALL: [&str; 18] = [
+pub const ALL: [&str; 19] = [
     VIPS,
     LEASES,
     SERVICES,
@@ -80,6 +84,7 @@ pub const ALL: [&str; 18] = [
     REASONS,
     CAPTURE,
     SAMPLES,
+    FAST,
 ];
 
 /// Virtual addresses.

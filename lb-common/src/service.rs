@@ -83,5 +83,19 @@ pub struct Interface {
     pub mac: Mac,
     /// Zero.
     pub pad: [u8; 2],
+    /// Interfaces by which frames that came in here have been seen to leave when XDP sent them; zero: none.
+    pub ways: [u32; WAYS],
 }
-layout!(Interface = 8: mac, pad);
+layout!(Interface = 24: mac, pad, ways);
+
+/// Interfaces that XDP sends frames to from one interface.
+pub const WAYS: usize = 4;
+
+impl Interface {
+    /// Whether XDP may send a frame that came in here by that interface.
+    #[inline(always)]
+    pub const fn leads_to(&self, ifindex: u32) -> bool {
+        let [a, b, c, d] = self.ways;
+        ifindex != 0 && (a == ifindex || b == ifindex || c == ifindex || d == ifindex)
+    }
+}

@@ -18,6 +18,19 @@ use crate::{
 /// where an old one has ended.
 #[inline(always)]
 pub fn known<P: Packet, T: Tables>(ip: &Ip, p: &P, t: &T, at: &Arrival) -> Plan {
+    known_if(ip, p, t, at, |_, _| true)
+}
+
+/// Likewise, but undecided as well if the packet would be sent on and `ready` says no, of the flow and the direction; nothing
+/// has changed then.
+#[inline(always)]
+pub fn known_if<P: Packet, T: Tables>(
+    ip: &Ip,
+    p: &P,
+    t: &T,
+    at: &Arrival,
+    ready: impl FnOnce(&Flow, u8) -> bool,
+) -> Plan {
     if !matches!(ip.payload, Payload::Tcp | Payload::Udp) {
         return Plan::undecided();
     }
@@ -43,6 +56,9 @@ pub fn known<P: Packet, T: Tables>(ip: &Ip, p: &P, t: &T, at: &Arrival) -> Plan 
     }
     if ip.ttl <= 1 {
         return Plan::drop(Reason::TtlExpired);
+    }
+    if !ready(f, r.direction) {
+        return Plan::undecided();
     }
     if f.place != 0 && is_answered(f, ip, r.direction) {
         match half_open::promote(f, r.slot, t) {
@@ -145,7 +161,8 @@ fn follow(f: &mut Flow, tcp: &Tcp, direction: u8, end: u32) -> Stage {
     // What one side acknowledges the other has sent, though it may have come by when this node did not see it (a node that
     // took over, a window's worth that was lost before it): else the record would stay behind, and a FIN unbelieved.
     let other = if direction == FORWARD { &mut f.backend_next } else { &mut f.client_next };
-    if tcp.has(flag::ACK) && tcp.ack.wrapping_sub(*other) < 1 << 30 {
+    // Not of a half-open flow: there the number is what the client has to prove that it knows.
+    if f.place == 0 && tcp.has(flag::ACK) && tcp.ack.wrapping_sub(*other) < 1 << 30 {
         *other = tcp.ack;
     }
     if tcp.has(flag::FIN) {

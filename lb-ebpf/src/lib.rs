@@ -15,6 +15,7 @@ pub mod balance;
 pub mod capture;
 pub mod conntrack;
 pub mod egress;
+pub mod fast;
 pub mod fragment;
 pub mod half_open;
 pub mod icmp_error;

@@ -8,6 +8,8 @@
 mod access;
 #[cfg(target_arch = "bpf")]
 mod maps;
+#[cfg(target_arch = "bpf")]
+mod xdp;
 
 #[cfg(not(target_arch = "bpf"))]
 fn main() {}
@@ -27,7 +29,7 @@ mod programs {
     use lb_ebpf::{Action, Arrival, Packet, Tables, Verdict, parse::L3};
 
     use crate::{
-        access::Frame,
+        access::tc::Frame,
         maps::{self, Kernel},
     };
 

@@ -12,6 +12,7 @@ use aya_ebpf::{
 };
 use lb_common::{
     addr::Addr,
+    fast::{FAST_SLOTS, SelfTest},
     flow::{Flow, FlowKey, FlowRef},
     fragment::{FragmentKey, FragmentRef},
     half_open,
@@ -66,6 +67,34 @@ static REASONS: PerCpuArray<u64, REASON_SLOTS> = PerCpuArray::new();
 static CAPTURE: Array<Capture, 1, MMAPABLE> = Array::new();
 #[btf_map]
 static SAMPLES: RingBuf<Sample, SAMPLE_BYTES> = RingBuf::new();
+#[btf_map]
+static FAST: PerCpuArray<u64, FAST_SLOTS> = PerCpuArray::new();
+#[btf_map]
+static SELF_TESTS: HashMap<u32, SelfTest, MAX_INTERFACES> = HashMap::new();
+
+/// Counts what XDP did with a packet.
+#[inline(always)]
+pub fn count_fast(place: u32) {
+    if let Some(p) = FAST.get_ptr_mut(place) {
+        // SAFETY: this processor's copy of a live element.
+        unsafe { *p += 1 }
+    }
+}
+
+/// The self-test of an interface that is waiting for a reply, which is this one then.
+#[inline(always)]
+pub fn take_self_test(ifindex: u32) -> Option<&'static SelfTest> {
+    let test = SELF_TESTS.get_ptr_mut(ifindex)?;
+    // SAFETY: a live element, which only the daemon replaces; two processors may both take it, and both send then.
+    unsafe {
+        if (*test).armed == 0 {
+            return None;
+        }
+        (*test).armed = 0;
+        Some(&*test)
+    }
+}
+
 #[btf_map]
 static TAILS: ProgramArray<TAIL_SLOTS> = ProgramArray::new();
 

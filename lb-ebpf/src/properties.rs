@@ -154,7 +154,7 @@ fn tables() -> Memory {
     let mut m = Memory::with_places(FLOWS, PLACES);
     m.settings.snat_ports = SnatPorts { low_first: 2000, low_last: 2003, high_first: 1, high_last: 0 };
     m.set_lease(0, lease(u64::MAX));
-    m.interfaces.insert(1, Interface { mac: Mac([2; 6]), pad: [0; 2] });
+    m.interfaces.insert(1, Interface { mac: Mac([2; 6]), ..Interface::default() });
     for (family, v6) in (0..).zip([false, true]) {
         let vip = address(v6, VIP).into();
         m.vips.insert(vip, Vip::default());

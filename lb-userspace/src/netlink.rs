@@ -14,10 +14,13 @@ use rtnetlink::{
     Error, Handle, MulticastGroup, RouteMessageBuilder,
     packet_route::{
         address::{AddressAttribute, AddressFlags, AddressHeaderFlags, CacheInfo},
-        link::{LinkAttribute, LinkFlags},
+        link::{LinkAttribute, LinkFlags, LinkXdp},
+        neighbour::{NeighbourAddress, NeighbourAttribute},
         route::RouteAttribute,
     },
 };
+
+use crate::datapath::xdp::Port;
 
 /// A netlink socket; its task ends when this is dropped.
 #[derive(Clone)]
@@ -50,6 +53,57 @@ impl Netlink {
             _ => None,
         });
         mac.map(Mac).with_context(|| format!("interface {ifindex} has no Ethernet address"))
+    }
+
+    /// What XDP has to know of an interface; `others` are further addresses that may be on its link.
+    pub async fn port(&self, name: &str, ifindex: u32, others: &[IpAddr]) -> Result<Port> {
+        let failed = || format!("cannot look at interface {name}");
+        let link = self.handle.link().get().match_index(ifindex).execute().try_next().await;
+        let link = link.with_context(failed)?.with_context(failed)?;
+        let mut port = Port {
+            name: name.into(),
+            ifindex,
+            mac: self.mac(ifindex).await?,
+            own: None,
+            neighbours: Vec::new(),
+            real: false,
+            program: None,
+        };
+        for a in link.attributes {
+            match a {
+                LinkAttribute::ParentDevName(_) => port.real = true,
+                LinkAttribute::Xdp(xdp) => {
+                    port.program = xdp.iter().find_map(|x| match x {
+                        LinkXdp::ProgId(id) => Some(*id),
+                        _ => None,
+                    });
+                }
+                _ => {}
+            }
+        }
+        let mut found = self.handle.address().get().set_link_index_filter(ifindex).execute();
+        while let Some(m) = found.try_next().await.with_context(failed)? {
+            port.own = port.own.or(m.attributes.iter().find_map(|a| match a {
+                AddressAttribute::Local(IpAddr::V4(own)) => Some(*own),
+                _ => None,
+            }));
+        }
+        let mut known = self.handle.neighbours().get().execute();
+        while let Some(m) = known.try_next().await.with_context(failed)? {
+            port.neighbours.extend(m.attributes.iter().filter_map(|a| match a {
+                NeighbourAttribute::Destination(NeighbourAddress::Inet(ip))
+                    if m.header.ifindex == ifindex =>
+                {
+                    Some(*ip)
+                }
+                _ => None,
+            }));
+        }
+        port.neighbours.extend(others.iter().filter_map(|ip| match ip {
+            IpAddr::V4(ip) => Some(*ip),
+            IpAddr::V6(_) => None,
+        }));
+        Ok(port)
     }
 
     /// Interface by which an address is reached.

@@ -10,6 +10,7 @@ pub mod console;
 pub mod daemon;
 pub mod down;
 pub mod expect;
+pub mod foreign;
 pub mod galera;
 pub mod keepalived;
 pub mod lab;

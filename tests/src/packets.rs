@@ -88,7 +88,7 @@ impl Family {
                 ..Settings::default()
             },
             vips: vec![(vip, Vip::default())],
-            interfaces: vec![(LO, Interface { mac: REPLY_MAC, pad: [0; 2] })],
+            interfaces: vec![(LO, Interface { mac: REPLY_MAC, ..Interface::default() })],
             backends: (0..n.max(1)).map(backend).collect(),
             services: vec![DesiredService {
                 addr: vip,

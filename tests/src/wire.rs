@@ -20,6 +20,7 @@ use lb_userspace::{
         pins::Pins,
         tables::{Desired, DesiredService},
     },
+    netlink::Netlink,
 };
 
 use crate::{
@@ -89,8 +90,23 @@ impl Wire {
     ///
     /// If there is no such host.
     pub fn mac(&self, host: char) -> Mac {
-        let (_, number) = HOSTS.into_iter().find(|(h, _)| *h == host).expect("a host of this wire");
-        Mac([2, 0, 0, 0, 0, number])
+        Mac([2, 0, 0, 0, 0, number(host)])
+    }
+
+    /// The namespace of the switch, where each host's port is `to-HOST`.
+    pub fn switch(&self) -> Netns {
+        Netns::named(format!("{}x", self.name))
+    }
+
+    /// Has a host's kernel forward packets: without that it tells XDP no route.
+    ///
+    /// # Panics
+    ///
+    /// If a sysctl cannot be written.
+    pub fn forwarding(&self, host: char) {
+        for key in ["net/ipv4/conf/eth0/forwarding", "net/ipv6/conf/all/forwarding"] {
+            self.host(host).sysctl(key, "1").expect("forwarding");
+        }
     }
 
     /// Switches a host's checksum offloads off: checksums of what it sends are complete when they leave it, and those of
@@ -124,7 +140,7 @@ impl Wire {
     ///
     /// If the kernel refuses them.
     pub fn node(&self, host: char, virtual_mac: bool) -> Node {
-        self.node_in(host, virtual_mac, Mode::Nat)
+        self.node_with(host, virtual_mac, Hook::Auto, Mode::Nat)
     }
 
     /// Likewise, with the backend in `mode`.
@@ -133,6 +149,15 @@ impl Wire {
     ///
     /// If the kernel refuses them.
     pub fn node_in(&self, host: char, virtual_mac: bool, mode: Mode) -> Node {
+        self.node_with(host, virtual_mac, Hook::Auto, mode)
+    }
+
+    /// Likewise with this hook. XDP is tried with the backend and the client as neighbours.
+    ///
+    /// # Panics
+    ///
+    /// If the kernel refuses them.
+    pub fn node_with(&self, host: char, virtual_mac: bool, hook: Hook, mode: Mode) -> Node {
         let bpffs = Bpffs::claim(&format!("{}{host}", self.name)).expect("bpffs");
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
         let pins = Pins::of(&format!("{}{host}", self.name));
@@ -141,12 +166,22 @@ impl Wire {
             .run(|| {
                 let _inside = runtime.enter();
                 let ifindex = nix::net::if_::if_nametoindex("eth0").expect("eth0");
-                let opened = Datapath::open(&pins, &["eth0".into()], Hook::Auto, 64);
-                (opened.expect("programs load"), ifindex)
+                let opened = Datapath::open(&pins, &["eth0".into()], hook, 64);
+                let mut datapath = opened.expect("programs load");
+                let neighbours = ['s', 'c'].map(|host| IpAddr::from([172, 18, 0, number(host)]));
+                let port = runtime.block_on(async {
+                    let netlink = Netlink::open().expect("netlink");
+                    netlink.port("eth0", ifindex, &neighbours).await.expect("a port")
+                });
+                datapath.raise_xdp(&[port]);
+                (datapath, ifindex)
             })
             .expect("the namespace");
         let mut desired = desired(ifindex, self.mac(host), virtual_mac);
         desired.backends.iter_mut().for_each(|b| b.mode = mode as u8);
+        for (way, proven) in desired.interfaces[0].1.ways.iter_mut().zip(&datapath.attached[0].ways) {
+            *way = *proven;
+        }
         datapath.tables.publish(&desired).expect("tables are written");
         Node { datapath: Some(datapath), runtime, _bpffs: bpffs }
     }
@@ -158,6 +193,10 @@ impl Drop for Wire {
             let _ = space.delete();
         }
     }
+}
+
+fn number(host: char) -> u8 {
+    HOSTS.into_iter().find(|(h, _)| *h == host).expect("a host of this wire").1
 }
 
 /// The programs on a host.
@@ -218,7 +257,7 @@ fn desired(ifindex: u32, mac: Mac, virtual_mac: bool) -> Desired {
             ..Settings::default()
         },
         vips: FAMILIES.map(vip).to_vec(),
-        interfaces: vec![(ifindex, Interface { mac, pad: [0; 2] })],
+        interfaces: vec![(ifindex, Interface { mac, ..Interface::default() })],
         backends: FAMILIES.map(backend).to_vec(),
         services: services.collect(),
     }

@@ -73,12 +73,13 @@ fn dsr_sends_the_packet_to_the_backend_as_it_is() {
         let mut p = Pair::new(&in_mode(family.world(3), Mode::Dsr));
         let syn = Segment { syn: true, ..Segment::of(family, 40_000) };
         let out = p.receive(&syn.frame());
-        assert_eq!((out.reason, out.action), (Reason::NewFlow, Action::Backend(0)));
-        assert_eq!(p.only_flow().backend, family.backend(0).into());
+        let Action::Backend(slot) = out.action else { panic!("{:?}", out.action) };
+        assert_eq!(out.reason, Reason::NewFlow);
+        assert_eq!(p.host.record(slot).backend, family.backend(0).into());
         assert_eq!(out.frame, Segment { ttl: 63, ..syn }.frame(), "all but the TTL, and its checksum");
         let data = Segment { data: b"SELECT 1".to_vec(), ..ack(family, 40_000) };
         let out = p.receive(&data.frame());
-        assert_eq!((out.reason, out.action), (Reason::Forwarded, Action::Backend(0)));
+        assert_eq!((out.reason, out.action), (Reason::Forwarded, Action::Backend(slot)));
         assert_eq!(out.frame, Segment { ttl: 63, ..data }.frame());
     }
 }
@@ -97,9 +98,10 @@ fn the_clients_segments_alone_move_a_dsr_flow() {
     assert_eq!(p.only_flow().stage(), Stage::Closing);
     let again = p.receive(&Segment { seq: 777_000, ..Segment::syn(40_000) }.frame());
     assert_eq!(again.reason, Reason::NewFlow, "the port is free for a new connection");
-    assert_eq!(p.host.record(1).backend, Family::V4.backend(1).into(), "chosen anew");
+    let Action::Backend(slot) = again.action else { panic!("{:?}", again.action) };
+    assert_eq!(p.host.record(slot).backend, Family::V4.backend(1).into(), "chosen anew");
     p.receive(&Segment { rst: true, ..ack(Family::V4, 40_000) }.frame());
-    assert_eq!(p.host.record(1).stage(), Stage::Closed);
+    assert_eq!(p.host.record(slot).stage(), Stage::Closed);
 }
 
 #[test]

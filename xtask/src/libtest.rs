@@ -14,6 +14,8 @@ pub struct Tally {
     pub ignored: usize,
     /// Why tests could not run, as they said themselves (`not run: REASON`); libtest takes each for passed, `passed` does not.
     pub not_run: Vec<String>,
+    /// Cells of a table that tests print (`matrix  CELL`).
+    pub matrix: Vec<String>,
     /// The names of failed tests.
     pub failures: Vec<String>,
     /// Tests that ran for very long, or that had not ended when their binary did.
@@ -48,6 +50,9 @@ impl Reader {
             self.result(counts);
         } else if let Some(reason) = line.strip_prefix("not run: ") {
             self.tally.not_run.push(reason.to_owned());
+        } else if let Some((_, row)) = line.split_once("matrix  ") {
+            // With one thread the test's name may stand before it.
+            self.tally.matrix.push(row.to_owned());
         } else if is_start(line) {
             self.binary_died();
             self.unfinished = true;

@@ -100,6 +100,9 @@ impl Display for Summary {
         for row in &self.rows {
             self.row(f, row, width)?;
         }
+        for cell in self.outcomes().flat_map(|outcome| &outcome.tally.matrix) {
+            writeln!(f, "matrix  {cell}")?;
+        }
         write!(f, "\n{} passed, {} failed", self.passed(), self.failed())
     }
 }

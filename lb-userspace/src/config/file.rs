@@ -54,6 +54,8 @@ pub struct Node {
     pub datapath_log: Field<bool>,
     /// `hook`.
     pub hook: Field<Hook>,
+    /// `hooks`: interface and hook.
+    pub hooks: Vec<(String, Hook)>,
     /// `realtime`.
     pub realtime: Field<bool>,
 }
@@ -126,16 +128,54 @@ fn named_tables<'t>(
 
 fn read_node(table: &Spanned<&DeTable<'_>>, report: &mut Report) -> Node {
     let mut r = Reader::new(table.get_ref(), "[node]", table.span(), report);
+    let hooks = r.table("hooks");
     let node = Node {
         name: r.parsed("name", check_name),
         flows: r.integer("flows", FLOWS),
         datapath_log: r.boolean("datapath_log"),
-        hook: r.choice("hook", &[("auto", Hook::Auto), ("tcx", Hook::Tcx), ("clsact", Hook::Clsact)]),
+        hook: r.choice("hook", &HOOKS),
+        hooks: Vec::new(),
         realtime: r.boolean("realtime"),
     };
     r.finish();
-    node
+    let hooks = hooks.given().map(|t| read_hooks(t, report)).unwrap_or_default();
+    Node { hooks, ..node }
 }
+
+/// `hooks = { INTERFACE = "…" }`.
+fn read_hooks(table: &Spanned<&DeTable<'_>>, report: &mut Report) -> Vec<(String, Hook)> {
+    let mut hooks = Vec::new();
+    for (key, value) in table.get_ref().iter() {
+        let name = match check_interface(key.get_ref()) {
+            Ok(name) => name,
+            Err((message, help)) => {
+                report.push(Diagnostic { help, ..Diagnostic::error(key.span(), message) });
+                continue;
+            }
+        };
+        let found = value.get_ref().as_str().and_then(|text| HOOKS.iter().find(|(word, _)| *word == text));
+        match found {
+            Some((_, hook)) => hooks.push((name, *hook)),
+            None => {
+                let offered: Vec<_> = HOOKS.iter().map(|(word, _)| format!("\"{word}\"")).collect();
+                let message = format!("`{name}` in `hooks` has no hook that viplb knows");
+                report.push(
+                    Diagnostic::error(value.span(), message)
+                        .help(format!("write one of {}", offered.join(", "))),
+                );
+            }
+        }
+    }
+    hooks
+}
+
+const HOOKS: [(&str, Hook); 5] = [
+    ("auto", Hook::Auto),
+    ("xdp", Hook::Xdp),
+    ("xdp-generic", Hook::XdpGeneric),
+    ("tcx", Hook::Tcx),
+    ("clsact", Hook::Clsact),
+];
 
 fn read_http(table: &Spanned<&DeTable<'_>>, report: &mut Report) -> Field<SocketAddr> {
     let mut r = Reader::new(table.get_ref(), "[http]", table.span(), report);

@@ -7,6 +7,7 @@ mod check;
 mod track;
 
 use std::{
+    collections::BTreeMap,
     fmt,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     time::Duration,
@@ -49,21 +50,47 @@ pub struct Node {
     /// Diagnostic events of the packet programs go into the log (slow paths only). Default `false`.
     pub datapath_log: bool,
     /// Where the packet programs are attached. Default [`Hook::Auto`].
-    pub hook: Hook,
+    pub hooks: Hooks,
     /// The VRRP thread asks for real-time priority, and for the memory to be locked. Default `true`.
     pub realtime: bool,
 }
 
-/// `hook = "auto" | "tcx" | "clsact"`.
+/// `hook = "auto" | "xdp" | "xdp-generic" | "tcx" | "clsact"`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Hook {
-    /// tcx where the kernel has it, else clsact.
+    /// tcx where the kernel has it, else clsact; XDP in front of it on devices with hardware below.
     #[default]
     Auto,
+    /// As `Auto`, with the driver's XDP on any device.
+    Xdp,
+    /// Likewise with the kernel's generic XDP.
+    XdpGeneric,
     /// Link-based TC hook, kernel 6.6 and later.
     Tcx,
     /// Classic TC filter of the clsact qdisc.
     Clsact,
+}
+
+/// The hook of each interface.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Hooks {
+    /// Of interfaces that are not named.
+    pub node: Hook,
+    /// Of the others, by name.
+    pub named: BTreeMap<String, Hook>,
+}
+
+impl Hooks {
+    /// The hook of an interface.
+    pub fn of(&self, interface: &str) -> Hook {
+        self.named.get(interface).copied().unwrap_or(self.node)
+    }
+}
+
+impl From<Hook> for Hooks {
+    fn from(node: Hook) -> Self {
+        Self { node, named: BTreeMap::new() }
+    }
 }
 
 /// `[vrrp.NAME]`: one virtual router (RFC 3768, RFC 9568).

@@ -22,7 +22,7 @@ use super::{
     Surroundings,
     diagnostic::{Diagnostic, Report},
     file::{self, File},
-    model::{Config, Hook, Node},
+    model::{Config, Hook, Hooks, Node},
     reader::Field,
 };
 
@@ -82,7 +82,10 @@ impl Resolver<'_, '_> {
             name,
             flows: or(&written.flows, DEFAULT_FLOWS),
             datapath_log: or(&written.datapath_log, false),
-            hook: or(&written.hook, Hook::Auto),
+            hooks: Hooks {
+                node: or(&written.hook, Hook::Auto),
+                named: written.hooks.iter().cloned().collect(),
+            },
             realtime: or(&written.realtime, true),
         })
     }

@@ -13,7 +13,7 @@ use std::{
 
 use lb_common::{
     addr::{Addr, Mac, PROTO_TCP, PROTO_UDP, Port},
-    service::{Backend, Interface, Vip},
+    service::{Backend, Interface, Vip, WAYS},
     settings::{Settings, SnatPorts},
 };
 
@@ -59,6 +59,8 @@ pub struct MachineInterface {
     pub mac: Mac,
     /// Hook in use and why.
     pub hook: (&'static str, String),
+    /// Interfaces by which XDP may send what came in here.
+    pub ways: [u32; WAYS],
 }
 
 /// An address that an interface shall gain or lose.
@@ -253,7 +255,9 @@ impl Model {
     /// What the packet programs shall know.
     pub fn desired(&self) -> Desired {
         let vips = (0..).zip(&self.config.vrrp).flat_map(|(i, r)| vips(i, r));
-        let mac = |i: &MachineInterface| (i.ifindex, Interface { mac: i.mac, pad: [0; 2] });
+        let mac = |i: &MachineInterface| {
+            (i.ifindex, Interface { mac: i.mac, ways: i.ways, ..Interface::default() })
+        };
         let all = self.config.services.iter().flat_map(|s| &s.backends);
         let backends = all.zip(&self.machine.routes).map(|(b, ifindex)| Backend {
             addr: b.addr.ip().into(),

@@ -46,10 +46,11 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<()> {
     let netlink = Netlink::open()?;
     let routes = routes(&config, &netlink).await?;
     let interfaces = interfaces(&placements, &routes)?;
-    let datapath = Datapath::open(&pins, &interfaces, config.node.hook, config.node.flows)?;
+    let mut datapath = Datapath::open(&pins, &interfaces, config.node.hooks.clone(), config.node.flows)?;
     if datapath.adopted {
         tracing::info!("adopted the maps and flows of a former daemon");
     }
+    raise_xdp(&config, &netlink, &routes, &mut datapath).await;
     let socket = pins::socket(&config.node.name);
     let result = match prepare(config, &pins, netlink, (placements, routes), datapath).await {
         Ok(control) => {
@@ -107,6 +108,26 @@ async fn routes(config: &Config, netlink: &Netlink) -> Result<Vec<u32>> {
         routes.push(ifindex);
     }
     Ok(routes)
+}
+
+/// XDP in front of the TC programs, where it is wanted and works. A backend is asked in the self-test on the interface that
+/// it is reached by.
+async fn raise_xdp(config: &Config, netlink: &Netlink, routes: &[u32], datapath: &mut Datapath) {
+    let backends = config.services.iter().flat_map(|s| &s.backends).map(|b| b.addr.ip());
+    let backends: Vec<_> = backends.zip(routes).collect();
+    let mut ports = Vec::new();
+    for a in &datapath.attached {
+        let Ok(ifindex) = preflight::ifindex(&a.interface) else { continue };
+        let there: Vec<_> = backends.iter().filter(|(_, by)| **by == ifindex).map(|(ip, _)| *ip).collect();
+        match netlink.port(&a.interface, ifindex, &there).await {
+            Ok(port) => ports.push(port),
+            Err(e) => tracing::warn!("no XDP on {}: {e:#}", a.interface),
+        }
+    }
+    for name in config.node.hooks.named.keys().filter(|n| ports.iter().all(|p| p.name != **n)) {
+        tracing::warn!("`hooks` names {name:?}, which viplb has no programs on");
+    }
+    datapath.raise_xdp(&ports);
 }
 
 /// Where addresses are put, and how backends are reached.
@@ -251,6 +272,7 @@ async fn machine(netlink: &Netlink, (placements, routes): Places, datapath: &Dat
             ifindex,
             mac: netlink.mac(ifindex).await?,
             hook: (a.hook, a.why.clone()),
+            ways: std::array::from_fn(|i| a.ways.get(i).copied().unwrap_or(0)),
         });
     }
     let (first, last) = preflight::local_ports();

@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result};
 use lb_common::{
+    fast::{Left, SENT},
     reason::{Kind, Reason},
     stats::{BackendStats, ServiceStats},
 };
@@ -32,6 +33,14 @@ pub fn reasons(maps: &Maps) -> Result<Vec<(Reason, u64)>> {
             Ok((*r, per_cpu.iter().sum()))
         })
         .collect()
+}
+
+/// Packets that XDP sent on, and those that it left to TC by the reason.
+pub fn fast(maps: &Maps) -> Result<(u64, Vec<(Left, u64)>)> {
+    let count =
+        |place: u32| -> Result<u64> { Ok(maps.fast.get(&place, 0).context("map FAST")?.iter().sum()) };
+    let left = Left::ALL.map(|(left, _)| Ok((left, count(left as u32)?)));
+    Ok((count(SENT)?, left.into_iter().collect::<Result<_>>()?))
 }
 
 /// Fills in a service's counters.

@@ -4,7 +4,7 @@
 //! programs that fence themselves when the lease runs out.
 
 use std::{
-    fs, io,
+    fs,
     os::fd::{AsFd, AsRawFd},
 };
 
@@ -12,25 +12,23 @@ use anyhow::{Context, Result, bail};
 use aya::{
     Ebpf, EbpfLoader,
     maps::MapData,
-    programs::{
-        LinkOrder, ProgramFd, SchedClassifier, TcAttachType, TestRun, TestRunOptions,
-        links::{FdLink, LinkError, PinnedLink},
-        tc::{self, NlOptions, TcAttachOptions},
-    },
-    sys::SyscallError,
-    util::KernelVersion,
+    programs::{ProgramFd, SchedClassifier, TcAttachType, TestRun, TestRunOptions},
 };
 use aya_log::EbpfLogger;
 use lb_common::{half_open, maps as names};
 use tokio::io::unix::AsyncFd;
 
-use super::{flows::Collector, maps::Maps, pins::Pins, tables::Tables, tails};
-use crate::{config::model::Hook, log::DatapathLog, units};
+use super::{attach, flows::Collector, maps::Maps, pins::Pins, tables::Tables, tails, xdp};
+use crate::{
+    config::model::{Hook, Hooks},
+    log::DatapathLog,
+    units,
+};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/viplb.bpf.o"));
 
 /// The two programs and the directions they are for.
-const PROGRAMS: [(&str, &str, TcAttachType); 2] =
+pub(super) const PROGRAMS: [(&str, &str, TcAttachType); 2] =
     [("viplb_ingress", "ingress", TcAttachType::Ingress), ("viplb_egress", "egress", TcAttachType::Egress)];
 
 /// An interface with programs on it.
@@ -38,15 +36,19 @@ const PROGRAMS: [(&str, &str, TcAttachType); 2] =
 pub struct Attached {
     /// Its name.
     pub interface: String,
-    /// `tcx` or `clsact`.
+    /// `tcx` or `clsact`; `xdp` or `xdp-generic` with one of these behind it.
     pub hook: &'static str,
     /// Why that one.
     pub why: String,
+    /// What was asked for.
+    pub wanted: Hook,
+    /// Interfaces by which XDP may send what came in here.
+    pub ways: Vec<u32>,
 }
 
 /// The kernel's side of viplb.
 pub struct Datapath {
-    pins: Pins,
+    pub(super) pins: Pins,
     /// Writes desired state.
     pub tables: Tables,
     /// Frees expired flows.
@@ -56,12 +58,12 @@ pub struct Datapath {
     /// Whether maps of a former daemon were adopted.
     pub adopted: bool,
     // clsact attachments end with this; tcx links are pinned.
-    programs: Ebpf,
+    pub(super) programs: Ebpf,
 }
 
 impl Datapath {
     /// Loads, attaches and pins for `interfaces`.
-    pub fn open(pins: &Pins, interfaces: &[String], hook: Hook, flows: u32) -> Result<Self> {
+    pub fn open(pins: &Pins, interfaces: &[String], hooks: impl Into<Hooks>, flows: u32) -> Result<Self> {
         if OBJECT.is_empty() {
             bail!("this viplb was built without its packet programs: build it with `cargo xtask build`");
         }
@@ -70,14 +72,14 @@ impl Datapath {
             // Refuses another schema before anything is touched.
             Maps::open(pins)?;
         }
-        let opened = Self::load(pins, interfaces, hook, flows, adopted);
+        let opened = Self::load(pins, interfaces, &hooks.into(), flows, adopted);
         if opened.is_err() && !adopted {
             let _ = pins.remove();
         }
         opened
     }
 
-    fn load(pins: &Pins, interfaces: &[String], hook: Hook, flows: u32, adopted: bool) -> Result<Self> {
+    fn load(pins: &Pins, interfaces: &[String], hooks: &Hooks, flows: u32, adopted: bool) -> Result<Self> {
         for dir in [pins.maps(), pins.links()] {
             fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
         }
@@ -88,21 +90,23 @@ impl Datapath {
         let capacity = maps.flows.len() - places;
         fill_free_slots(&mut maps, capacity, places)?;
         tell_capacity(pins, capacity, flows);
-        let (hook, why) = choose(hook);
         let mut attached = Vec::new();
         for program in PROGRAMS.iter().map(|(name, ..)| *name).chain(tails::PROGRAMS.map(|(_, name)| name)) {
             classifier(&mut ebpf, program)?
                 .load()
                 .with_context(|| format!("the kernel refused the packet program {program}"))?;
         }
+        xdp::load(&mut ebpf)?;
         let tails = tails::enter(&mut ebpf, pins)?;
         for interface in interfaces {
+            let wanted = hooks.of(interface);
+            let (hook, why) = attach::choose(wanted);
             for (program, direction, attach_type) in PROGRAMS {
                 let program = classifier(&mut ebpf, program)?;
-                attach(program, pins, interface, direction, attach_type, hook)
+                attach::attach(program, pins, interface, direction, attach_type, hook)
                     .with_context(|| format!("cannot attach to {interface} ({hook} {direction})"))?;
             }
-            attached.push(Attached { interface: interface.clone(), hook, why: why.clone() });
+            attached.push(Attached { interface: interface.clone(), hook, why, wanted, ways: Vec::new() });
         }
         // Only now does no program of a former daemon go on in its own tails any more.
         tails::remove_others(pins, &tails)?;
@@ -240,62 +244,4 @@ fn fill_free_slots(maps: &mut Maps, capacity: u32, places: u32) -> Result<()> {
     settings.schema = names::SCHEMA;
     settings.slots_ready = 1;
     maps.settings.set(0, settings, 0).context("map SETTINGS")
-}
-
-/// Picks the hook. Measured: on veth and other virtual links native XDP loses packets or computes wrong checksums for
-/// locally sent ones, and generic XDP stalls bulk TCP; TC carries offloaded frames whole.
-fn choose(wanted: Hook) -> (&'static str, String) {
-    let tcx = KernelVersion::current().is_ok_and(|v| v >= KernelVersion::new(6, 6, 0));
-    match wanted {
-        Hook::Tcx => ("tcx", "configured".into()),
-        Hook::Clsact => ("clsact", "configured".into()),
-        Hook::Auto if tcx => ("tcx", "kernel 6.6 or later: link-based, atomic replacement".into()),
-        Hook::Auto => ("clsact", "kernel before 6.6 has no tcx".into()),
-    }
-}
-
-fn attach(
-    program: &mut SchedClassifier,
-    pins: &Pins,
-    interface: &str,
-    direction: &str,
-    attach_type: TcAttachType,
-    hook: &str,
-) -> Result<()> {
-    if hook == "clsact" {
-        return attach_clsact(program, interface, attach_type);
-    }
-    let path = pins.link(interface, direction);
-    match PinnedLink::from_pin(&path) {
-        Ok(old) => {
-            // Replaces the running program in one step. A link whose interface has gone cannot be updated.
-            let link = FdLink::from(old).try_into()?;
-            if let Ok(id) = program.attach_to_link(link) {
-                // The pin keeps the link; only our descriptor of it is closed.
-                drop(program.take_link(id)?);
-                return Ok(());
-            }
-            fs::remove_file(&path)?;
-        }
-        Err(LinkError::SyscallError(SyscallError { io_error, .. }))
-            if io_error.kind() == io::ErrorKind::NotFound => {}
-        Err(e) => return Err(e.into()),
-    }
-    let options = TcAttachOptions::TcxOrder(LinkOrder::first());
-    let id = program.attach_with_options(interface, attach_type, options)?;
-    let link: FdLink = program.take_link(id)?.try_into()?;
-    link.pin(&path)?;
-    Ok(())
-}
-
-fn attach_clsact(program: &mut SchedClassifier, interface: &str, attach_type: TcAttachType) -> Result<()> {
-    match tc::qdisc_add_clsact(interface) {
-        Err(e) if !e.to_string().contains("exists") => tracing::debug!("clsact on {interface}: {e}"),
-        _ => {}
-    }
-    // A former daemon's filters, by the programs' name.
-    let name = if matches!(attach_type, TcAttachType::Ingress) { PROGRAMS[0].0 } else { PROGRAMS[1].0 };
-    let _ = tc::qdisc_detach_program(interface, attach_type, name);
-    program.attach_with_options(interface, attach_type, TcAttachOptions::Netlink(NlOptions::default()))?;
-    Ok(())
 }

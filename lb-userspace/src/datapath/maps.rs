@@ -74,6 +74,8 @@ pub struct Maps {
     pub backend_stats: PerCpuArray<MapData, BackendStats>,
     /// Counters of reasons.
     pub reasons: PerCpuArray<MapData, u64>,
+    /// Counters of the XDP fast path.
+    pub fast: PerCpuArray<MapData, u64>,
 }
 
 /// Wraps a pinned map in aya's typed handle.
@@ -112,6 +114,7 @@ impl Maps {
             service_stats: PerCpuArray::open(pins, names::SERVICE_STATS, Map::PerCpuArray)?,
             backend_stats: PerCpuArray::open(pins, names::BACKEND_STATS, Map::PerCpuArray)?,
             reasons: PerCpuArray::open(pins, names::REASONS, Map::PerCpuArray)?,
+            fast: PerCpuArray::open(pins, names::FAST, Map::PerCpuArray)?,
         })
     }
 }

@@ -4,6 +4,7 @@
 //! `lease` is what the VRRP thread renews; `counters` and `flows` read back. Everything is reached through
 //! `Maps`, opened from pins, so that a status command after a crash uses the same code as the daemon.
 
+mod attach;
 pub mod capture;
 pub mod counters;
 pub mod flows;
@@ -15,5 +16,7 @@ pub mod observe;
 pub mod pins;
 pub mod preflight;
 pub mod ring;
+mod self_test;
 pub mod tables;
 mod tails;
+pub mod xdp;

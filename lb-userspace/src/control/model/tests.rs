@@ -58,6 +58,7 @@ fn model_with(lines: &str) -> Model {
             ifindex: 7,
             mac: Mac([2; 6]),
             hook: ("tcx", "test".into()),
+            ways: [0; 4],
         }],
         placements: [("eth0".to_owned(), 7), ("eth1".to_owned(), 8)].into(),
         routes: vec![7, 7, 7],

@@ -1,4 +1,4 @@
-//! Packet memory and checksums for the TC front end: the only file that dereferences packet pointers.
+//! Packet memory and checksums for the TC front end.
 //!
 //! Every access derives its pointer anew from `skb->data`: helpers that change the packet invalidate all older ones,
 //! and the verifier holds us to it.
