@@ -209,7 +209,7 @@ impl Case {
                 ..Settings::default()
             },
             vips: vec![(Addr::from(VIP), Vip::default())],
-            interfaces: vec![(LO, Interface { mac: REPLY_MAC, pad: [0; 2] })],
+            interfaces: vec![(LO, Interface { mac: REPLY_MAC, ..Interface::default() })],
             backends: (0..self.backends).map(backend).collect(),
             services: (0..self.services).map(service).collect(),
         }
