@@ -60,15 +60,11 @@ pub fn known_if<P: Packet, T: Tables>(
     if !ready(f, r.direction) {
         return Plan::undecided();
     }
-    if f.place != 0 && is_answered(f, ip, r.direction) {
-        match half_open::promote(f, r.slot, t) {
-            Promotion::Done if ip.payload == Payload::Tcp => f.stage = Stage::Established as u8,
-            Promotion::Done => f.stage = Stage::TwoWay as u8,
-            Promotion::Lost => {}
-            // A segment is refused with RST, by `service`.
-            Promotion::Full if ip.payload == Payload::Tcp => return Plan::undecided(),
-            Promotion::Full => return Plan::drop(Reason::FlowTableFull),
-        }
+    if f.place != 0
+        && is_answered(f, ip, r.direction)
+        && let Some(plan) = establish(f, r.slot, ip, t)
+    {
+        return plan;
     }
     let mode = f.mode();
     if mode.is_one_way() {
@@ -80,6 +76,20 @@ pub fn known_if<P: Packet, T: Tables>(
     count(f, r.direction, ip.length, t);
     let reason = if r.direction == FORWARD { Reason::Forwarded } else { Reason::Returned };
     Plan::to_backend(reason, r.slot, r.direction, mode)
+}
+
+/// Takes a flow that is answered out of its place; the plan for the packet if there is no room for it.
+#[inline(always)]
+fn establish<T: Tables>(f: &mut Flow, slot: u32, ip: &Ip, t: &T) -> Option<Plan> {
+    match half_open::promote(f, slot, t) {
+        Promotion::Done if ip.payload == Payload::Tcp => f.stage = Stage::Established as u8,
+        Promotion::Done => f.stage = Stage::TwoWay as u8,
+        Promotion::Lost => {}
+        // A segment is refused with RST, by `service`.
+        Promotion::Full if ip.payload == Payload::Tcp => return Some(Plan::undecided()),
+        Promotion::Full => return Some(Plan::drop(Reason::FlowTableFull)),
+    }
+    None
 }
 
 /// Whether a SYN of the client opens a new connection: the old one has ended, or it is half-open and the SYN is not the one

@@ -88,9 +88,20 @@ impl Netlink {
                 _ => None,
             }));
         }
+        port.neighbours = self.neighbours(ifindex).await.with_context(failed)?;
+        port.neighbours.extend(others.iter().filter_map(|ip| match ip {
+            IpAddr::V4(ip) => Some(*ip),
+            IpAddr::V6(_) => None,
+        }));
+        Ok(port)
+    }
+
+    /// IPv4 neighbours that the kernel knows on an interface.
+    async fn neighbours(&self, ifindex: u32) -> Result<Vec<Ipv4Addr>> {
+        let mut found = Vec::new();
         let mut known = self.handle.neighbours().get().execute();
-        while let Some(m) = known.try_next().await.with_context(failed)? {
-            port.neighbours.extend(m.attributes.iter().filter_map(|a| match a {
+        while let Some(m) = known.try_next().await? {
+            found.extend(m.attributes.iter().filter_map(|a| match a {
                 NeighbourAttribute::Destination(NeighbourAddress::Inet(ip))
                     if m.header.ifindex == ifindex =>
                 {
@@ -99,11 +110,7 @@ impl Netlink {
                 _ => None,
             }));
         }
-        port.neighbours.extend(others.iter().filter_map(|ip| match ip {
-            IpAddr::V4(ip) => Some(*ip),
-            IpAddr::V6(_) => None,
-        }));
-        Ok(port)
+        Ok(found)
     }
 
     /// Interface by which an address is reached.

@@ -4,6 +4,8 @@
 //! Hosts are named by a letter; `c` is the client, `s` the backend, `a` and `b` run the programs. The virtual address is on
 //! no interface: only the programs answer for it.
 
+pub mod traffic;
+
 use std::{net::IpAddr, process::Command};
 
 use lb_common::{
@@ -143,16 +145,7 @@ impl Wire {
         self.node_with(host, virtual_mac, Hook::Auto, Mode::Nat)
     }
 
-    /// Likewise, with the backend in `mode`.
-    ///
-    /// # Panics
-    ///
-    /// If the kernel refuses them.
-    pub fn node_in(&self, host: char, virtual_mac: bool, mode: Mode) -> Node {
-        self.node_with(host, virtual_mac, Hook::Auto, mode)
-    }
-
-    /// Likewise with this hook. XDP is tried with the backend and the client as neighbours.
+    /// Likewise with this hook, and the backend in `mode`. XDP is tried with the backend and the client as neighbours.
     ///
     /// # Panics
     ///

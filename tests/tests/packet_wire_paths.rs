@@ -1,32 +1,19 @@
 //! Narrow links and big datagrams, with real sockets: path MTU discovery through the virtual address on either side, and
 //! fragments both ways; frames of VLANs.
 
-use std::{
-    io::{Read, Write},
-    net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
-    thread,
-    time::Duration,
-};
+use std::{net::SocketAddr, thread, time::Duration};
 
-use lb_common::{lease::Lease, reason::Reason};
+use lb_common::reason::Reason;
 use lb_tests::{
     packets::{Datagram, FAMILIES, Family, PORT},
-    wire::{Node, Wire},
+    wire::{
+        Wire,
+        traffic::{LIMIT, owner},
+    },
 };
-use lb_userspace::datapath::counters;
 
-const LIMIT: Duration = Duration::from_secs(20);
 /// Many windows' worth.
 const BULK: usize = 4 << 20;
-
-fn owner() -> Lease {
-    Lease { until: u64::MAX, term: 1, ..Lease::default() }
-}
-
-fn counted(node: &mut Node, reason: Reason) -> u64 {
-    let all = counters::reasons(node.kernel().tables.maps()).expect("counters");
-    all.into_iter().find(|(r, _)| *r == reason).map_or(0, |(_, n)| n)
-}
 
 /// Moves `host` behind a router, the host `b`: the router's link towards it takes packets of 1,300 bytes. (By a locked route:
 /// an interface of that MTU would refuse what comes from the other end in silence.)
@@ -69,30 +56,6 @@ fn behind_router(wire: &Wire, host: char) {
     .expect("the namespace");
 }
 
-/// Bulk both ways, which a black hole stops.
-fn bulk_comes_back_whole(wire: &Wire, family: Family) {
-    let to = SocketAddr::new(family.backend(0), PORT);
-    let listener = wire.host('s').run(|| TcpListener::bind(to)).unwrap().expect("bind");
-    let backend = thread::spawn(move || {
-        let (mut connection, _) = listener.accept().expect("accept");
-        connection.set_read_timeout(Some(LIMIT)).unwrap();
-        let mut data = vec![0; BULK];
-        connection.read_exact(&mut data).expect("data of the client");
-        connection.set_write_timeout(Some(LIMIT)).unwrap();
-        connection.write_all(&data).expect("data for the client");
-    });
-    let connect = || TcpStream::connect_timeout(&SocketAddr::new(family.vip(), PORT), LIMIT);
-    let mut connection = wire.host('c').run(connect).unwrap().expect("a connection");
-    connection.set_read_timeout(Some(LIMIT)).unwrap();
-    connection.set_write_timeout(Some(LIMIT)).unwrap();
-    let sent: Vec<u8> = (0..BULK).map(|i| (i * 7 + i / 251) as u8).collect();
-    connection.write_all(&sent).expect("data for the backend");
-    let mut back = vec![0; BULK];
-    connection.read_exact(&mut back).expect("data of the backend");
-    assert!(back == sent, "{family:?}: other bytes came back");
-    backend.join().unwrap();
-}
-
 /// Whether a narrow link on the way to `host` holds up nothing.
 fn a_narrow_link_holds_up_nothing(test: &str, host: char) {
     let Some(wire) = Wire::new(test) else { return };
@@ -100,11 +63,12 @@ fn a_narrow_link_holds_up_nothing(test: &str, host: char) {
     node.set_lease(owner());
     behind_router(&wire, host);
     for family in FAMILIES {
-        let before = counted(&mut node, Reason::ErrorForwarded);
-        bulk_comes_back_whole(&wire, family);
-        assert!(counted(&mut node, Reason::ErrorForwarded) > before, "{family:?}: the link was not narrow");
+        let before = node.counted(Reason::ErrorForwarded);
+        // Both ways, which a black hole stops.
+        wire.bulk(family, SocketAddr::new(family.backend(0), PORT), BULK);
+        assert!(node.counted(Reason::ErrorForwarded) > before, "{family:?}: the link was not narrow");
     }
-    assert_eq!(counted(&mut node, Reason::ErrorOutsideWindow), 0);
+    assert_eq!(node.counted(Reason::ErrorOutsideWindow), 0);
 }
 
 #[test]
@@ -125,28 +89,12 @@ fn datagrams_in_fragments_come_back_whole() {
     for without in [&[][..], &['c', 's', 'a']] {
         without.iter().for_each(|host| wire.without_offload(*host));
         for family in FAMILIES {
-            let open = |host, at| {
-                let socket = wire.host(host).run(|| UdpSocket::bind(at)).unwrap().expect("bind");
-                socket.set_read_timeout(Some(LIMIT)).unwrap();
-                socket
-            };
-            let backend = open('s', SocketAddr::new(family.backend(0), PORT));
-            let client = open('c', SocketAddr::new(family.client(), 0));
-            client.connect(SocketAddr::new(family.vip(), PORT)).expect("connect");
             // The first opens the flow; 65,000 bytes are 44 fragments.
-            for length in [4000usize, 1473, 65_000] {
-                let data: Vec<u8> = (0..length).map(|i| (i * 7 + i / 251) as u8).collect();
-                client.send(&data).expect("send");
-                let mut buffer = vec![0; 70_000];
-                let (n, from) = backend.recv_from(&mut buffer).expect("a datagram of the client");
-                assert!(buffer[..n] == data && from.ip() == family.vip(), "{family:?}, {length} bytes");
-                backend.send_to(&data, from).expect("send");
-                let n = client.recv(&mut buffer).expect("a datagram of the backend");
-                assert!(buffer[..n] == data, "{family:?}, {length} bytes");
-            }
+            let at = SocketAddr::new(family.backend(0), PORT);
+            assert_eq!(wire.datagrams(family, at, &[4000, 1473, 65_000]), family.vip());
         }
     }
-    assert_eq!(counted(&mut node, Reason::Fragment), 0);
+    assert_eq!(node.counted(Reason::Fragment), 0);
 }
 
 /// Sends a frame as it is from the client's interface.
@@ -185,10 +133,10 @@ fn a_frame_of_a_vlan_is_left_to_the_vlans_own_interface() {
         tagged.splice(12..12, [0x81, 0, tag.to_be_bytes()[0], tag.to_be_bytes()[1]]);
         wire.host('c').run(|| sends_raw(&tagged)).unwrap();
         let until = std::time::Instant::now() + LIMIT;
-        while counted(&mut node, reason) == 0 {
+        while node.counted(reason) == 0 {
             assert!(std::time::Instant::now() < until, "{reason:?} was not counted");
             thread::sleep(Duration::from_millis(5));
         }
-        assert_eq!(counted(&mut node, Reason::NewFlow), u64::from(reason == Reason::NewFlow));
+        assert_eq!(node.counted(Reason::NewFlow), u64::from(reason == Reason::NewFlow));
     }
 }

@@ -170,18 +170,18 @@ fn summary(frame: &[u8]) -> String {
                 .map_or_else(|| "no Ethernet".into(), |eth| format!("ether type {:#06x}", eth.ether_type.0));
         }
     };
-    match &headers.transport {
+    transport(&src, &dst, headers.transport.as_ref())
+}
+
+fn transport(src: &str, dst: &str, header: Option<&TransportHeader>) -> String {
+    match header {
         Some(TransportHeader::Tcp(tcp)) => {
             let flags = [(tcp.syn, 'S'), (tcp.fin, 'F'), (tcp.rst, 'R'), (tcp.psh, 'P'), (tcp.ack, '.')];
             let flags: String = flags.iter().filter(|(set, _)| *set).map(|(_, c)| c).collect();
-            format!(
-                "{} > {} tcp [{flags}]",
-                socket(&src, tcp.source_port),
-                socket(&dst, tcp.destination_port)
-            )
+            format!("{} > {} tcp [{flags}]", socket(src, tcp.source_port), socket(dst, tcp.destination_port))
         }
         Some(TransportHeader::Udp(udp)) => {
-            format!("{} > {} udp", socket(&src, udp.source_port), socket(&dst, udp.destination_port))
+            format!("{} > {} udp", socket(src, udp.source_port), socket(dst, udp.destination_port))
         }
         Some(TransportHeader::Icmpv4(icmp)) => format!("{src} > {dst} icmp {:?}", icmp.icmp_type),
         Some(TransportHeader::Icmpv6(icmp)) => format!("{src} > {dst} icmp6 {:?}", icmp.icmp_type),
