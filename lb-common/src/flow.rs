@@ -102,12 +102,15 @@ pub struct Flow {
     pub flags: u8,
     /// A [`Mode`].
     pub mode: u8,
-    /// Zero.
-    pub pad: [u8; 2],
+    /// The longest IP packet, in bytes, that is simply sent on, in either direction; 0: any. [`DETOUR`]: none.
+    pub mtu: u16,
 }
 layout!(Flow = 128: client, vip, backend, snat, client_port, vip_port, backend_port, snat_port, seen, born, place, service,
     backend_id, router, client_if, backend_if, client_next, backend_next, addr_delta, port_delta, generation, proto,
-    stage, flags, mode, pad);
+    stage, flags, mode, mtu);
+
+/// [`Flow::mtu`] of a flow whose packets need more than new addresses: every one is longer.
+pub const DETOUR: u16 = 1;
 
 /// The client has sent FIN.
 pub const FIN_CLIENT: u8 = 1;
@@ -183,6 +186,18 @@ impl Flow {
         Mode::from_u8(self.mode)
     }
 
+    /// Whether an IP packet of so many bytes is simply sent on.
+    #[inline(always)]
+    pub const fn takes(&self, length: u32) -> bool {
+        length <= self.mtu.wrapping_sub(1) as u32 + 1
+    }
+
+    /// Whether client and backend are of different families, so that packets are translated from one to the other.
+    #[inline(always)]
+    pub const fn is_mixed(&self) -> bool {
+        self.client.is_v4() != self.backend.is_v4()
+    }
+
     /// Key of the packets that come from the client.
     #[inline(always)]
     pub const fn forward_key(&self) -> FlowKey {
@@ -212,5 +227,18 @@ impl Flow {
     /// Whether the flow has been silent for longer than its stage allows.
     pub const fn is_expired(&self, now: u64) -> bool {
         now.saturating_sub(self.seen) > self.stage().timeout_ns()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flow_takes_packets_up_to_its_mtu_any_without_one_and_none_on_a_detour() {
+        let takes = |mtu, length| Flow { mtu, ..Flow::default() }.takes(length);
+        assert!(takes(1500, 1500) && !takes(1500, 1501));
+        assert!(takes(0, 65_535) && takes(u16::MAX, 65_535));
+        assert!(!takes(DETOUR, 20));
     }
 }

@@ -15,6 +15,10 @@ pub const RINGS: &str = "RINGS";
 pub const CURSORS: &str = "CURSORS";
 /// `u32 → Backend`.
 pub const BACKENDS: &str = "BACKENDS";
+/// `u32 backend → Path`.
+pub const PATHS: &str = "PATHS";
+/// `0 → u64`, per CPU: what has been said of late by ICMP errors of this node's own (`report`).
+pub const REPORTED: &str = "REPORTED";
 /// `FlowKey → FlowRef`.
 pub const FLOW_KEYS: &str = "FLOW_KEYS";
 /// `u32 → Flow`.
@@ -59,19 +63,25 @@ pub enum Tail {
     Errors = 1,
     /// Fragments, and packets with IPv6 extension headers.
     Fragments = 2,
+    /// Packets of flows that need more than new addresses.
+    Detour = 3,
+    /// Packets that go no further, and whose senders are told.
+    Report = 4,
 }
 
 /// Slots of [`TAILS`].
 pub const TAIL_SLOTS: usize = 8;
 
 /// All maps that a later daemon adopts.
-pub const ALL: [&str; 19] = [
+pub const ALL: [&str; 21] = [
     VIPS,
     LEASES,
     SERVICES,
     RINGS,
     CURSORS,
     BACKENDS,
+    PATHS,
+    REPORTED,
     FLOW_KEYS,
     FLOWS,
     FREE_SLOTS,

@@ -14,6 +14,9 @@ pub enum Mode {
     /// Nothing is translated: the packet goes to the backend's hardware address, which has the virtual address itself and
     /// answers the client directly.
     Dsr = 2,
+    /// Nothing is translated: the packet goes to the backend as the payload of another IP packet, of either family. The backend
+    /// unpacks it, has the virtual address itself and answers the client directly.
+    Tunnel = 3,
 }
 
 impl Mode {
@@ -23,6 +26,7 @@ impl Mode {
         match v {
             1 => Self::Dnat,
             2 => Self::Dsr,
+            3 => Self::Tunnel,
             _ => Self::Nat,
         }
     }
@@ -30,7 +34,7 @@ impl Mode {
     /// Whether the backend answers the client directly, so that this node sees the client's packets only.
     #[inline(always)]
     pub const fn is_one_way(self) -> bool {
-        matches!(self, Self::Dsr)
+        matches!(self, Self::Dsr | Self::Tunnel)
     }
 
     /// The word of configuration and status.
@@ -39,6 +43,7 @@ impl Mode {
             Self::Nat => "nat",
             Self::Dnat => "dnat",
             Self::Dsr => "dsr",
+            Self::Tunnel => "tunnel",
         }
     }
 }

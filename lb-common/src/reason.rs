@@ -78,7 +78,7 @@ reasons! {
     Malformed = 15, Dropped, "malformed";
     /// A fragment for a virtual address whose datagram's first one has not come, or was not forwarded.
     Fragment = 16, Dropped, "fragment-before-first";
-    /// TTL used up.
+    /// TTL used up; its sender is told by ICMP.
     TtlExpired = 17, Dropped, "ttl-expired";
     /// RST of a connection that this node does not know; a RST is never answered.
     StrayReset = 18, Dropped, "stray-reset";
@@ -109,6 +109,10 @@ reasons! {
     ErrorOutsideWindow = 30, Dropped, "icmp-error-outside-window";
     /// Tagged for a VLAN: the programs on that VLAN's own interface see it untagged.
     VlanTagged = 31, Passed, "vlan-tagged";
+    /// Longer than the way to its destination takes; its sender is told by ICMP.
+    TooBig = 32, Dropped, "too-big";
+    /// Has no counterpart in the other side's family: a fragment, extension headers, a datagram without checksum.
+    Untranslatable = 33, Dropped, "untranslatable";
 }
 
 /// Elements of the `REASONS` map.

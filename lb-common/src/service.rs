@@ -81,12 +81,34 @@ impl Backend {
 pub struct Interface {
     /// Its address, told to who asks for a virtual address that has none of its own.
     pub mac: Mac,
-    /// Zero.
-    pub pad: [u8; 2],
+    /// Its MTU: the longest IP packet that it sends, in bytes; 0: unknown, any.
+    pub mtu: u16,
     /// Interfaces by which frames that came in here have been seen to leave when XDP sent them; zero: none.
     pub ways: [u32; WAYS],
 }
-layout!(Interface = 24: mac, pad, ways);
+layout!(Interface = 24: mac, mtu, ways);
+
+/// The way from this node to a backend. Written before the backend is in any ring.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Path {
+    /// This node's own address towards the backend, and of its family: the source of tunnels, and of connections whose client
+    /// is of the other family.
+    pub source: Addr,
+    /// The longest IP packet that reaches it, in bytes; 0: unknown, any.
+    pub mtu: u16,
+    /// Likewise, but that any interface with programs sends as well: what every client can be answered with.
+    pub least: u16,
+    /// The largest segment, in bytes of data, that either side of a connection is told of; 0: what fits the tunnel, if there is
+    /// one; [`NO_CLAMP`]: what they say themselves.
+    pub mss: u16,
+    /// Zero.
+    pub pad: [u8; 2],
+}
+layout!(Path = 24: source, mtu, least, mss, pad);
+
+/// [`Path::mss`] that changes nothing.
+pub const NO_CLAMP: u16 = u16::MAX;
 
 /// Interfaces that XDP sends frames to from one interface.
 pub const WAYS: usize = 4;

@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// TTL and hop limit of what is made here.
-const TTL: u8 = 64;
+pub(crate) const TTL: u8 = 64;
 
 /// Turns the frame into the answer that is planned.
 ///
@@ -36,7 +36,7 @@ pub fn write<P: Packet>(p: &mut P, plan: &Plan) -> Option<()> {
 
 /// Sends the frame back where it came from.
 #[inline(always)]
-fn turn_round<P: Packet>(p: &mut P) -> Option<()> {
+pub(crate) fn turn_round<P: Packet>(p: &mut P) -> Option<()> {
     let mut eth: EthHdr = p.read(0)?;
     (eth.src_addr, eth.dst_addr) = (eth.dst_addr, eth.src_addr);
     p.write(0, &eth)

@@ -148,7 +148,7 @@ fn relay<P: Packet>(p: &mut P, plan: &Plan) -> Option<()> {
 
 /// Takes one off the TTL. Where nothing is translated, this is what ends a ring of nodes that forward to each other.
 #[inline(never)]
-fn one_hop_less<P: Packet>(p: &mut P, v6: bool) -> Option<()> {
+pub(crate) fn one_hop_less<P: Packet>(p: &mut P, v6: bool) -> Option<()> {
     if v6 {
         p.amend_frame_sum(delta(1, 0));
         let [hops] = p.read::<[u8; 1]>(L3 + 7)?;

@@ -11,7 +11,7 @@ use lb_common::{
 };
 
 use crate::{
-    half_open,
+    detour, half_open,
     packet::Arrival,
     parse::Ip,
     tables::{InsertError, Tables},
@@ -45,6 +45,9 @@ fn enter<T: Tables>(ip: &Ip, service: &Service, slot: u32, t: &T, at: &Arrival) 
     let f = t.flow(slot).ok_or(Reason::FlowTableFull)?;
     let entered = pick(service, t).and_then(|(id, backend)| {
         fill(f, ip, service, backend, at.now);
+        detour::prepare(f, backend, t.path(id))?;
+        f.addr_delta =
+            delta(sum_addr(&f.client) + sum_addr(&f.vip), sum_addr(&f.snat) + sum_addr(&f.backend));
         f.backend_id = id;
         f.client_if = at.ifindex;
         record(f, slot, &ip.key, t)
@@ -90,8 +93,6 @@ fn fill(f: &mut Flow, ip: &Ip, service: &Service, backend: &Backend, now: u64) {
     f.backend_if = backend.ifindex;
     f.client_next = ip.tcp.seq.wrapping_add(ip.tcp.span);
     f.backend_next = 0;
-    f.addr_delta =
-        delta(sum_addr(&ip.key.src) + sum_addr(&ip.key.dst), sum_addr(&f.snat) + sum_addr(&backend.addr));
     f.generation = f.generation.wrapping_add(1);
     f.proto = ip.key.proto;
     f.flags = 0;
@@ -110,7 +111,7 @@ fn record<T: Tables>(f: &mut Flow, slot: u32, forward: &FlowKey, t: &T) -> Resul
     match mode {
         Mode::Nat => claim_port(&mut reverse, forward, &there, t)?,
         Mode::Dnat => t.insert_key(&reverse, &there).map_err(no_port)?,
-        Mode::Dsr => {}
+        Mode::Dsr | Mode::Tunnel => {}
     }
     f.snat_port = reverse.dport;
     f.port_delta =

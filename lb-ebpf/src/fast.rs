@@ -100,6 +100,9 @@ fn next<P: Packet, T: Tables, H: Hops>(
     if f.place != 0 || f.mode().is_one_way() {
         return Err(Left::NotKnown);
     }
+    if !f.takes(ip.length) {
+        return Err(Left::TooLong);
+    }
     if is_due_for_tc(f, at.now) {
         return Err(Left::Due);
     }

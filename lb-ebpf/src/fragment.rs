@@ -12,18 +12,20 @@ use lb_common::{
     addr::{PROTO_TCP, PROTO_UDP, Port},
     flow::{FORWARD, FlowRef, Stage},
     fragment::{FragmentKey, FragmentRef, TIMEOUT_NS},
+    maps::Tail,
+    mode::Mode,
     reason::Reason,
 };
 use network_types::{tcp::TcpHdr, udp::UdpHdr};
 
 use crate::{
     apply::{self, TCP_CHECK, UDP_CHECK, addresses_v4, addresses_v6},
-    capture, conntrack,
+    capture, conntrack, detour,
     ownership::{self, Right},
     packet::{Arrival, Checksum, Packet},
     parse::{self, Ip, L3, L4, L4_V6, Payload, flag},
     plan::{Action, Plan, Step, Verdict},
-    service,
+    report, service,
     tables::Tables,
 };
 
@@ -45,9 +47,9 @@ struct Chain {
     id: [u8; 4],
 }
 
-/// Decides about such a packet, rewrites it, and counts what became of it.
+/// Decides about such a packet, rewrites it, and counts what became of it; or the program that it is left to.
 #[inline(always)]
-pub fn handle<P: Packet, T: Tables>(p: &mut P, t: &T, at: &Arrival) -> Verdict {
+pub fn handle<P: Packet, T: Tables>(p: &mut P, t: &T, at: &Arrival) -> Result<Verdict, Tail> {
     let mut ip = Ip::default();
     parse::network(p, &mut ip);
     let mut chain = Chain { l4: L4 as u32, offset: 0, more: false, id: [0; 4] };
@@ -67,10 +69,23 @@ pub fn handle<P: Packet, T: Tables>(p: &mut P, t: &T, at: &Arrival) -> Verdict {
     if matches!(plan.step, Step::Nat | Step::Direct) && chain.more && first {
         leave_word(&ip, &chain, &plan, t, at);
     }
+    if plan.reason == Reason::TtlExpired {
+        return Err(report::expired(p));
+    }
+    if matches!(plan.step, Step::Nat | Step::Direct)
+        && let Some(f) = t.flow(plan.slot)
+    {
+        if f.mode() == Mode::Tunnel {
+            return Err(detour::leave(p, plan.slot, plan.reason));
+        }
+        if f.is_mixed() {
+            plan = Plan::drop(Reason::Untranslatable);
+        }
+    }
     capture::offer(p, t, plan.reason, at, false);
     let verdict = apply(p, t, &plan, &ip, &chain, at.ifindex);
     t.count(verdict.reason);
-    verdict
+    Ok(verdict)
 }
 
 /// The fields of an IPv4 header that tell of fragments.

@@ -13,6 +13,8 @@ use lb_common::{
     addr::{Addr, PROTO_TCP, PROTO_UDP, Port},
     checksum::{delta, fold, sum_addr, sum2, update},
     flow::{FORWARD, Flow, FlowKey, Stage},
+    maps::Tail,
+    mode::Mode,
     reason::Reason,
 };
 use network_types::{
@@ -22,7 +24,8 @@ use network_types::{
 
 use crate::{
     apply::{self, Rewrite, TCP_CHECK, UDP_CHECK, addresses_v4, addresses_v6},
-    capture,
+    capture, detour,
+    foreign_error::{self, Said},
     ownership::{self, Right},
     packet::{Arrival, Checksum, Packet},
     parse::{self, Ip, L3, L4, L4_V6},
@@ -49,9 +52,9 @@ struct Quoted {
     head: [u8; 8],
 }
 
-/// Decides about an ICMP error, rewrites it, and counts what became of it.
+/// Decides about an ICMP error, rewrites it, and counts what became of it; or the program that it is left to.
 #[inline(always)]
-pub fn handle<P: Packet, T: Tables>(p: &mut P, t: &T, at: &Arrival) -> Verdict {
+pub fn handle<P: Packet, T: Tables>(p: &mut P, t: &T, at: &Arrival) -> Result<Verdict, Tail> {
     let mut ip = Ip::default();
     parse::network(p, &mut ip);
     let mut quoted = Quoted::default();
@@ -62,15 +65,29 @@ pub fn handle<P: Packet, T: Tables>(p: &mut P, t: &T, at: &Arrival) -> Verdict {
     if plan.step == Step::Undecided {
         plan = service::unserved(&ip, Plan::pass(Reason::ErrorUnknownFlow), p, t, at);
     }
+    if plan.step == Step::Direct && t.flow(plan.slot).is_some_and(|f| f.mode() == Mode::Tunnel) {
+        return Err(detour::leave(p, plan.slot, plan.reason));
+    }
+    let mut said = Said::default();
+    let mixed = plan.step == Step::Nat && t.flow(plan.slot).is_some_and(|f| f.is_mixed());
+    if mixed && foreign_error::read(p, &ip, &mut said).is_none() {
+        plan = Plan::drop(Reason::Untranslatable);
+    }
     plan.v6 = ip.v6;
     capture::offer(p, t, plan.reason, at, false);
-    let verdict = if plan.step == Step::Nat {
+    let verdict = if plan.step == Step::Nat && mixed {
+        let written = t.flow(plan.slot).and_then(|f| {
+            let new = apply::rewrite(f, plan.direction);
+            foreign_error::rewrite(p, &ip, &said, &quoted.head, &new)
+        });
+        apply::verdict(&plan, written.map(Action::Route))
+    } else if plan.step == Step::Nat {
         apply::verdict(&plan, rewrite(p, t, &plan, &ip, &quoted).map(Action::Route))
     } else {
         apply::apply_known(p, t, &plan, at.ifindex)
     };
     t.count(verdict.reason);
-    verdict
+    Ok(verdict)
 }
 
 /// Reads the quotation; the plan for an error that quotes nothing of a flow.

@@ -13,9 +13,12 @@ pub mod arbitrary;
 pub mod arp;
 pub mod balance;
 pub mod capture;
+pub mod clamp;
 pub mod conntrack;
+pub mod detour;
 pub mod egress;
 pub mod fast;
+pub mod foreign_error;
 pub mod fragment;
 pub mod half_open;
 pub mod icmp_error;
@@ -27,10 +30,13 @@ pub mod plan;
 pub mod probe;
 #[cfg(test)]
 mod properties;
+pub mod report;
 pub mod service;
 pub mod tables;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+pub mod translate;
+pub mod tunnel;
 pub mod virtual_mac;
 
 pub use packet::{Arrival, Delivery, Packet};
@@ -43,46 +49,62 @@ use parse::{Frame, Ip, Payload};
 /// Decides about one received frame, rewrites it, and counts what became of it: [`forward`], then [`rest`].
 #[inline(always)]
 pub fn handle<P: Packet, T: Tables>(p: &mut P, t: &T, at: &Arrival) -> Verdict {
-    match forward(p, t, at) {
-        Some(verdict) => verdict,
-        None => rest(p, t, at).unwrap_or_else(|tail| further(tail, p, t, at)),
+    let mut decided = forward(p, t, at);
+    loop {
+        match decided {
+            Ok(verdict) => return verdict,
+            Err(tail) => decided = go_on(tail, p, t, at),
+        }
     }
 }
 
-/// Goes on where [`rest`] says: in the kernel a program each, reached by another tail call.
-fn further<P: Packet, T: Tables>(tail: Tail, p: &mut P, t: &T, at: &Arrival) -> Verdict {
+/// Goes on where a packet was left to: in the kernel a program each, reached by a tail call.
+fn go_on<P: Packet, T: Tables>(tail: Tail, p: &mut P, t: &T, at: &Arrival) -> Result<Verdict, Tail> {
     match tail {
-        Tail::Fragments => fragment::handle(p, t, at),
+        Tail::Rest => rest(p, t, at),
         Tail::Errors => icmp_error::handle(p, t, at),
-        Tail::Rest => Verdict { reason: Reason::TailMissing, action: Action::Pass },
+        Tail::Fragments => fragment::handle(p, t, at),
+        Tail::Detour => detour::handle(p, t, at),
+        Tail::Report => Ok(report::handle(p, t, at)),
     }
 }
 
-/// Packets of known flows; `None` for all others.
+/// Packets of known flows that are simply sent on; the program for all others.
 #[inline(always)]
-pub fn forward<P: Packet, T: Tables>(p: &mut P, t: &T, at: &Arrival) -> Option<Verdict> {
+pub fn forward<P: Packet, T: Tables>(p: &mut P, t: &T, at: &Arrival) -> Result<Verdict, Tail> {
     let mut ip = Ip::default();
     let frame = parse::parse(p, &mut ip);
     if p.tagged() {
-        return None;
+        return Err(Tail::Rest);
     }
     if p.delivery() == Delivery::Other && virtual_mac::is_for(p, t, frame, &ip.key.dst) {
         p.take_in();
     }
     if frame != Frame::Ip || p.delivery() != Delivery::Host {
-        return None;
+        return Err(Tail::Rest);
     }
-    let mut plan = conntrack::known(&ip, p, t, at);
+    let mut tail = Tail::Rest;
+    let mut plan = conntrack::known_if(&ip, p, t, at, |f, _| {
+        let simple = f.takes(ip.length) || f.takes(detour::longest(p, &ip));
+        if !simple {
+            tail = Tail::Detour;
+        }
+        simple
+    });
     if plan.step == Step::Undecided {
-        return None;
+        p.hand_on([0; 2]);
+        return Err(tail);
     }
     if plan.step == Step::Drop {
+        if plan.reason == Reason::TtlExpired {
+            return Err(report::expired(p));
+        }
         capture::offer(p, t, plan.reason, at, false);
     }
     plan.v6 = ip.v6;
     let verdict = apply::apply_known(p, t, &plan, at.ifindex);
     t.count(verdict.reason);
-    Some(verdict)
+    Ok(verdict)
 }
 
 /// All that is not of a known flow, but for what is rare and bulky: that is left to another program (`Err`). In the kernel a
@@ -101,6 +123,12 @@ pub fn rest<P: Packet, T: Tables>(p: &mut P, t: &T, at: &Arrival) -> Result<Verd
     }
     let mut plan = Plan::undecided();
     decide(frame, &ip, p, t, at, &mut plan);
+    if plan.reason == Reason::NewFlow && detour::is_for(plan.slot, t) {
+        return Err(detour::leave(p, plan.slot, plan.reason));
+    }
+    if plan.reason == Reason::TtlExpired {
+        return Err(report::expired(p));
+    }
     capture::offer(p, t, plan.reason, at, false);
     plan.v6 = ip.v6;
     let verdict = apply::apply(p, t, &plan, at.ifindex);

@@ -43,10 +43,11 @@ mod programs {
     #[classifier]
     pub fn viplb_ingress(ctx: TcContext) -> i32 {
         let (mut frame, at) = arrival(&ctx);
-        if let Some(verdict) = lb_ebpf::forward(&mut frame, &Kernel, &at) {
-            return finish(verdict.action);
-        }
-        maps::tail_call(&ctx, Tail::Rest);
+        let tail = match lb_ebpf::forward(&mut frame, &Kernel, &at) {
+            Ok(verdict) => return finish(verdict.action),
+            Err(tail) => tail,
+        };
+        maps::tail_call(&ctx, tail);
         // The daemon enters the program before it attaches this one. Should it be missing for all that, the host must not
         // lose its network: what its stack says for a virtual address, `viplb_egress` fences still.
         Kernel.count(Reason::TailMissing);
@@ -57,35 +58,57 @@ mod programs {
     #[classifier]
     pub fn viplb_rest(ctx: TcContext) -> i32 {
         let (mut frame, at) = arrival(&ctx);
-        match lb_ebpf::rest(&mut frame, &Kernel, &at) {
-            Ok(verdict) => {
-                log(&ctx, &frame, &verdict);
-                finish(verdict.action)
-            }
-            Err(tail) => {
-                maps::tail_call(&ctx, tail);
-                Kernel.count(Reason::TailMissing);
-                NEXT
-            }
-        }
+        let decided = lb_ebpf::rest(&mut frame, &Kernel, &at);
+        conclude(&ctx, &frame, decided)
     }
 
     /// ICMP errors.
     #[classifier]
     pub fn viplb_errors(ctx: TcContext) -> i32 {
         let (mut frame, at) = arrival(&ctx);
-        let verdict = lb_ebpf::icmp_error::handle(&mut frame, &Kernel, &at);
-        log(&ctx, &frame, &verdict);
-        finish(verdict.action)
+        let decided = lb_ebpf::icmp_error::handle(&mut frame, &Kernel, &at);
+        conclude(&ctx, &frame, decided)
     }
 
     /// Fragments, and packets with IPv6 extension headers.
     #[classifier]
     pub fn viplb_fragments(ctx: TcContext) -> i32 {
         let (mut frame, at) = arrival(&ctx);
-        let verdict = lb_ebpf::fragment::handle(&mut frame, &Kernel, &at);
+        let decided = lb_ebpf::fragment::handle(&mut frame, &Kernel, &at);
+        conclude(&ctx, &frame, decided)
+    }
+
+    /// Packets of flows that need more than new addresses.
+    #[classifier]
+    pub fn viplb_detour(ctx: TcContext) -> i32 {
+        let (mut frame, at) = arrival(&ctx);
+        let decided = lb_ebpf::detour::handle(&mut frame, &Kernel, &at);
+        conclude(&ctx, &frame, decided)
+    }
+
+    /// Packets that go no further, and whose senders are told.
+    #[classifier]
+    pub fn viplb_report(ctx: TcContext) -> i32 {
+        let (mut frame, at) = arrival(&ctx);
+        let verdict = lb_ebpf::report::handle(&mut frame, &Kernel, &at);
         log(&ctx, &frame, &verdict);
         finish(verdict.action)
+    }
+
+    /// Ends with the verdict, or goes on in the program that the packet is left to.
+    #[inline(always)]
+    fn conclude(ctx: &TcContext, frame: &Frame<'_>, decided: Result<Verdict, Tail>) -> i32 {
+        match decided {
+            Ok(verdict) => {
+                log(ctx, frame, &verdict);
+                finish(verdict.action)
+            }
+            Err(tail) => {
+                maps::tail_call(ctx, tail);
+                Kernel.count(Reason::TailMissing);
+                NEXT
+            }
+        }
     }
 
     #[inline(always)]

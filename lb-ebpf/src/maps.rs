@@ -23,7 +23,7 @@ use lb_common::{
     },
     reason::{REASON_SLOTS, Reason},
     sample::{Capture, Sample},
-    service::{Backend, Interface, Service, ServiceKey, Vip},
+    service::{Backend, Interface, Path, Service, ServiceKey, Vip},
     settings::Settings,
     stats::{BackendStats, ServiceStats},
 };
@@ -41,6 +41,10 @@ static RINGS: Array<u32, MAX_RING_SLOTS> = Array::new();
 static CURSORS: Array<u32, MAX_SERVICES> = Array::new();
 #[btf_map]
 static BACKENDS: Array<Backend, MAX_BACKENDS> = Array::new();
+#[btf_map]
+static PATHS: Array<Path, MAX_BACKENDS> = Array::new();
+#[btf_map]
+static REPORTED: PerCpuArray<u64, 1> = PerCpuArray::new();
 #[btf_map]
 static FLOW_KEYS: HashMap<FlowKey, FlowRef, { 2 * DEFAULT_FLOWS }> = HashMap::new();
 #[btf_map]
@@ -168,6 +172,17 @@ impl Tables for Kernel {
     #[inline(always)]
     fn backend(&self, id: u32) -> Option<&Backend> {
         BACKENDS.get(id)
+    }
+
+    #[inline(always)]
+    fn path(&self, backend: u32) -> Option<&Path> {
+        PATHS.get(backend)
+    }
+
+    #[inline(always)]
+    fn reported(&self) -> Option<&mut u64> {
+        // SAFETY: this processor's copy of a live element.
+        REPORTED.get_ptr_mut(0).map(|p| unsafe { &mut *p })
     }
 
     #[inline(always)]

@@ -50,6 +50,38 @@ pub trait Packet {
 
     /// Cuts the frame to `length` bytes, or lengthens it with zeros.
     fn resize(&mut self, length: u32) -> Option<()>;
+
+    /// Data in each segment that the frame is to be cut into before it leaves (GSO); 0: it leaves as it is.
+    fn segment_size(&self) -> u32;
+
+    /// Inserts zeros between the Ethernet header and what follows.
+    fn make_room(&mut self, room: Room) -> Option<()>;
+
+    /// Makes an IPv6 packet of an IPv4 packet, or the other way round: the network header becomes as long as the other family's,
+    /// its content undefined.
+    fn change_family(&mut self, to_v6: bool) -> Option<()>;
+
+    /// Whether a checksum in the frame is completed only when it leaves. The two bytes at `scratch` are undefined afterwards.
+    fn is_unfinished(&mut self, scratch: usize) -> bool;
+
+    /// Tells the program that the frame is left to.
+    fn hand_on(&mut self, words: [u32; 2]);
+
+    /// What the program before has told.
+    fn handed(&self) -> [u32; 2];
+}
+
+/// What room is made for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Room {
+    /// The outer IPv4 header of a tunnel, 20 bytes.
+    Tunnel4,
+    /// The outer IPv6 header of a tunnel, 40 bytes.
+    Tunnel6,
+    /// The headers of an ICMP error, 28 bytes.
+    Error4,
+    /// The headers of an ICMPv6 error, 48 bytes.
+    Error6,
 }
 
 /// A layer-4 checksum field.
@@ -104,6 +136,8 @@ unsafe impl Plain for Icmpv4Hdr {}
 unsafe impl Plain for UdpHdr {}
 // SAFETY: sixteen bytes, each.
 unsafe impl Plain for [Addr; 2] {}
+// SAFETY: likewise.
+unsafe impl Plain for [Addr; 4] {}
 // SAFETY: sixteen bytes.
 unsafe impl Plain for Addr {}
 // SAFETY: repr(C) of byte arrays and a u16 at an even offset.

@@ -7,7 +7,7 @@ use lb_common::{
     lease::Lease,
     reason::Reason,
     sample::{Capture, Sample},
-    service::{Backend, Interface, Service, ServiceKey, Vip},
+    service::{Backend, Interface, Path, Service, ServiceKey, Vip},
     settings::Settings,
     stats::{BackendStats, ServiceStats},
 };
@@ -42,6 +42,10 @@ pub trait Tables {
     fn next(&self, service: u32) -> u32;
     /// A backend.
     fn backend(&self, id: u32) -> Option<&Backend>;
+    /// The way to a backend.
+    fn path(&self, backend: u32) -> Option<&Path>;
+    /// When the ICMP errors sent so far would have been due at their steady pace (`report`), boottime ns.
+    fn reported(&self) -> Option<&mut u64>;
     /// An interface.
     fn interface(&self, ifindex: u32) -> Option<&Interface>;
 

@@ -15,12 +15,13 @@ use lb_common::{
     lease::Lease,
     reason::{REASON_SLOTS, Reason},
     sample::{Capture, HEAD, Sample},
-    service::{Backend, Interface, Service, ServiceKey, Vip},
+    service::{Backend, Interface, Path, Service, ServiceKey, Vip},
     settings::Settings,
     stats::{BackendStats, ServiceStats},
 };
 
-use crate::packet::{Checksum, Delivery, Packet, Plain};
+use crate::packet::{Checksum, Delivery, Packet, Plain, Room};
+use crate::parse::L3;
 use crate::tables::{InsertError, Tables};
 
 /// A frame in memory.
@@ -32,12 +33,16 @@ pub struct Buffer {
     pub delivery: Delivery,
     /// Whether it belongs to a VLAN.
     pub tagged: bool,
+    /// Data in each segment that it is to be cut into; 0: it is not.
+    pub segment: u32,
+    /// What the program that decided last has told the next.
+    pub handed: [u32; 2],
 }
 
 impl Buffer {
     /// A frame addressed to this host.
     pub fn new(bytes: impl Into<Vec<u8>>) -> Self {
-        Self { bytes: bytes.into(), delivery: Delivery::Host, tagged: false }
+        Self { bytes: bytes.into(), delivery: Delivery::Host, tagged: false, segment: 0, handed: [0; 2] }
     }
 
     fn checksum(&mut self, offset: usize, f: impl FnOnce(u16) -> u16) -> Option<()> {
@@ -110,6 +115,42 @@ impl Packet for Buffer {
         self.bytes.resize(length as usize, 0);
         Some(())
     }
+
+    fn segment_size(&self) -> u32 {
+        self.segment
+    }
+
+    fn make_room(&mut self, room: Room) -> Option<()> {
+        let length = match room {
+            Room::Tunnel4 => 20,
+            Room::Tunnel6 => 40,
+            Room::Error4 => 28,
+            Room::Error6 => 48,
+        };
+        (self.bytes.len() >= L3).then(|| drop(self.bytes.splice(L3..L3, std::iter::repeat_n(0, length))))
+    }
+
+    fn change_family(&mut self, to_v6: bool) -> Option<()> {
+        if to_v6 {
+            self.bytes.splice(L3..L3, [0; 20]);
+        } else {
+            self.bytes.get(..L3 + 20)?;
+            self.bytes.drain(L3..L3 + 20);
+        }
+        Some(())
+    }
+
+    fn is_unfinished(&mut self, _: usize) -> bool {
+        false
+    }
+
+    fn hand_on(&mut self, words: [u32; 2]) {
+        self.handed = words;
+    }
+
+    fn handed(&self) -> [u32; 2] {
+        self.handed
+    }
 }
 
 /// Tables in memory. Fields are public so that a test can set up and look at anything.
@@ -127,6 +168,8 @@ pub struct Memory {
     pub cursors: RefCell<HashMap<u32, u32>>,
     /// Backends.
     pub backends: HashMap<u32, Backend>,
+    /// Ways to backends.
+    pub paths: HashMap<u32, Path>,
     /// Interfaces.
     pub interfaces: HashMap<u32, Interface>,
     /// Keys of both directions.
@@ -143,6 +186,7 @@ pub struct Memory {
     pub capture: Capture,
     /// What a listener was shown.
     pub samples: RefCell<Vec<Sample>>,
+    reported: UnsafeCell<u64>,
     places: Vec<Cell<u64>>,
     flows: Vec<UnsafeCell<Flow>>,
     service_stats: UnsafeCell<Box<[ServiceStats; 8]>>,
@@ -167,6 +211,8 @@ impl Memory {
             rings: HashMap::new(),
             cursors: RefCell::default(),
             backends: HashMap::new(),
+            paths: HashMap::new(),
+            reported: UnsafeCell::default(),
             interfaces: HashMap::new(),
             keys: RefCell::default(),
             fragments: RefCell::default(),
@@ -252,6 +298,15 @@ impl Tables for Memory {
 
     fn backend(&self, id: u32) -> Option<&Backend> {
         self.backends.get(&id)
+    }
+
+    fn path(&self, backend: u32) -> Option<&Path> {
+        self.paths.get(&backend)
+    }
+
+    fn reported(&self) -> Option<&mut u64> {
+        // SAFETY: single thread; the core holds one at a time.
+        Some(unsafe { &mut *self.reported.get() })
     }
 
     fn interface(&self, ifindex: u32) -> Option<&Interface> {

@@ -16,7 +16,7 @@ use rtnetlink::{
         address::{AddressAttribute, AddressFlags, AddressHeaderFlags, CacheInfo},
         link::{LinkAttribute, LinkFlags, LinkXdp},
         neighbour::{NeighbourAddress, NeighbourAttribute},
-        route::RouteAttribute,
+        route::{RouteAddress, RouteAttribute, RouteMetric},
     },
 };
 
@@ -137,6 +137,42 @@ impl Netlink {
             _ => None,
         });
         oif.with_context(|| format!("the route to {to} names no interface"))
+    }
+
+    /// This node's address at the beginning of the route to an address, and the route's own MTU, as far as it has them.
+    pub async fn way(&self, to: IpAddr) -> Result<(Option<IpAddr>, Option<u32>)> {
+        let message = match to {
+            IpAddr::V4(to) => RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(to, 32).build(),
+            IpAddr::V6(to) => RouteMessageBuilder::<Ipv6Addr>::new().destination_prefix(to, 128).build(),
+        };
+        let route = self.handle.route().get(message).execute().try_next().await;
+        let route = route.with_context(|| format!("cannot look at the route to {to}"))?;
+        let (mut source, mut mtu) = (None, None);
+        for a in route.into_iter().flat_map(|route| route.attributes) {
+            match a {
+                RouteAttribute::PrefSource(RouteAddress::Inet(own)) => source = Some(own.into()),
+                RouteAttribute::PrefSource(RouteAddress::Inet6(own)) => source = Some(own.into()),
+                RouteAttribute::Metrics(metrics) => {
+                    mtu = metrics.iter().find_map(|m| match m {
+                        RouteMetric::Mtu(mtu) => Some(*mtu),
+                        _ => None,
+                    });
+                }
+                _ => {}
+            }
+        }
+        Ok((source, mtu))
+    }
+
+    /// MTU of an interface, in bytes.
+    pub async fn mtu(&self, ifindex: u32) -> Result<u32> {
+        let link = self.handle.link().get().match_index(ifindex).execute().try_next().await;
+        let link = link.with_context(|| format!("cannot look at interface {ifindex}"))?;
+        let mtu = link.into_iter().flat_map(|link| link.attributes).find_map(|a| match a {
+            LinkAttribute::Mtu(mtu) => Some(mtu),
+            _ => None,
+        });
+        mtu.with_context(|| format!("interface {ifindex} has no MTU"))
     }
 
     /// Puts a virtual address on an interface; no error if it is there. An IPv6 one goes without duplicate address

@@ -6,13 +6,16 @@
 mod fragments;
 mod icmp;
 mod link;
+mod tunnel;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use etherparse::{NetHeaders, PacketBuilder, PacketBuilderStep, PacketHeaders, TransportHeader};
+use etherparse::{
+    NetHeaders, PacketBuilder, PacketBuilderStep, PacketHeaders, TcpOptionElement, TransportHeader,
+};
 use lb_common::{
     addr::{Mac, PROTO_TCP, PROTO_UDP, Port},
-    service::{Backend, Interface, Vip},
+    service::{Backend, Interface, Path, Vip},
     settings::{Settings, SnatPorts},
 };
 use lb_userspace::datapath::tables::{Desired, DesiredService};
@@ -20,6 +23,7 @@ use lb_userspace::datapath::tables::{Desired, DesiredService};
 pub use fragments::*;
 pub use icmp::*;
 pub use link::*;
+pub use tunnel::*;
 
 /// The client.
 pub const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(172, 18, 0, 100));
@@ -90,6 +94,7 @@ impl Family {
             vips: vec![(vip, Vip::default())],
             interfaces: vec![(LO, Interface { mac: REPLY_MAC, ..Interface::default() })],
             backends: (0..n.max(1)).map(backend).collect(),
+            paths: vec![Path { source: self.backend(7).into(), ..Path::default() }; n.max(1).into()],
             services: vec![DesiredService {
                 addr: vip,
                 port,
@@ -183,14 +188,23 @@ impl Segment {
         }
     }
 
-    /// The frame.
+    /// The frame. A SYN asks for segments of 1460 bytes.
     pub fn frame(&self) -> Vec<u8> {
+        self.frame_with_options(if self.syn { &[2, 4, 5, 180, 4, 2, 1, 1] } else { &[] })
+    }
+
+    /// Likewise with these TCP options.
+    ///
+    /// # Panics
+    ///
+    /// If they are no whole words, or too many.
+    pub fn frame_with_options(&self, options: &[u8]) -> Vec<u8> {
         let mut b = builder(self.src.0, self.dst.0, self.ttl).tcp(self.src.1, self.dst.1, self.seq, 64240);
         if let Some(n) = self.ack {
             b = b.ack(n);
         }
         if self.syn {
-            b = b.syn().options_raw(&[2, 4, 5, 180, 4, 2, 1, 1]).expect("eight bytes of options");
+            b = b.syn();
         }
         if self.fin {
             b = b.fin();
@@ -198,6 +212,7 @@ impl Segment {
         if self.rst {
             b = b.rst();
         }
+        b = b.options_raw(options).expect("options in whole words");
         let mut out = Vec::new();
         b.write(&mut out, &self.data).expect("a frame in memory");
         out
@@ -248,6 +263,20 @@ pub fn seen(frame: &[u8]) -> Seen {
         ttl,
         data: data.len(),
     }
+}
+
+/// The segment size that a SYN asks for.
+///
+/// # Panics
+///
+/// On anything but a TCP segment.
+pub fn mss(frame: &[u8]) -> Option<u16> {
+    let headers = PacketHeaders::from_ethernet_slice(frame).expect("a frame");
+    let Some(TransportHeader::Tcp(tcp)) = &headers.transport else { panic!("not TCP: {frame:02x?}") };
+    tcp.options_iterator().flatten().find_map(|option| match option {
+        TcpOptionElement::MaximumSegmentSize(mss) => Some(mss),
+        _ => None,
+    })
 }
 
 /// Addresses and TTL, with the IP header verified.

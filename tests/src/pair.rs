@@ -98,6 +98,12 @@ impl Pair {
         self.kernel.as_mut().expect("open until dropped")
     }
 
+    /// Writes the ways to backends anew.
+    pub fn publish(&mut self, desired: &Desired) {
+        self.host.paths = (0..).zip(desired.paths.iter().copied()).collect();
+        self.kernel().tables.publish(desired).expect("tables are written");
+    }
+
     /// Gives router 0 a lease until then.
     pub fn lease(&mut self, until: u64) {
         self.set_lease(Lease { until, term: 1, ..Lease::default() });
@@ -217,6 +223,7 @@ fn memory(desired: &Desired, flows: u32) -> Memory {
     m.vips = desired.vips.iter().copied().collect();
     m.interfaces = desired.interfaces.iter().copied().collect();
     m.backends = (0..).zip(desired.backends.iter().copied()).collect();
+    m.paths = (0..).zip(desired.paths.iter().copied()).collect();
     for (id, s) in (0..).zip(&desired.services) {
         let key = ServiceKey { addr: s.addr, port: s.port, proto: s.proto, pad: [0; 5] };
         let ring_base = (id * 2 + 1) * RING_SLOTS as u32;

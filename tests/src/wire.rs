@@ -12,7 +12,7 @@ use lb_common::{
     addr::{Mac, PROTO_TCP, PROTO_UDP, Port},
     lease::Lease,
     mode::Mode,
-    service::{Backend, Interface, Vip},
+    service::{Backend, Interface, Path, Vip},
     settings::{Settings, SnatPorts},
 };
 use lb_userspace::{
@@ -252,6 +252,7 @@ fn desired(ifindex: u32, mac: Mac, virtual_mac: bool) -> Desired {
         vips: FAMILIES.map(vip).to_vec(),
         interfaces: vec![(ifindex, Interface { mac, ..Interface::default() })],
         backends: FAMILIES.map(backend).to_vec(),
+        paths: vec![Path::default(); FAMILIES.len()],
         services: services.collect(),
     }
 }

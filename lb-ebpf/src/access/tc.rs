@@ -5,8 +5,8 @@
 
 use aya_ebpf::{
     helpers::{
-        bpf_csum_update, bpf_l4_csum_replace, bpf_skb_change_tail, bpf_skb_change_type, bpf_skb_load_bytes,
-        bpf_skb_pull_data, bpf_skb_store_bytes,
+        bpf_csum_update, bpf_l4_csum_replace, bpf_skb_adjust_room, bpf_skb_change_proto, bpf_skb_change_tail,
+        bpf_skb_change_type, bpf_skb_load_bytes, bpf_skb_pull_data, bpf_skb_store_bytes,
     },
     programs::TcContext,
 };
@@ -14,7 +14,7 @@ use core::mem::MaybeUninit;
 
 use lb_common::{checksum::fold, sample::HEAD};
 use lb_ebpf::{
-    packet::{Checksum, Delivery, Packet, Plain},
+    packet::{Checksum, Delivery, Packet, Plain, Room},
     parse::{L4, L4_V6},
 };
 use network_types::{eth::EtherType, tcp::TcpHdr};
@@ -24,6 +24,13 @@ use network_types::{eth::EtherType, tcp::TcpHdr};
 const PSEUDO_HEADER: u64 = 1 << 4;
 /// `BPF_F_MARK_MANGLED_0`: a field of zero is left alone, and a sum of zero becomes 0xffff.
 const ZERO_IS_NONE: u64 = 1 << 5;
+/// `BPF_ADJ_ROOM_MAC`: behind the Ethernet header.
+const BEHIND_ETHERNET: u32 = 1;
+/// `BPF_F_ADJ_ROOM_FIXED_GSO`: an offloaded frame is cut into segments of the same size as before.
+const SAME_SEGMENTS: u64 = 1 << 0;
+/// `BPF_F_ADJ_ROOM_ENCAP_L3_IPV4`, `_IPV6`: the room is for a tunnel's header; an offloaded frame is cut behind it.
+const IN_IPV4: u64 = 1 << 1;
+const IN_IPV6: u64 = 1 << 2;
 /// All that the core reads directly.
 const HEADERS: u32 = (L4 + TcpHdr::LEN) as u32;
 /// Likewise in IPv6.
@@ -187,5 +194,58 @@ impl Packet for Frame<'_> {
     fn resize(&mut self, length: u32) -> Option<()> {
         // SAFETY: the context is the one the program was called with.
         (unsafe { bpf_skb_change_tail(self.ctx.skb.skb, length, 0) } == 0).then_some(())
+    }
+
+    #[inline(always)]
+    fn segment_size(&self) -> u32 {
+        // SAFETY: a context field.
+        unsafe { (*self.ctx.skb.skb).gso_size }
+    }
+
+    #[inline(always)]
+    fn make_room(&mut self, room: Room) -> Option<()> {
+        let (length, flags) = match room {
+            Room::Tunnel4 => (20, SAME_SEGMENTS | IN_IPV4),
+            Room::Tunnel6 => (40, SAME_SEGMENTS | IN_IPV6),
+            Room::Error4 => (28, 0),
+            Room::Error6 => (48, 0),
+        };
+        // SAFETY: the context is the one the program was called with.
+        let done = unsafe { bpf_skb_adjust_room(self.ctx.skb.skb, length, BEHIND_ETHERNET, flags) };
+        (done == 0).then_some(())
+    }
+
+    #[inline(always)]
+    fn change_family(&mut self, to_v6: bool) -> Option<()> {
+        let proto = if to_v6 { EtherType::Ipv6 } else { EtherType::Ipv4 } as u16;
+        // SAFETY: the context is the one the program was called with. (The protocol is wanted in network order, as it is here.)
+        (unsafe { bpf_skb_change_proto(self.ctx.skb.skb, proto, 0) } == 0).then_some(())
+    }
+
+    /// The helper that updates a checksum leaves the field of such a frame alone.
+    #[inline(always)]
+    fn is_unfinished(&mut self, scratch: usize) -> bool {
+        let tried = self.store(scratch, &[0u8; 2]).and_then(|()| self.replace(scratch, 1, 0));
+        tried.is_some() && self.load::<[u8; 2]>(scratch) == Some([0; 2])
+    }
+
+    #[inline(always)]
+    fn hand_on(&mut self, words: [u32; 2]) {
+        // SAFETY: context fields, ours on this hook, which a tail call leaves as they are.
+        unsafe {
+            (&raw mut (*self.ctx.skb.skb).cb[0]).write_volatile(words[0]);
+            (&raw mut (*self.ctx.skb.skb).cb[1]).write_volatile(words[1]);
+        }
+    }
+
+    #[inline(always)]
+    fn handed(&self) -> [u32; 2] {
+        // SAFETY: likewise.
+        unsafe {
+            [
+                (&raw const (*self.ctx.skb.skb).cb[0]).read_volatile(),
+                (&raw const (*self.ctx.skb.skb).cb[1]).read_volatile(),
+            ]
+        }
     }
 }

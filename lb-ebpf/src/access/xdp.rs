@@ -22,7 +22,7 @@ use lb_common::{
 use lb_ebpf::{
     Tables,
     fast::{Hop, Hops, Way},
-    packet::{Checksum, Delivery, Packet, Plain},
+    packet::{Checksum, Delivery, Packet, Plain, Room},
 };
 
 use crate::maps::Kernel;
@@ -34,13 +34,14 @@ const AF_INET6: u8 = 10;
 pub struct Frame<'a> {
     ctx: &'a XdpContext,
     delivery: Delivery,
+    handed: [u32; 2],
 }
 
 impl<'a> Frame<'a> {
     /// The frame, unless its interface is unknown.
     #[inline(always)]
     pub fn new(ctx: &'a XdpContext) -> Option<Self> {
-        let mut frame = Self { ctx, delivery: Delivery::Other };
+        let mut frame = Self { ctx, delivery: Delivery::Other, handed: [0; 2] };
         let to = frame.read::<[u8; 6]>(0)?;
         if Kernel.interface(frame.ifindex())?.mac.0 == to {
             frame.delivery = Delivery::Host;
@@ -160,6 +161,40 @@ impl Packet for Frame<'_> {
         let more = length as i32 - self.length() as i32;
         // SAFETY: the context is the one the program was called with.
         (unsafe { bpf_xdp_adjust_tail(self.ctx.ctx, more) } == 0).then_some(())
+    }
+
+    /// A frame here leaves as it is.
+    #[inline(always)]
+    fn segment_size(&self) -> u32 {
+        0
+    }
+
+    /// Refused: `fast` leaves packets that need room to TC.
+    #[inline(always)]
+    fn make_room(&mut self, _: Room) -> Option<()> {
+        None
+    }
+
+    /// Refused, likewise.
+    #[inline(always)]
+    fn change_family(&mut self, _: bool) -> Option<()> {
+        None
+    }
+
+    /// Such frames `fast` has left to TC.
+    #[inline(always)]
+    fn is_unfinished(&mut self, _: usize) -> bool {
+        false
+    }
+
+    #[inline(always)]
+    fn hand_on(&mut self, words: [u32; 2]) {
+        self.handed = words;
+    }
+
+    #[inline(always)]
+    fn handed(&self) -> [u32; 2] {
+        self.handed
     }
 }
 

@@ -7,6 +7,7 @@
 
 mod check;
 pub mod group;
+mod path;
 mod service;
 pub mod track;
 mod vrrp;

@@ -4,6 +4,7 @@
 //! to a virtual router. `config::file` holds the form users write; nothing outside `config` sees that one.
 
 mod check;
+mod path;
 mod track;
 
 use std::{
@@ -18,6 +19,7 @@ pub use check::{
     Role, ScriptCheck, Tls, UdpCheck,
 };
 pub use lb_common::mode::Mode;
+pub use path::{Mss, PathOptions};
 pub use track::{
     Backends, FileValue, Notify, Peer, Process, Program, RunAs, Script, SyncGroup, Track, TrackKind, TrackUse,
 };
@@ -273,6 +275,8 @@ pub struct Service {
     pub protocol: Protocol,
     /// How packets reach a backend that says nothing else.
     pub mode: Mode,
+    /// The ways to its backends.
+    pub path: PathOptions,
     /// How a backend is chosen for a new connection.
     pub scheduler: Scheduler,
     /// Backends, in the order of the file; at least one.
@@ -308,7 +312,7 @@ pub enum Scheduler {
 pub struct Backend {
     /// `name`, default the address as text; unique within the service.
     pub name: String,
-    /// Address and port; unique within the service; same family as the service.
+    /// Address and port; unique within the service.
     pub addr: SocketAddr,
     /// 0–256; 0 takes no new connections. Default 1.
     pub weight: u16,

@@ -5,6 +5,7 @@
 mod check;
 mod compare;
 mod group;
+mod path;
 mod reach;
 mod router;
 mod service;

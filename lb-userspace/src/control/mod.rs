@@ -46,6 +46,8 @@ struct Control {
     model: Model,
     datapath: Datapath,
     netlink: Netlink,
+    /// Whose MTU is looked at next.
+    mtu_turn: usize,
     driver: vrrp::Driver,
     vrrp_events: mpsc::UnboundedReceiver<vrrp::Event>,
     health_events: mpsc::UnboundedReceiver<health::Event>,
@@ -80,7 +82,7 @@ impl Control {
                 Some(event) = self.track_events.recv() => self.model.tracking.on_event(&event, SystemTime::now()),
                 Some(command) = self.commands.recv() => self.on_command(command).await?,
                 ended = &mut self.api => return ended.context("the control socket's task died")?.context("the control socket ended"),
-                _ = tick.tick() => self.on_tick()?,
+                _ = tick.tick() => self.on_tick().await?,
             }
             self.reconcile().await?;
         }
@@ -112,13 +114,24 @@ impl Control {
         Ok(())
     }
 
-    fn on_tick(&mut self) -> Result<()> {
+    async fn on_tick(&mut self) -> Result<()> {
         let slice = self.datapath.collector.records().div_ceil(TICKS_PER_PASS);
         let now = vrrp::BootTime::now();
         let Datapath { tables, collector, .. } = &mut self.datapath;
         collector.sweep(tables.maps(), now.0, slice)?;
         self.model.on_tick((Instant::now(), SystemTime::now()), |id| collector.used_by(id));
+        self.look_at_mtus().await;
         Ok(())
+    }
+
+    /// Takes in what has changed of the interfaces' MTUs, one interface at a time. One that is gone has none.
+    async fn look_at_mtus(&mut self) {
+        let all = self.model.ifindexes();
+        let Some(ifindex) = all.get(self.mtu_turn % all.len().max(1)) else { return };
+        self.mtu_turn = self.mtu_turn.wrapping_add(1);
+        if let Ok(mtu) = self.netlink.mtu(*ifindex).await {
+            self.model.on_mtu(*ifindex, mtu);
+        }
     }
 
     /// Makes maps and interfaces agree with the model, then publishes a snapshot.

@@ -3,6 +3,7 @@
 
 mod backends;
 mod notices;
+mod paths;
 mod shown;
 
 use std::{
@@ -29,6 +30,7 @@ use crate::{
 };
 
 use super::tracking::Tracking;
+pub use paths::Way;
 
 /// How long an alarm is shown after its cause was last seen.
 const ALARM: Duration = Duration::from_secs(60);
@@ -42,6 +44,8 @@ pub struct Machine {
     pub placements: BTreeMap<String, u32>,
     /// Interface index by which each backend is reached, services and backends in the order of the file.
     pub routes: Vec<u32>,
+    /// The ways to them, likewise; nothing is known of those that are missing.
+    pub ways: Vec<Way>,
     /// Ports that translated flows may use.
     pub snat_ports: SnatPorts,
     /// When the daemon started.
@@ -57,6 +61,8 @@ pub struct MachineInterface {
     pub ifindex: u32,
     /// Its hardware address.
     pub mac: Mac,
+    /// Its MTU in bytes; 0: unknown.
+    pub mtu: u32,
     /// Hook in use and why.
     pub hook: (&'static str, String),
     /// Interfaces by which XDP may send what came in here.
@@ -256,7 +262,7 @@ impl Model {
     pub fn desired(&self) -> Desired {
         let vips = (0..).zip(&self.config.vrrp).flat_map(|(i, r)| vips(i, r));
         let mac = |i: &MachineInterface| {
-            (i.ifindex, Interface { mac: i.mac, ways: i.ways, ..Interface::default() })
+            (i.ifindex, Interface { mac: i.mac, mtu: paths::short(Some(i.mtu)), ways: i.ways })
         };
         let all = self.config.services.iter().flat_map(|s| &s.backends);
         let backends = all.zip(&self.machine.routes).map(|(b, ifindex)| Backend {
@@ -277,6 +283,7 @@ impl Model {
             vips: vips.collect(),
             interfaces: self.machine.interfaces.iter().map(mac).collect(),
             backends: backends.collect(),
+            paths: self.paths(),
             services: self.desired_services(),
         }
     }

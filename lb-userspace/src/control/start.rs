@@ -15,11 +15,11 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     Control,
-    model::{Machine, MachineInterface, Model},
+    model::{Machine, MachineInterface, Model, Way},
 };
 use crate::{
     api::{self, snapshot::Snapshot},
-    config::model::{Config, VirtualRouter},
+    config::model::{Config, Mode, VirtualRouter},
     datapath::{lease::KernelLease, load::Datapath, pins, pins::Pins, preflight},
     health,
     netlink::Netlink,
@@ -110,6 +110,28 @@ async fn routes(config: &Config, netlink: &Netlink) -> Result<Vec<u32>> {
     Ok(routes)
 }
 
+/// The ways to all backends. A tunnel, and a connection to a backend of the other family, starts from an address of this
+/// node's own.
+async fn ways(config: &Config, netlink: &Netlink) -> Result<Vec<Way>> {
+    let mut ways = Vec::new();
+    for (service, backend) in config.services.iter().flat_map(|s| s.backends.iter().map(move |b| (s, b))) {
+        let to = backend.addr.ip();
+        let (source, mtu) = netlink.way(to).await.with_context(|| format!("backend {}", backend.name))?;
+        let chosen = service.path.tunnel_source.filter(|a| a.is_ipv4() == to.is_ipv4());
+        let mixed = backend.mode == Mode::Nat && service.listen.is_ipv4() != to.is_ipv4();
+        let own = if mixed { source } else { chosen.or(source) };
+        let virtual_one = config.vrrp.iter().flat_map(|r| r.addresses.iter().chain(&r.excluded));
+        let is_virtual = virtual_one.map(|a| a.addr).any(|a| Some(a) == own);
+        anyhow::ensure!(
+            !(mixed || backend.mode == Mode::Tunnel) || own.is_some() && !is_virtual,
+            "backend {}: this node has no address of its own towards {to}, which the packets would come from: give it one",
+            backend.name
+        );
+        ways.push(Way { source, mtu });
+    }
+    Ok(ways)
+}
+
 /// XDP in front of the TC programs, where it is wanted and works. A backend is asked in the self-test on the interface that
 /// it is reached by.
 async fn raise_xdp(config: &Config, netlink: &Netlink, routes: &[u32], datapath: &mut Datapath) {
@@ -145,6 +167,7 @@ async fn prepare(
             model: p.model,
             datapath,
             netlink,
+            mtu_turn: 0,
             driver: p.driver,
             vrrp_events: p.vrrp_events,
             health_events: p.health_events,
@@ -182,7 +205,8 @@ async fn parts(
     places: Places,
     datapath: &mut Datapath,
 ) -> Result<Parts> {
-    let machine = machine(netlink, places, datapath).await?;
+    let ways = ways(config, netlink).await?;
+    let machine = Machine { ways, ..machine(netlink, places, datapath).await? };
     let mut model = Model::new(config.clone(), machine, SystemTime::now());
     // Services are in the maps, without backends, before anybody can own their address.
     datapath.tables.publish(&model.desired())?;
@@ -271,6 +295,7 @@ async fn machine(netlink: &Netlink, (placements, routes): Places, datapath: &Dat
             name: a.interface.clone(),
             ifindex,
             mac: netlink.mac(ifindex).await?,
+            mtu: netlink.mtu(ifindex).await?,
             hook: (a.hook, a.why.clone()),
             ways: std::array::from_fn(|i| a.ways.get(i).copied().unwrap_or(0)),
         });
@@ -282,5 +307,6 @@ async fn machine(netlink: &Netlink, (placements, routes): Places, datapath: &Dat
         "net.ipv4.ip_local_port_range is {first}–{last} and leaves no port for translated connections: narrow it, e.g. \
          `sysctl net.ipv4.ip_local_port_range=\"32768 60999\"`"
     );
-    Ok(Machine { interfaces, placements, routes, snat_ports, started: Some(SystemTime::now()) })
+    let started = Some(SystemTime::now());
+    Ok(Machine { interfaces, placements, routes, ways: Vec::new(), snat_ports, started })
 }

@@ -11,7 +11,7 @@ use lb_common::{
     flow::{Flow, FlowKey, FlowRef},
     lease::Lease,
     maps as names,
-    service::{Backend, Interface, Service, ServiceKey, Vip},
+    service::{Backend, Interface, Path, Service, ServiceKey, Vip},
     settings::Settings,
     stats::{BackendStats, ServiceStats},
 };
@@ -56,6 +56,8 @@ pub struct Maps {
     pub rings: Array<MapData, u32>,
     /// Backends.
     pub backends: Array<MapData, Backend>,
+    /// Ways to backends.
+    pub paths: Array<MapData, Path>,
     /// Keys of flows.
     pub flow_keys: HashMap<MapData, FlowKey, FlowRef>,
     /// Records of flows.
@@ -105,6 +107,7 @@ impl Maps {
             services: hash(pins, names::SERVICES)?,
             rings: array(pins, names::RINGS)?,
             backends: array(pins, names::BACKENDS)?,
+            paths: array(pins, names::PATHS)?,
             flow_keys: hash(pins, names::FLOW_KEYS)?,
             flows: array(pins, names::FLOWS)?,
             free_slots: Queue::open(pins, names::FREE_SLOTS, Map::Queue)?,

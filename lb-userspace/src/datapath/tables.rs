@@ -5,7 +5,7 @@ use anyhow::{Context, Result};
 use lb_common::{
     addr::{Addr, Port},
     maps::{MAX_BACKENDS, MAX_SERVICES, RING_SLOTS},
-    service::{Backend, Interface, Service, ServiceKey, Vip},
+    service::{Backend, Interface, Path, Service, ServiceKey, Vip},
     settings::Settings,
 };
 
@@ -22,6 +22,8 @@ pub struct Desired {
     pub interfaces: Vec<(u32, Interface)>,
     /// Backends by index.
     pub backends: Vec<Backend>,
+    /// The ways to them, by the same index; of a backend without one nothing is known.
+    pub paths: Vec<Path>,
     /// Services by index.
     pub services: Vec<DesiredService>,
 }
@@ -69,6 +71,12 @@ impl Tables {
         self.publish_settings(&desired.settings)?;
         for (ifindex, interface) in &desired.interfaces {
             self.maps.interfaces.insert(ifindex, interface, 0).context("map INTERFACES")?;
+        }
+        for i in 0..desired.backends.len() {
+            let path = desired.paths.get(i).copied().unwrap_or_default();
+            if self.written.backends.get(i).is_none() || self.written.paths.get(i) != Some(&path) {
+                self.maps.paths.set(i as u32, path, 0).context("map PATHS")?;
+            }
         }
         for (i, b) in (0..).zip(&desired.backends) {
             if self.written.backends.get(i as usize) != Some(b) {

@@ -10,6 +10,7 @@ use super::{
     HOUR, Hints,
     check::{self, Check},
     check_name,
+    path::{self, PathKeys},
 };
 use crate::config::{
     address::{self, Endpoint},
@@ -28,6 +29,8 @@ pub struct Service {
     pub protocol: Field<Protocol>,
     /// `mode`.
     pub mode: Field<Mode>,
+    /// Keys about tunnels and segment sizes.
+    pub path: PathKeys,
     /// `scheduler`.
     pub scheduler: Field<Scheduler>,
     /// `[[service.NAME.backend]]`.
@@ -64,6 +67,7 @@ pub fn read(name: Spanned<String>, table: &DeTable<'_>, report: &mut Report) -> 
     r.require("listen", &listen, "listen = \"172.18.0.201:3306\"");
     let protocol = r.choice("protocol", &[("tcp", Protocol::Tcp), ("udp", Protocol::Udp)]);
     let mode = r.parsed("mode", parse_mode);
+    let path = path::read(&mut r);
     let scheduler = r.choice("scheduler", &[("rr", Scheduler::Rr), ("wrr", Scheduler::Wrr)]);
     let slow_start = r.duration("slow_start", Bare::Refused, Duration::ZERO..=HOUR);
     let role = r.choice("role", check::ROLES);
@@ -87,7 +91,7 @@ pub fn read(name: Spanned<String>, table: &DeTable<'_>, report: &mut Report) -> 
             Field::Given(Spanned::new(table.span(), check::read(name.get_ref(), &table, report)))
         }
     };
-    Service { name, listen, protocol, mode, scheduler, backends, check, slow_start, role, failback }
+    Service { name, listen, protocol, mode, path, scheduler, backends, check, slow_start, role, failback }
 }
 
 fn read_backend(service: &str, table: &Spanned<&DeTable<'_>>, report: &mut Report) -> Backend {
@@ -105,20 +109,21 @@ fn read_backend(service: &str, table: &Spanned<&DeTable<'_>>, report: &mut Repor
     backend
 }
 
-/// keepalived's `DR` means the same. Its `NAT` keeps the client's address, as `dnat` does: taken for `nat`, a file that was
+/// keepalived's `DR` and `TUN` mean the same. Its `NAT` keeps the client's address, as `dnat` does: taken for `nat`, a file that was
 /// carried over would hide the clients; taken for `dnat`, one written by hand would lose replies.
 fn parse_mode(text: &str) -> Result<Mode, Refusal> {
     match text {
         "nat" => Ok(Mode::Nat),
         "dnat" => Ok(Mode::Dnat),
         "dsr" | "DR" => Ok(Mode::Dsr),
+        "tunnel" | "TUN" => Ok(Mode::Tunnel),
         "NAT" => {
             let help = "keepalived's NAT is \"dnat\" (backends see the client, this node is their gateway); with \"nat\" \
                         they see the virtual address and need no route";
             Err(("`mode` cannot be \"NAT\"".into(), Some(help.into())))
         }
         _ => {
-            let help = "offered: \"nat\", \"dnat\", \"dsr\"";
+            let help = "offered: \"nat\", \"dnat\", \"dsr\", \"tunnel\"";
             Err((format!("`mode` cannot be \"{}\"", text.escape_debug()), Some(help.into())))
         }
     }

@@ -23,6 +23,7 @@ impl Resolver<'_, '_> {
             router: router?,
             protocol: or(&s.protocol, Protocol::Tcp),
             mode: or(&s.mode, Mode::Nat),
+            path: self.path(s),
             scheduler: or(&s.scheduler, Scheduler::Rr),
             backends: backends?,
             check: check?,
@@ -79,7 +80,7 @@ impl Resolver<'_, '_> {
             let name = or_else(&backend.name, || address.get_ref().addr.to_string());
             let mode = or(&backend.mode, or(&s.mode, Mode::Nat));
             self.check_mode(address.span(), mode, s.listen.value(), addr);
-            self.compare_backend(address.span(), (s.listen.value(), addr), &backend.name, &name, &seen);
+            self.compare_backend(address.span(), addr, &backend.name, &name, &seen);
             seen.push(Backend {
                 name,
                 addr,
@@ -98,23 +99,10 @@ impl Resolver<'_, '_> {
         Some(seen)
     }
 
-    /// What a mode asks of a backend.
-    fn check_mode(&mut self, span: Range<usize>, mode: Mode, listen: Option<&SocketAddr>, addr: SocketAddr) {
-        let Some(listen) = listen.filter(|l| mode.is_one_way() && l.port() != addr.port()) else { return };
-        let message = format!(
-            "{addr} is not on port {}: with `mode = \"{}\"` packets reach the backend as they are",
-            listen.port(),
-            mode.word()
-        );
-        let help =
-            format!("write \"{}\", or choose \"nat\" or \"dnat\"", SocketAddr::new(addr.ip(), listen.port()));
-        self.error(span, message, help);
-    }
-
     fn compare_backend(
         &mut self,
         span: Range<usize>,
-        (listen, addr): (Option<&SocketAddr>, SocketAddr),
+        addr: SocketAddr,
         written_name: &Field<String>,
         name: &str,
         seen: &[Backend],
@@ -122,9 +110,6 @@ impl Resolver<'_, '_> {
         if self.file.vrrp.iter().flat_map(virtual_addrs).any(|a| a == addr.ip()) {
             let message = format!("{} is a virtual address: connections would come back for ever", addr.ip());
             self.error(span, message, "write the address of the server itself");
-        } else if listen.is_some_and(|l| l.is_ipv4() != addr.is_ipv4()) {
-            let message = format!("{} is of another family than `listen`", addr.ip());
-            self.error(span, message, "addresses are translated within one family; write one of the same");
         } else if let Some(other) = seen.iter().find(|b| b.addr == addr) {
             self.error(span, format!("{addr} is already the backend `{}`", other.name), "remove one");
         } else if seen.iter().any(|b| b.name == name) {

@@ -57,11 +57,13 @@ fn model_with(lines: &str) -> Model {
             name: "eth0".into(),
             ifindex: 7,
             mac: Mac([2; 6]),
+            mtu: 1500,
             hook: ("tcx", "test".into()),
             ways: [0; 4],
         }],
         placements: [("eth0".to_owned(), 7), ("eth1".to_owned(), 8)].into(),
         routes: vec![7, 7, 7],
+        ways: vec![Way { source: Some("172.18.0.7".parse().unwrap()), mtu: None }; 3],
         snat_ports: SnatPorts::around(32768, 60999),
         started: Some(T),
     };

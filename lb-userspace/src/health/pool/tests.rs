@@ -25,6 +25,7 @@ fn service(backends: &[(u16, u8)], galera: Option<Galera>, slow_start: Duration)
         router: 0,
         protocol: Protocol::Tcp,
         mode: Mode::Nat,
+        path: Default::default(),
         scheduler: Scheduler::Rr,
         backends: (0..).zip(backends).map(backend).collect(),
         check: Check {

@@ -17,6 +17,7 @@ fn service(addrs: &[SocketAddr], kind: CheckKind) -> Service {
         router: 0,
         protocol: Protocol::Tcp,
         mode: Mode::Nat,
+        path: Default::default(),
         scheduler: Scheduler::Rr,
         backends: addrs
             .iter()

@@ -211,6 +211,7 @@ impl Case {
             vips: vec![(Addr::from(VIP), Vip::default())],
             interfaces: vec![(LO, Interface { mac: REPLY_MAC, ..Interface::default() })],
             backends: (0..self.backends).map(backend).collect(),
+            paths: Vec::new(),
             services: (0..self.services).map(service).collect(),
         }
     }
