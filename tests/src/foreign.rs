@@ -31,18 +31,24 @@ const TCX_INGRESS: (u32, u32) = (3, 46);
 impl Foreign {
     /// Attaches a program to an interface of the calling thread's namespace.
     pub fn attach(ifindex: u32, hook: Hook) -> io::Result<Self> {
+        let verdict: i32 = if hook == Hook::Xdp { 2 } else { -1 };
+        // r0 = verdict; exit
+        Self::with_code(ifindex, hook, &[0xb7 | (u64::from(verdict as u32) << 32), 0x95])
+    }
+
+    /// Likewise a program of these instructions.
+    pub(crate) fn with_code(ifindex: u32, hook: Hook, code: &[u64]) -> io::Result<Self> {
         /// `BPF_F_BEFORE` and `BPF_F_AFTER` alone: first and last; `XDP_FLAGS_DRV_MODE`.
         const FLAGS: [u32; 3] = [1 << 2, 1 << 4, 1 << 3];
-        let ((kind, attach_type), flags, verdict) = match hook {
-            Hook::Xdp => (XDP, FLAGS[0], 2),
-            Hook::TcxLast => (TCX_INGRESS, FLAGS[1], -1),
-            Hook::TcxFirst => (TCX_INGRESS, FLAGS[2], -1),
+        let ((kind, attach_type), flags) = match hook {
+            Hook::Xdp => (XDP, FLAGS[0]),
+            Hook::TcxLast => (TCX_INGRESS, FLAGS[1]),
+            Hook::TcxFirst => (TCX_INGRESS, FLAGS[2]),
         };
-        // r0 = verdict; exit
-        let code: [u64; 2] = [0xb7 | (u64::from(verdict as u32) << 32), 0x95];
         let license = c"GPL";
         let mut load = [0; 18];
-        (load[0], load[1], load[17]) = (kind, 2, attach_type);
+        let length = u32::try_from(code.len()).map_err(io::Error::other)?;
+        (load[0], load[1], load[17]) = (kind, length, attach_type);
         put(&mut load, 2, code.as_ptr() as u64);
         put(&mut load, 4, license.as_ptr() as u64);
         load[12] = u32::from_ne_bytes(*b"fore");

@@ -8,6 +8,7 @@
 pub mod bench;
 pub mod console;
 pub mod daemon;
+pub mod decapsulator;
 pub mod down;
 pub mod expect;
 pub mod foreign;

@@ -151,6 +151,21 @@ impl Wire {
     ///
     /// If the kernel refuses them.
     pub fn node_with(&self, host: char, virtual_mac: bool, hook: Hook, mode: Mode) -> Node {
+        self.node_between(host, virtual_mac, hook, (mode, false))
+    }
+
+    /// Likewise; `crossed` gives each service the backend's address of the other family.
+    ///
+    /// # Panics
+    ///
+    /// If the kernel refuses them.
+    pub fn node_between(
+        &self,
+        host: char,
+        virtual_mac: bool,
+        hook: Hook,
+        (mode, crossed): (Mode, bool),
+    ) -> Node {
         let bpffs = Bpffs::claim(&format!("{}{host}", self.name)).expect("bpffs");
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
         let pins = Pins::of(&format!("{}{host}", self.name));
@@ -172,11 +187,16 @@ impl Wire {
             .expect("the namespace");
         let mut desired = desired(ifindex, self.mac(host), virtual_mac);
         desired.backends.iter_mut().for_each(|b| b.mode = mode as u8);
+        desired.paths = FAMILIES.map(|f| own_way(f, host)).to_vec();
+        if crossed {
+            desired.backends.reverse();
+            desired.paths.reverse();
+        }
         for (way, proven) in desired.interfaces[0].1.ways.iter_mut().zip(&datapath.attached[0].ways) {
             *way = *proven;
         }
         datapath.tables.publish(&desired).expect("tables are written");
-        Node { datapath: Some(datapath), runtime, _bpffs: bpffs }
+        Node { datapath: Some(datapath), desired, runtime, _bpffs: bpffs }
     }
 }
 
@@ -194,6 +214,7 @@ fn number(host: char) -> u8 {
 
 /// The programs on a host.
 pub struct Node {
+    desired: Desired,
     datapath: Option<Datapath>,
     runtime: tokio::runtime::Runtime,
     _bpffs: Bpffs,
@@ -207,6 +228,19 @@ impl Node {
     /// Never: it is open until dropped.
     pub fn kernel(&mut self) -> &mut Datapath {
         self.datapath.as_mut().expect("open until dropped")
+    }
+
+    /// Tells the programs that the ways to backends take packets of up to `mtu` bytes.
+    ///
+    /// # Panics
+    ///
+    /// If a map refuses it.
+    pub fn narrow(&mut self, mtu: u16) {
+        for path in &mut self.desired.paths {
+            (path.mtu, path.least) = (mtu, mtu);
+        }
+        let desired = self.desired.clone();
+        self.kernel().tables.publish(&desired).expect("tables are written");
     }
 
     /// Writes the lease of both addresses' router.
@@ -231,6 +265,12 @@ impl Drop for Node {
     }
 }
 
+/// The way from a host to a backend of this family.
+fn own_way(family: Family, host: char) -> Path {
+    let source = family.backend(number(host) - 2).into();
+    Path { source, mtu: 1500, least: 1500, ..Path::default() }
+}
+
 fn desired(ifindex: u32, mac: Mac, virtual_mac: bool) -> Desired {
     let port = Port::new(PORT);
     let backend = |f: Family| Backend { addr: f.backend(0).into(), ifindex, port, ..Backend::default() };
@@ -252,7 +292,7 @@ fn desired(ifindex: u32, mac: Mac, virtual_mac: bool) -> Desired {
         vips: FAMILIES.map(vip).to_vec(),
         interfaces: vec![(ifindex, Interface { mac, ..Interface::default() })],
         backends: FAMILIES.map(backend).to_vec(),
-        paths: vec![Path::default(); FAMILIES.len()],
+        paths: Vec::new(),
         services: services.collect(),
     }
 }

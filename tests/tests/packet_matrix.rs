@@ -8,13 +8,24 @@ use std::net::SocketAddr;
 
 use lb_common::{fast::Left, mode::Mode, reason::Reason};
 use lb_tests::{
+    decapsulator,
     foreign::{self, Foreign},
     packets::{FAMILIES, Family, PORT},
+    proc,
     wire::{Node, Wire, traffic::owner},
 };
 use lb_userspace::{config::model::Hook, datapath::counters};
 
-const MODES: [Mode; 3] = [Mode::Nat, Mode::Dnat, Mode::Dsr];
+/// Each mode, and whether client and backend are of different families. `dnat` and `dsr` keep the packet's addresses, and with
+/// them its family.
+const MODES: [(Mode, bool); 6] = [
+    (Mode::Nat, false),
+    (Mode::Dnat, false),
+    (Mode::Dsr, false),
+    (Mode::Tunnel, false),
+    (Mode::Tunnel, true),
+    (Mode::Nat, true),
+];
 const HOOKS: [(&str, Hook); 4] =
     [("tcx", Hook::Tcx), ("clsact", Hook::Clsact), ("xdp", Hook::Xdp), ("xdp-generic", Hook::XdpGeneric)];
 /// Hosts whose checksum offloads are switched off. Offloaded frames carry unfinished checksums; without offload on the node,
@@ -24,8 +35,8 @@ const OFFLOADS: [(&str, &[char]); 3] =
 /// A smaller transfer does not notice a connection that stalls on offloaded segments.
 const BULK: usize = 20 << 20;
 
-/// Makes the backend fit for the mode.
-fn prepare(wire: &Wire, mode: Mode) {
+/// Makes the backend fit for the mode; what must live as long as it shall be.
+fn prepare(wire: &Wire, mode: Mode) -> Option<Foreign> {
     let backend = wire.host('s');
     match mode {
         Mode::Nat => {}
@@ -33,7 +44,7 @@ fn prepare(wire: &Wire, mode: Mode) {
         Mode::Dnat => backend
             .ip_batch("route add 172.18.0.100 via 172.18.0.7\nroute add fd12::100 via fd12::7\n")
             .unwrap(),
-        Mode::Dsr => {
+        Mode::Dsr | Mode::Tunnel => {
             for (key, value) in [("arp_ignore", "1"), ("arp_announce", "2")] {
                 backend.sysctl(&format!("net/ipv4/conf/all/{key}"), value).unwrap();
             }
@@ -42,12 +53,20 @@ fn prepare(wire: &Wire, mode: Mode) {
             }
         }
     }
+    let unpack = || decapsulator::attach(nix::net::if_::if_nametoindex("eth0").expect("eth0"));
+    (mode == Mode::Tunnel).then(|| backend.run(unpack).unwrap().expect("a program"))
 }
 
 /// TCP and UDP through the virtual address; the backend sees whom the mode says.
-fn go_through(wire: &Wire, mode: Mode, family: Family) {
-    let listens = if mode == Mode::Dsr { family.vip() } else { family.backend(0) };
-    let seen = if mode == Mode::Nat { family.vip() } else { family.client() };
+fn go_through(wire: &Wire, (mode, crossed): (Mode, bool), family: Family) {
+    let other = if family == Family::V4 { Family::V6 } else { Family::V4 };
+    let (listens, seen) = match mode {
+        // The node's own address.
+        Mode::Nat if crossed => (other.backend(0), other.backend(5)),
+        Mode::Nat => (family.backend(0), family.vip()),
+        Mode::Dnat => (family.backend(0), family.client()),
+        Mode::Dsr | Mode::Tunnel => (family.vip(), family.client()),
+    };
     let at = SocketAddr::new(listens, PORT);
     assert_eq!(wire.bulk(family, at, BULK), seen, "{mode:?} {family:?}");
     assert_eq!(wire.datagrams(family, at, &[0, 1, 2, 333, 1400]), seen, "{mode:?} {family:?}");
@@ -60,25 +79,32 @@ fn sent_by_xdp(node: &mut Node) -> u64 {
 
 /// All cells of a hook.
 fn cells((name, hook): (&str, Hook)) {
-    for mode in MODES {
-        let Some(wire) = Wire::new(&format!("{}{}", mode.word(), name.replace('-', ""))) else { return };
+    for way @ (mode, crossed) in MODES {
+        let short = name.replace('-', "");
+        let Some(wire) = Wire::new(&format!("{}{short}{}", mode.word(), u8::from(crossed))) else { return };
         wire.forwarding('a');
-        prepare(&wire, mode);
+        let _unpacks = prepare(&wire, mode);
         // XDP_TX on a veth arrives only where its peer has a program, too.
         let _peer = (hook == Hook::Xdp).then(|| attach(&wire, foreign::Hook::Xdp));
-        let mut node = wire.node_with('a', false, hook, mode);
+        let mut node = wire.node_between('a', false, hook, way);
         let attached = node.kernel().attached[0].clone();
         assert_eq!(attached.hook, name, "{}", attached.why);
         node.set_lease(owner());
         for (offload, without) in OFFLOADS {
             without.iter().for_each(|host| wire.without_offload(*host));
             for family in FAMILIES {
-                let before = (wire.checksum_errors(), sent_by_xdp(&mut node));
-                go_through(&wire, mode, family);
-                let cell = format!("{:6} {family:?}  {name:12} {offload:9}", mode.word());
+                forget_sizes(&wire);
+                let before = (wire.checksum_errors(), sent_by_xdp(&mut node), node.counted(Reason::TooBig));
+                go_through(&wire, way, family);
+                let to = if crossed { "other" } else { "same" };
+                let cell = format!("{:6} {family:?} to {to:5}  {name:12} {offload:9}", mode.word());
                 assert_eq!(wire.checksum_errors(), before.0, "{cell}: checksum errors");
                 let sent = sent_by_xdp(&mut node) - before.1;
-                if offload == "plain" && name.starts_with("xdp") && !mode.is_one_way() {
+                if mode == Mode::Tunnel {
+                    // The client's first full segments do not fit, and it is told.
+                    assert!(node.counted(Reason::TooBig) > before.2, "{cell}: nothing was too big");
+                }
+                if offload == "plain" && name.starts_with("xdp") && !mode.is_one_way() && !crossed {
                     // Two frames of a standard link's size in a thousand may go by TC.
                     assert!(sent > 2 * BULK as u64 / 1500, "{cell}: {sent} by XDP, {:?}", left(&mut node));
                 }
@@ -87,6 +113,15 @@ fn cells((name, hook): (&str, Hook)) {
         }
         // Direct return means that no answer comes by here.
         assert_eq!(node.counted(Reason::Returned) == 0, mode.is_one_way(), "{mode:?}");
+    }
+}
+
+/// Has the client forget what it was told of packet sizes.
+fn forget_sizes(wire: &Wire) {
+    for family in ["-4", "-6"] {
+        let mut ip = std::process::Command::new("ip");
+        ip.args(["-n", wire.host('c').name(), family, "route", "flush", "cache"]);
+        proc::finish(&mut ip).expect("ip forgets");
     }
 }
 
@@ -128,7 +163,7 @@ fn the_self_test_notices_a_veth_that_loses_what_xdp_sends() {
     assert_eq!(attached.hook, "tcx", "{}", attached.why);
     assert!(attached.why.contains("was lost on its way"), "{}", attached.why);
     node.set_lease(owner());
-    go_through(&wire, Mode::Nat, Family::V4);
+    go_through(&wire, (Mode::Nat, false), Family::V4);
 }
 
 #[test]
@@ -157,7 +192,7 @@ fn somebody_elses_programs_stay_and_are_named() {
     let named = format!("XDP program {} (foreign) is attached already", xdp.id());
     assert!(attached.why.contains(&named), "{}", attached.why);
     node.set_lease(owner());
-    go_through(&wire, Mode::Nat, Family::V4);
+    go_through(&wire, (Mode::Nat, false), Family::V4);
     assert_eq!(node.counted(Reason::NewFlow), 2, "one of TCP, one of UDP");
     drop(node);
     let shown =

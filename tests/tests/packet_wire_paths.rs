@@ -140,3 +140,21 @@ fn a_frame_of_a_vlan_is_left_to_the_vlans_own_interface() {
         assert_eq!(node.counted(Reason::NewFlow), u64::from(reason == Reason::NewFlow));
     }
 }
+
+#[test]
+fn a_way_that_becomes_narrower_makes_the_clients_segments_smaller() {
+    let Some(wire) = Wire::new("mn") else { return };
+    let mut node = wire.node('a', false);
+    node.set_lease(owner());
+    for (family, mtu) in FAMILIES.into_iter().zip([1400, 1300]) {
+        let at = SocketAddr::new(family.backend(0), PORT);
+        let before = node.counted(Reason::TooBig);
+        wire.bulk(family, at, BULK);
+        assert_eq!(node.counted(Reason::TooBig), before, "{family:?}: all of it fits");
+        node.narrow(mtu);
+        wire.bulk(family, at, BULK);
+        assert!(node.counted(Reason::TooBig) > before, "{family:?}: the way is not narrow");
+        node.narrow(1500);
+    }
+    assert_eq!(wire.checksum_errors(), 0);
+}

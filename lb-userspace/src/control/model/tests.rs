@@ -345,3 +345,31 @@ fn no_secret_is_in_a_snapshot() {
     let text = serde_json::to_string(&model().snapshot(T)).unwrap();
     assert!(!text.contains("pass"), "{text}");
 }
+
+#[test]
+fn ways_to_backends_follow_the_mtu_of_their_interface_and_the_file() {
+    use config::model::{Mode, Mss, PathOptions};
+    let mut m = model();
+    m.config.services[0].backends[0].mode = Mode::Tunnel;
+    let path = |m: &Model| m.desired().paths[0];
+    assert_eq!((path(&m).mtu, path(&m).least, path(&m).mss), (1500, 1500, 0));
+    assert_eq!(path(&m).source, Addr::v4([172, 18, 0, 7]));
+    m.take_changed();
+    m.on_mtu(7, 1500);
+    m.on_mtu(8, 1300);
+    assert!(!m.take_changed(), "nothing new, and not an interface with programs");
+    m.on_mtu(7, 1400);
+    assert!(m.take_changed());
+    assert_eq!((path(&m).mtu, path(&m).least), (1400, 1400));
+    m.on_mtu(7, 65_536);
+    assert_eq!(path(&m).mtu, u16::MAX, "as long as a packet can be");
+    m.on_mtu(7, 1500);
+    m.config.services[0].path = PathOptions {
+        tunnel_source: Some("172.18.0.9".parse().unwrap()),
+        tunnel_mtu: Some(1300),
+        mss: Mss::AtMost(1000),
+    };
+    assert_eq!((path(&m).mtu, path(&m).least, path(&m).mss), (1320, 1500, 1000));
+    assert_eq!(m.desired().paths[1].source, Addr::v4([172, 18, 0, 7]), "a backend in another mode");
+    assert_eq!(path(&m).source, Addr::v4([172, 18, 0, 9]));
+}
