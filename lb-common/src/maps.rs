@@ -67,6 +67,8 @@ pub enum Tail {
     Detour = 3,
     /// Packets that go no further, and whose senders are told.
     Report = 4,
+    /// ICMP errors about packets of flows between families.
+    ForeignErrors = 5,
 }
 
 /// Slots of [`TAILS`].

@@ -31,6 +31,8 @@ pub fn write<P: Packet>(p: &mut P, plan: &Plan) -> Option<()> {
         Step::Advertisement => solicitation(p, plan.mac),
         Step::ProbeAnswer => probe(p, plan),
         Step::Undecided | Step::Pass | Step::Drop | Step::Nat | Step::Direct | Step::Relay => None,
+        // Left to programs that plan anew.
+        Step::Detour | Step::Foreign => None,
     }
 }
 

@@ -1,11 +1,14 @@
 //! ICMP errors into the other family (RFC 7915 sections 4.2 and 5.2), about packets of flows between families.
 //!
-//! `icmp_error` calls it, once it knows the flow. The error is written anew: its receiver goes by the quoted header and the eight
+//! A program of its own in the kernel, which `icmp_error` leaves them to once it knows the flow. The error is written anew: its receiver goes by the quoted header and the eight
 //! bytes behind it, and more is not quoted. Kinds without a counterpart are `untranslatable`.
 
 use lb_common::{
     addr::{PROTO_ICMP, PROTO_ICMPV6, PROTO_UDP},
     checksum::{fold, sum_addr, sum2, sum4, update},
+    maps::Tail,
+    mode::Mode,
+    reason::Reason,
 };
 use network_types::{
     eth::EtherType,
@@ -14,9 +17,12 @@ use network_types::{
 };
 
 use crate::{
-    apply::Rewrite,
-    packet::Packet,
-    parse::{Ip, L3, L4, L4_V6},
+    apply::{self, Rewrite},
+    capture,
+    packet::{Arrival, Packet},
+    parse::{self, Ip, L3, L4, L4_V6},
+    plan::{Action, Plan, Verdict},
+    tables::Tables,
 };
 
 const INNER: usize = L4 + Icmpv4Hdr::LEN;
@@ -32,11 +38,11 @@ const FAMILIES_DIFFER_BY: u32 = 20;
 
 /// What an error says, in the family that it goes to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Said {
+struct Said {
     /// Type and code.
-    pub what: [u8; 2],
+    what: [u8; 2],
     /// The MTU that it tells, or 0.
-    pub mtu: [u8; 2],
+    mtu: [u8; 2],
     /// Length of the quoted packet behind its network header.
     payload: u16,
     /// Its TTL.
@@ -45,9 +51,51 @@ pub struct Said {
     proto: u8,
 }
 
+/// Leaves an error about a packet of the plan's flow, in the plan's direction, to this program.
+#[inline(always)]
+pub fn leave<P: Packet>(p: &mut P, plan: &Plan) -> Tail {
+    p.hand_on([plan.slot, plan.direction.into()]);
+    Tail::ForeignErrors
+}
+
+/// Writes the error anew and counts what became of it.
+#[inline(always)]
+pub fn handle<P: Packet, T: Tables>(p: &mut P, t: &T, at: &Arrival) -> Verdict {
+    let mut ip = Ip::default();
+    parse::network(p, &mut ip);
+    let mut said = Said::default();
+    let known = read(p, &ip, &mut said).is_some();
+    let reason = if known { Reason::ErrorForwarded } else { Reason::Untranslatable };
+    capture::offer(p, t, reason, at, false);
+    let verdict = if known {
+        let [slot, direction] = p.handed();
+        let plan = Plan::to_backend(reason, slot, direction as u8, Mode::Nat);
+        apply::verdict(&plan, rewrite(p, t, &plan, &ip, &said).map(Action::Route))
+    } else {
+        Verdict { reason, action: Action::Drop }
+    };
+    t.count(verdict.reason);
+    verdict
+}
+
+/// Gives the interface that the error leaves by.
+#[inline(always)]
+fn rewrite<P: Packet, T: Tables>(p: &mut P, t: &T, plan: &Plan, ip: &Ip, said: &Said) -> Option<u32> {
+    let quoted = if ip.v6 { INNER_V6 + Ipv6Hdr::LEN } else { INNER + Ipv4Hdr::LEN };
+    let head = p.load::<[u8; HEAD]>(quoted)?;
+    let new = apply::rewrite(t.flow(plan.slot)?, plan.direction);
+    let head = sent_as(said, &head, &new);
+    if ip.v6 {
+        write_v4(p, ip, said, head, &new)?
+    } else {
+        write_v6(p, ip, said, head, &new)?
+    }
+    Some(new.ifindex)
+}
+
 /// Reads what an error says; `None` if the other family cannot say it.
 #[inline(never)]
-pub fn read<P: Packet>(p: &P, ip: &Ip, said: &mut Said) -> Option<()> {
+fn read<P: Packet>(p: &P, ip: &Ip, said: &mut Said) -> Option<()> {
     let [kind, code, _, _, _, _, high, low] = p.load::<[u8; 8]>(ip.l4())?;
     let mtu = u32::from(u16::from_be_bytes([high, low]));
     if ip.v6 {
@@ -100,24 +148,6 @@ const fn to_v6(kind: u8, code: u8) -> Option<[u8; 2]> {
         [11, code] => Some([3, code]),
         _ => None,
     }
-}
-
-/// Writes the error anew, with the eight bytes `head` behind the quoted header as they came.
-#[inline(always)]
-pub(crate) fn rewrite<P: Packet>(
-    p: &mut P,
-    ip: &Ip,
-    said: &Said,
-    head: &[u8; 8],
-    new: &Rewrite<'_>,
-) -> Option<u32> {
-    let head = sent_as(said, head, new);
-    if ip.v6 {
-        write_v4(p, ip, said, head, new)?
-    } else {
-        write_v6(p, ip, said, head, new)?
-    }
-    Some(new.ifindex)
 }
 
 /// The quoted packet's first bytes as its sender had sent them.

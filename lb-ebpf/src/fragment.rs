@@ -31,6 +31,8 @@ use crate::{
 
 /// Extension headers walked; two or three occur.
 const MAX_HEADERS: u32 = 6;
+/// No interface.
+const UNTRANSLATABLE: u32 = 0;
 /// The fragment header of IPv6.
 const FRAGMENT: u8 = 44;
 
@@ -72,15 +74,8 @@ pub fn handle<P: Packet, T: Tables>(p: &mut P, t: &T, at: &Arrival) -> Result<Ve
     if plan.reason == Reason::TtlExpired {
         return Err(report::expired(p));
     }
-    if matches!(plan.step, Step::Nat | Step::Direct)
-        && let Some(f) = t.flow(plan.slot)
-    {
-        if f.mode() == Mode::Tunnel {
-            return Err(detour::leave(p, plan.slot, plan.reason));
-        }
-        if f.is_mixed() {
-            plan = Plan::drop(Reason::Untranslatable);
-        }
+    if plan.step == Step::Direct && t.flow(plan.slot).is_some_and(|f| f.mode() == Mode::Tunnel) {
+        return Err(detour::leave(p, plan.slot, plan.reason));
     }
     capture::offer(p, t, plan.reason, at, false);
     let verdict = apply(p, t, &plan, &ip, &chain, at.ifindex);
@@ -229,7 +224,10 @@ fn apply<P: Packet, T: Tables>(
     ifindex: u32,
 ) -> Verdict {
     if plan.step == Step::Nat {
-        return apply::verdict(plan, nat(p, t, plan, chain).map(Action::Route));
+        return match nat(p, t, plan, chain) {
+            Some(UNTRANSLATABLE) => Verdict { reason: Reason::Untranslatable, action: Action::Drop },
+            ifindex => apply::verdict(plan, ifindex.map(Action::Route)),
+        };
     }
     if plan.step == Step::Reset {
         // A reset has no extension headers: the ports go where they are looked for.
@@ -241,10 +239,14 @@ fn apply<P: Packet, T: Tables>(
     apply::apply(p, t, plan, ifindex)
 }
 
-/// As `apply` does for packets whose transport header is where it mostly is.
+/// As `apply` does for packets whose transport header is where it mostly is. Gives [`UNTRANSLATABLE`] if the packet would have to
+/// change family.
 #[inline(never)]
 fn nat<P: Packet, T: Tables>(p: &mut P, t: &T, plan: &Plan, chain: &Chain) -> Option<u32> {
     let f = t.flow(plan.slot)?;
+    if f.is_mixed() {
+        return Some(UNTRANSLATABLE);
+    }
     let new = apply::rewrite(f, plan.direction);
     if chain.offset == 0 {
         let udp = f.proto == PROTO_UDP;

@@ -24,8 +24,7 @@ use network_types::{
 
 use crate::{
     apply::{self, Rewrite, TCP_CHECK, UDP_CHECK, addresses_v4, addresses_v6},
-    capture, detour,
-    foreign_error::{self, Said},
+    capture, detour, foreign_error,
     ownership::{self, Right},
     packet::{Arrival, Checksum, Packet},
     parse::{self, Ip, L3, L4, L4_V6},
@@ -65,29 +64,32 @@ pub fn handle<P: Packet, T: Tables>(p: &mut P, t: &T, at: &Arrival) -> Result<Ve
     if plan.step == Step::Undecided {
         plan = service::unserved(&ip, Plan::pass(Reason::ErrorUnknownFlow), p, t, at);
     }
-    if plan.step == Step::Direct && t.flow(plan.slot).is_some_and(|f| f.mode() == Mode::Tunnel) {
-        return Err(detour::leave(p, plan.slot, plan.reason));
-    }
-    let mut said = Said::default();
-    let mixed = plan.step == Step::Nat && t.flow(plan.slot).is_some_and(|f| f.is_mixed());
-    if mixed && foreign_error::read(p, &ip, &mut said).is_none() {
-        plan = Plan::drop(Reason::Untranslatable);
+    if plan.reason == Reason::ErrorForwarded {
+        match elsewhere(t, plan.slot) {
+            Step::Detour => return Err(detour::leave(p, plan.slot, plan.reason)),
+            Step::Foreign => return Err(foreign_error::leave(p, &plan)),
+            _ => {}
+        }
     }
     plan.v6 = ip.v6;
     capture::offer(p, t, plan.reason, at, false);
-    let verdict = if plan.step == Step::Nat && mixed {
-        let written = t.flow(plan.slot).and_then(|f| {
-            let new = apply::rewrite(f, plan.direction);
-            foreign_error::rewrite(p, &ip, &said, &quoted.head, &new)
-        });
-        apply::verdict(&plan, written.map(Action::Route))
-    } else if plan.step == Step::Nat {
+    let verdict = if plan.step == Step::Nat {
         apply::verdict(&plan, rewrite(p, t, &plan, &ip, &quoted).map(Action::Route))
     } else {
         apply::apply_known(p, t, &plan, at.ifindex)
     };
     t.count(verdict.reason);
     Ok(verdict)
+}
+
+/// Where an error about a packet of the flow in a slot is left to, if not here.
+#[inline(never)]
+fn elsewhere<T: Tables>(t: &T, slot: u32) -> Step {
+    match t.flow(slot) {
+        Some(f) if f.mode() == Mode::Tunnel => Step::Detour,
+        Some(f) if f.is_mixed() => Step::Foreign,
+        _ => Step::Nat,
+    }
 }
 
 /// Reads the quotation; the plan for an error that quotes nothing of a flow.

@@ -66,6 +66,7 @@ fn go_on<P: Packet, T: Tables>(tail: Tail, p: &mut P, t: &T, at: &Arrival) -> Re
         Tail::Fragments => fragment::handle(p, t, at),
         Tail::Detour => detour::handle(p, t, at),
         Tail::Report => Ok(report::handle(p, t, at)),
+        Tail::ForeignErrors => Ok(foreign_error::handle(p, t, at)),
     }
 }
 

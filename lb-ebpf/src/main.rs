@@ -95,6 +95,15 @@ mod programs {
         finish(verdict.action)
     }
 
+    /// ICMP errors about packets of flows between families.
+    #[classifier]
+    pub fn viplb_foreign(ctx: TcContext) -> i32 {
+        let (mut frame, at) = arrival(&ctx);
+        let verdict = lb_ebpf::foreign_error::handle(&mut frame, &Kernel, &at);
+        log(&ctx, &frame, &verdict);
+        finish(verdict.action)
+    }
+
     /// Ends with the verdict, or goes on in the program that the packet is left to.
     #[inline(always)]
     fn conclude(ctx: &TcContext, frame: &Frame<'_>, decided: Result<Verdict, Tail>) -> i32 {

@@ -17,7 +17,7 @@ pub struct Plan {
     pub v6: bool,
     /// For [`Step::Nat`]: [`FORWARD`](lb_common::flow::FORWARD) or [`REVERSE`](lb_common::flow::REVERSE).
     pub direction: u8,
-    /// For [`Step::Nat`] and [`Step::Direct`]: the flow's record.
+    /// For [`Step::Nat`], [`Step::Direct`], [`Step::Detour`] and [`Step::Foreign`]: the flow's record.
     pub slot: u32,
     /// For [`Step::Reset`].
     pub reset: Reset,
@@ -49,6 +49,10 @@ pub enum Step {
     Direct,
     /// Send it on to another node of this link.
     Relay,
+    /// Leave it to `detour`.
+    Detour,
+    /// Leave it to `foreign_error`.
+    Foreign,
     /// Answer with a TCP reset.
     Reset,
     /// Turn an echo request into its reply.

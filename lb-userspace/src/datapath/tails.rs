@@ -13,12 +13,13 @@ use lb_common::maps::{TAILS, Tail};
 use super::{load::classifier, pins::Pins};
 
 /// The programs by their places.
-pub(super) const PROGRAMS: [(Tail, &str); 5] = [
+pub(super) const PROGRAMS: [(Tail, &str); 6] = [
     (Tail::Rest, "viplb_rest"),
     (Tail::Errors, "viplb_errors"),
     (Tail::Fragments, "viplb_fragments"),
     (Tail::Detour, "viplb_detour"),
     (Tail::Report, "viplb_report"),
+    (Tail::ForeignErrors, "viplb_foreign"),
 ];
 
 /// Enters the loaded programs and pins the array; gives its pin.
