@@ -51,10 +51,10 @@ struct Said {
     proto: u8,
 }
 
-/// Leaves an error about a packet of the plan's flow, in the plan's direction, to this program.
+/// Leaves an error about a packet of the flow in `slot`, which travels in `direction`, to this program.
 #[inline(always)]
-pub fn leave<P: Packet>(p: &mut P, plan: &Plan) -> Tail {
-    p.hand_on([plan.slot, plan.direction.into()]);
+pub fn leave<P: Packet>(p: &mut P, slot: u32, direction: u8) -> Tail {
+    p.hand_on([slot, direction.into()]);
     Tail::ForeignErrors
 }
 

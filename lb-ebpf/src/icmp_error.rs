@@ -66,8 +66,8 @@ pub fn handle<P: Packet, T: Tables>(p: &mut P, t: &T, at: &Arrival) -> Result<Ve
     }
     if plan.reason == Reason::ErrorForwarded {
         match elsewhere(t, plan.slot) {
-            Step::Detour => return Err(detour::leave(p, plan.slot, plan.reason)),
-            Step::Foreign => return Err(foreign_error::leave(p, &plan)),
+            Step::Detour => return Err(detour::leave(p, plan.slot, Reason::ErrorForwarded)),
+            Step::Foreign => return Err(foreign_error::leave(p, plan.slot, plan.direction)),
             _ => {}
         }
     }
