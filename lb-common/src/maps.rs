@@ -34,10 +34,14 @@ pub const SETTINGS: &str = "SETTINGS";
 pub const SERVICE_STATS: &str = "SERVICE_STATS";
 /// `u32 backend → BackendStats`, per CPU.
 pub const BACKEND_STATS: &str = "BACKEND_STATS";
+/// `u32 backend → Latency`, per CPU.
+pub const LATENCY: &str = "LATENCY";
 /// `u32 Reason → u64`, per CPU.
 pub const REASONS: &str = "REASONS";
 /// `0 → u64`, per CPU: packets that XDP sent on; `u32 Left → u64`: those that it left to TC.
 pub const FAST: &str = "FAST";
+/// `0 → Clock`, per CPU: the time of the last tick. Not pinned: of this load.
+pub const CLOCK: &str = "CLOCK";
 /// `u32 ifindex → SelfTest`. Not pinned: of this load.
 pub const SELF_TESTS: &str = "SELF_TESTS";
 
@@ -65,7 +69,7 @@ pub enum Tail {
 pub const TAIL_SLOTS: usize = 8;
 
 /// All maps that a later daemon adopts.
-pub const ALL: [&str; 19] = [
+pub const ALL: [&str; 20] = [
     VIPS,
     LEASES,
     SERVICES,
@@ -81,6 +85,7 @@ pub const ALL: [&str; 19] = [
     SETTINGS,
     SERVICE_STATS,
     BACKEND_STATS,
+    LATENCY,
     REASONS,
     CAPTURE,
     SAMPLES,

@@ -11,7 +11,7 @@ use lb_common::{
 };
 
 use crate::{
-    half_open,
+    half_open, latency,
     packet::Arrival,
     parse::Ip,
     tables::{InsertError, Tables},
@@ -34,7 +34,11 @@ pub fn open<T: Tables>(ip: &Ip, service: &Service, t: &T, at: &Arrival) -> Resul
     let place = half_open::take(t)?;
     // What was thrown out must be gone before the record is filled anew, and its keys off the stack.
     t.flow(place.slot).ok_or(Reason::FlowTableFull)?.place = place.index;
-    enter(ip, service, place.slot, t, at)
+    let slot = enter(ip, service, place.slot, t, at)?;
+    if let Some(f) = t.flow(slot) {
+        latency::begin(f, at.now, t);
+    }
+    Ok(slot)
 }
 
 /// Fills the record in a slot whose place this processor has, enters its keys, and gives the place back.
@@ -94,8 +98,8 @@ fn fill(f: &mut Flow, ip: &Ip, service: &Service, backend: &Backend, now: u64) {
         delta(sum_addr(&ip.key.src) + sum_addr(&ip.key.dst), sum_addr(&f.snat) + sum_addr(&backend.addr));
     f.generation = f.generation.wrapping_add(1);
     f.proto = ip.key.proto;
-    f.flags = 0;
     f.mode = backend.mode;
+    f.flags = 0;
     f.stage = if ip.key.proto == PROTO_UDP { Stage::OneWay } else { Stage::SynSent } as u8;
 }
 

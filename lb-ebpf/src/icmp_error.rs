@@ -67,7 +67,7 @@ pub fn handle<P: Packet, T: Tables>(p: &mut P, t: &T, at: &Arrival) -> Verdict {
     let verdict = if plan.step == Step::Nat {
         apply::verdict(&plan, rewrite(p, t, &plan, &ip, &quoted).map(Action::Route))
     } else {
-        apply::apply_known(p, t, &plan, at.ifindex)
+        apply::apply_known(p, t, &plan, at.ifindex, Some(ip.segment()))
     };
     t.count(verdict.reason);
     verdict

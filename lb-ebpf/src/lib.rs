@@ -19,6 +19,7 @@ pub mod fast;
 pub mod fragment;
 pub mod half_open;
 pub mod icmp_error;
+pub mod latency;
 pub mod neighbour;
 pub mod ownership;
 pub mod packet;
@@ -80,7 +81,7 @@ pub fn forward<P: Packet, T: Tables>(p: &mut P, t: &T, at: &Arrival) -> Option<V
         capture::offer(p, t, plan.reason, at, false);
     }
     plan.v6 = ip.v6;
-    let verdict = apply::apply_known(p, t, &plan, at.ifindex);
+    let verdict = apply::apply_known(p, t, &plan, at.ifindex, Some(ip.segment()));
     t.count(verdict.reason);
     Some(verdict)
 }

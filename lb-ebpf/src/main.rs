@@ -17,7 +17,7 @@ fn main() {}
 #[cfg(target_arch = "bpf")]
 mod programs {
     use aya_ebpf::{
-        helpers::{bpf_ktime_get_boot_ns, bpf_redirect, bpf_redirect_neigh},
+        helpers::{bpf_redirect, bpf_redirect_neigh},
         macros::classifier,
         programs::TcContext,
     };
@@ -90,10 +90,8 @@ mod programs {
 
     #[inline(always)]
     fn arrival(ctx: &TcContext) -> (Frame<'_>, Arrival) {
-        // SAFETY: the helper has no precondition.
-        let now = unsafe { bpf_ktime_get_boot_ns() };
         let frame = Frame::new(ctx);
-        let at = Arrival { now, ifindex: frame.ifindex() };
+        let at = Arrival { now: maps::now(), ifindex: frame.ifindex() };
         (frame, at)
     }
 
@@ -104,9 +102,7 @@ mod programs {
         if frame.ingress_ifindex() != 0 {
             return NEXT;
         }
-        // SAFETY: the helper has no precondition.
-        let now = unsafe { bpf_ktime_get_boot_ns() };
-        let at = Arrival { now, ifindex: frame.ifindex() };
+        let at = Arrival { now: maps::now(), ifindex: frame.ifindex() };
         let verdict = lb_ebpf::egress::handle(&frame, &Kernel, &at);
         log(&ctx, &frame, &verdict);
         finish(verdict.action)

@@ -8,14 +8,17 @@ use aya_ebpf::{
     EbpfContext,
     bindings::BPF_NOEXIST,
     btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, ProgramArray, Queue, RingBuf},
+    helpers::{bpf_jiffies64, bpf_ktime_get_boot_ns},
     macros::btf_map,
 };
 use lb_common::{
     addr::Addr,
+    clock::Clock,
     fast::{FAST_SLOTS, SelfTest},
     flow::{Flow, FlowKey, FlowRef},
     fragment::{FragmentKey, FragmentRef},
     half_open,
+    latency::Latency,
     lease::Lease,
     maps::{
         DEFAULT_FLOWS, MAX_BACKENDS, MAX_FRAGMENTS, MAX_INTERFACES, MAX_RING_SLOTS, MAX_ROUTERS,
@@ -61,6 +64,8 @@ static SERVICE_STATS: PerCpuArray<ServiceStats, MAX_SERVICES> = PerCpuArray::new
 #[btf_map]
 static BACKEND_STATS: PerCpuArray<BackendStats, MAX_BACKENDS> = PerCpuArray::new();
 #[btf_map]
+static LATENCY: PerCpuArray<Latency, MAX_BACKENDS> = PerCpuArray::new();
+#[btf_map]
 static REASONS: PerCpuArray<u64, REASON_SLOTS> = PerCpuArray::new();
 
 #[btf_map]
@@ -71,6 +76,42 @@ static SAMPLES: RingBuf<Sample, SAMPLE_BYTES> = RingBuf::new();
 static FAST: PerCpuArray<u64, FAST_SLOTS> = PerCpuArray::new();
 #[btf_map]
 static SELF_TESTS: HashMap<u32, SelfTest, MAX_INTERFACES> = HashMap::new();
+
+#[btf_map]
+static CLOCK: PerCpuArray<Clock, 1> = PerCpuArray::new();
+
+/// Boottime as of the last timer tick, ns: at most [`lb_common::clock::BEHIND`] ago.
+#[inline(always)]
+pub fn now() -> u64 {
+    // SAFETY: the helper, a load of one word once the kernel has compiled it, has no precondition.
+    let ticks = unsafe { bpf_jiffies64() };
+    match CLOCK.get_ptr_mut(0) {
+        // SAFETY: this processor's copy of a live element.
+        Some(clock) if unsafe { (*clock).ticks } == ticks => unsafe { (*clock).boottime },
+        Some(clock) => read_clock(clock, ticks),
+        None => boottime(),
+    }
+}
+
+/// Of two programs that one processor runs at once (in a real-time kernel one may be put off by another) none may find the other's
+/// ticks with an older time.
+#[inline(never)]
+fn read_clock(clock: *mut Clock, ticks: u64) -> u64 {
+    let now = boottime();
+    // SAFETY: this processor's copy of a live element.
+    unsafe {
+        (&raw mut (*clock).ticks).write_volatile(0);
+        (&raw mut (*clock).boottime).write_volatile(now);
+        (&raw mut (*clock).ticks).write_volatile(ticks);
+    }
+    now
+}
+
+#[inline(always)]
+fn boottime() -> u64 {
+    // SAFETY: the helper has no precondition.
+    unsafe { bpf_ktime_get_boot_ns() }
+}
 
 /// Counts what XDP did with a packet.
 #[inline(always)]
@@ -138,6 +179,11 @@ impl Tables for Kernel {
     fn lease(&self, router: u32) -> Option<&mut Lease> {
         // SAFETY: a live array element, of which the daemon writes other words than the core.
         LEASES.get_ptr_mut(router).map(|p| unsafe { &mut *p })
+    }
+
+    #[inline(always)]
+    fn precise(&self, _: u64) -> u64 {
+        boottime()
     }
 
     #[inline(always)]
@@ -274,6 +320,12 @@ impl Tables for Kernel {
     fn backend_stats(&self, backend: u32) -> Option<&mut BackendStats> {
         // SAFETY: this processor's copy of a live element.
         BACKEND_STATS.get_ptr_mut(backend).map(|p| unsafe { &mut *p })
+    }
+
+    #[inline(always)]
+    fn latency(&self, backend: u32) -> Option<&mut Latency> {
+        // SAFETY: this processor's copy of a live element.
+        LATENCY.get_ptr_mut(backend).map(|p| unsafe { &mut *p })
     }
 
     #[inline(always)]

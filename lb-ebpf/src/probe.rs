@@ -50,7 +50,7 @@ fn answer<P: Packet, T: Tables>(ip: &Ip, p: &P, t: &T, at: &Arrival) -> Option<P
     let Some(lease) = router.and_then(|router| t.lease(router)) else {
         return Some(Plan::probe_answer(mac, State::Unknown, 0));
     };
-    let (state, rest) = match lease.tell(at.now) {
+    let (state, rest) = match lease.tell(t.precise(at.now)) {
         Standing::Valid(rest) => (State::Valid, rest),
         Standing::Expired => (State::Expired, 0),
         Standing::Released => (State::Released, 0),

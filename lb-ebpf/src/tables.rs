@@ -4,6 +4,7 @@ use lb_common::{
     addr::Addr,
     flow::{Flow, FlowKey, FlowRef},
     fragment::{FragmentKey, FragmentRef},
+    latency::Latency,
     lease::Lease,
     reason::Reason,
     sample::{Capture, Sample},
@@ -34,6 +35,11 @@ pub trait Tables {
     fn vip(&self, addr: &Addr) -> Option<&Vip>;
     /// The lease of a virtual router.
     fn lease(&self, router: u32) -> Option<&mut Lease>;
+    /// The precise time, while a program goes by that of the last timer tick: `now` is the same or up to
+    /// [`BEHIND`](lb_common::clock::BEHIND) earlier.
+    fn precise(&self, now: u64) -> u64 {
+        now
+    }
     /// A service.
     fn service(&self, key: &ServiceKey) -> Option<&Service>;
     /// Backend index in a ring slot.
@@ -77,6 +83,8 @@ pub trait Tables {
     fn service_stats(&self, service: u32) -> Option<&mut ServiceStats>;
     /// Counters of a backend.
     fn backend_stats(&self, backend: u32) -> Option<&mut BackendStats>;
+    /// How fast a backend answers.
+    fn latency(&self, backend: u32) -> Option<&mut Latency>;
     /// Counts what became of a packet.
     fn count(&self, reason: Reason);
     /// Who wants to see packets.
@@ -87,6 +95,6 @@ pub trait Tables {
     /// Whether this node may act for addresses of `router` at `now`: the daemon has renewed the lease recently enough.
     #[inline(always)]
     fn owns(&self, router: u32, now: u64) -> bool {
-        self.lease(router).is_some_and(|lease| lease.is_valid(now))
+        self.lease(router).is_some_and(|lease| lease.is_valid(self.precise(now)))
     }
 }

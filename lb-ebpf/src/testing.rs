@@ -12,6 +12,7 @@ use lb_common::{
     flow::{Flow, FlowKey, FlowRef},
     fragment::{FragmentKey, FragmentRef},
     half_open,
+    latency::Latency,
     lease::Lease,
     reason::{REASON_SLOTS, Reason},
     sample::{Capture, HEAD, Sample},
@@ -137,6 +138,8 @@ pub struct Memory {
     pub key_capacity: usize,
     /// Free slots.
     pub free: RefCell<VecDeque<u32>>,
+    /// How far the time that programs are given is behind, ns.
+    pub behind: u64,
     /// What became of packets, by number of the reason.
     pub reasons: RefCell<[u64; REASON_SLOTS]>,
     /// Who listens.
@@ -147,6 +150,7 @@ pub struct Memory {
     flows: Vec<UnsafeCell<Flow>>,
     service_stats: UnsafeCell<Box<[ServiceStats; 8]>>,
     backend_stats: UnsafeCell<Box<[BackendStats; 32]>>,
+    latency: UnsafeCell<Box<[Latency; 32]>>,
 }
 
 impl Memory {
@@ -170,6 +174,7 @@ impl Memory {
             interfaces: HashMap::new(),
             keys: RefCell::default(),
             fragments: RefCell::default(),
+            behind: 0,
             capture: Capture::default(),
             samples: RefCell::default(),
             key_capacity: 2 * records as usize,
@@ -179,6 +184,7 @@ impl Memory {
             flows: (0..records).map(|_| UnsafeCell::default()).collect(),
             service_stats: UnsafeCell::default(),
             backend_stats: UnsafeCell::default(),
+            latency: UnsafeCell::default(),
         }
     }
 
@@ -214,6 +220,12 @@ impl Memory {
         unsafe { (&*self.service_stats.get())[service as usize] }
     }
 
+    /// A copy of a backend's times.
+    pub fn latency_of(&self, backend: u32) -> Latency {
+        // SAFETY: as above.
+        unsafe { (&*self.latency.get())[backend as usize] }
+    }
+
     /// A copy of a backend's counters.
     pub fn backend_counters(&self, backend: u32) -> BackendStats {
         // SAFETY: as above.
@@ -222,6 +234,10 @@ impl Memory {
 }
 
 impl Tables for Memory {
+    fn precise(&self, now: u64) -> u64 {
+        now + self.behind
+    }
+
     fn settings(&self) -> Option<&Settings> {
         Some(&self.settings)
     }
@@ -332,6 +348,11 @@ impl Tables for Memory {
     fn backend_stats(&self, backend: u32) -> Option<&mut BackendStats> {
         // SAFETY: single thread; the core holds one at a time.
         unsafe { (&mut *self.backend_stats.get()).get_mut(backend as usize) }
+    }
+
+    fn latency(&self, backend: u32) -> Option<&mut Latency> {
+        // SAFETY: as above.
+        unsafe { (&mut *self.latency.get()).get_mut(backend as usize) }
     }
 
     fn count(&self, reason: Reason) {

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use lb_common::{
     flow::{Flow, Stage},
+    latency::Latency,
     lease::Lease,
     maps::RING_SLOTS,
     probe,
@@ -156,6 +157,7 @@ impl Pair {
         let host: Vec<Flow> = (0..flows).map(|slot| timeless(self.host.record(slot))).collect();
         let host_service = self.host.service_counters(0);
         let host_backends: Vec<_> = (0..3).map(|i| self.host.backend_counters(i)).collect();
+        let host_times: Vec<_> = (0..3).map(|i| times(&self.host.latency_of(i))).collect();
         let host_reasons: Vec<u64> = Reason::ALL.iter().map(|r| self.host.counted(*r)).collect();
         let host_lease = timeless_lease(self.host.lease_of(0));
         let maps = self.kernel().tables.maps();
@@ -165,6 +167,8 @@ impl Pair {
         assert_eq!(counters::service(maps, 0).expect("counters"), host_service);
         let backends: Vec<_> = (0..3).map(|i| counters::backend(maps, i).expect("counters")).collect();
         assert_eq!(backends, host_backends);
+        let latency = |i| times(&counters::latency(maps, i).expect("times"));
+        assert_eq!((0..3).map(latency).collect::<Vec<_>>(), host_times, "times taken");
         let reasons: Vec<u64> =
             counters::reasons(maps).expect("counters").into_iter().map(|(_, n)| n).collect();
         assert_eq!(reasons, host_reasons, "reasons");
@@ -229,6 +233,11 @@ fn memory(desired: &Desired, flows: u32) -> Memory {
 
 fn timeless(f: Flow) -> Flow {
     Flow { seen: 0, born: 0, ..f }
+}
+
+/// How many times were taken: to connect, to answer.
+fn times(latency: &Latency) -> [u64; 2] {
+    [latency.connect.times(), latency.response.times()]
 }
 
 fn timeless_lease(lease: Lease) -> Lease {

@@ -86,13 +86,13 @@ impl Packet for Frame<'_> {
     #[inline(always)]
     fn read<T: Plain>(&self, offset: usize) -> Option<T> {
         // SAFETY: `at` has checked the bounds; `Plain` allows any alignment and bit pattern.
-        self.at::<T>(offset).map(|p| unsafe { p.read_unaligned() })
+        self.at::<T>(offset).map(|p| unsafe { super::read(p) })
     }
 
     #[inline(always)]
     fn write<T: Plain>(&mut self, offset: usize, value: &T) -> Option<()> {
         // SAFETY: `at` has checked the bounds; `Plain` allows any alignment.
-        self.at::<T>(offset).map(|p| unsafe { p.write_unaligned(*value) })
+        self.at::<T>(offset).map(|p| unsafe { super::write(p, value) })
     }
 
     #[inline(always)]

@@ -9,6 +9,7 @@ use aya::{
 use lb_common::{
     addr::Addr,
     flow::{Flow, FlowKey, FlowRef},
+    latency::Latency,
     lease::Lease,
     maps as names,
     service::{Backend, Interface, Service, ServiceKey, Vip},
@@ -72,6 +73,8 @@ pub struct Maps {
     pub service_stats: PerCpuArray<MapData, ServiceStats>,
     /// Counters of backends.
     pub backend_stats: PerCpuArray<MapData, BackendStats>,
+    /// How fast backends answer.
+    pub latency: PerCpuArray<MapData, Latency>,
     /// Counters of reasons.
     pub reasons: PerCpuArray<MapData, u64>,
     /// Counters of the XDP fast path.
@@ -113,6 +116,7 @@ impl Maps {
             settings,
             service_stats: PerCpuArray::open(pins, names::SERVICE_STATS, Map::PerCpuArray)?,
             backend_stats: PerCpuArray::open(pins, names::BACKEND_STATS, Map::PerCpuArray)?,
+            latency: PerCpuArray::open(pins, names::LATENCY, Map::PerCpuArray)?,
             reasons: PerCpuArray::open(pins, names::REASONS, Map::PerCpuArray)?,
             fast: PerCpuArray::open(pins, names::FAST, Map::PerCpuArray)?,
         })
