@@ -115,7 +115,8 @@ impl Control {
     fn on_tick(&mut self) -> Result<()> {
         let slice = self.datapath.collector.records().div_ceil(TICKS_PER_PASS);
         let now = vrrp::BootTime::now();
-        let Datapath { tables, collector, .. } = &mut self.datapath;
+        let Datapath { tables, collector, alive, .. } = &mut self.datapath;
+        alive.renew(now);
         collector.sweep(tables.maps(), now.0, slice)?;
         self.model.on_tick((Instant::now(), SystemTime::now()), |id| collector.used_by(id));
         Ok(())
