@@ -2,7 +2,13 @@
 //! sockets. Own addresses without a lease, ranges of ports, this node's own stack, clients on the node itself, and a node that
 //! stands before another load balancer's virtual address (the host before Docker's network).
 
-use std::{collections::BTreeSet, io::ErrorKind, net::SocketAddr, time::Duration};
+use std::{
+    collections::BTreeSet,
+    io::ErrorKind,
+    net::{SocketAddr, UdpSocket},
+    process::Command,
+    time::Duration,
+};
 
 use lb_tests::{
     expect::{tcp_counter, wait_until},
@@ -177,6 +183,52 @@ fn clients_on_the_nodes_themselves_reach_the_address_whoever_owns_it() {
         assert_eq!(hosts.connect(client, page).unwrap().server, 12, "{client}");
     }
     no_checksum_errors(&hosts, &["n1", "n2", "d1", "d2", "c"]);
+}
+
+#[test]
+fn clients_on_the_owner_reach_it_by_ipv6_udp_and_ping_too() {
+    let Some((hosts, _servers)) = cluster("six", &[("n1", "172.18.0.7")]) else { return };
+    hosts.host("n1").ip("addr add fd12::7/64 dev eth0 nodad").unwrap();
+    hosts.host("d1").ip("addr add fd12::2/64 dev eth0 nodad").unwrap();
+    let six = hosts.serve("d1", at("[fd12::2]:3306"), 6);
+    let udp = hosts.host("d1").run(|| UdpSocket::bind("172.18.0.2:53")).unwrap().unwrap();
+    let text = vrrp("eth0", 200, "172.18.0.201")
+        + &vrrp("eth0", 200, "fd12::201").replace("vrrp.vip", "vrrp.six")
+        + &service("db", "[fd12::201]:3306", "", &["fd12::2"])
+        + &service("dns", "172.18.0.201:53", "protocol = \"udp\"", &["172.18.0.2"])
+            .replace("interval", "port = 3306\ninterval");
+    let owner = hosts.start("n1", &text);
+    owner.wait_master();
+    owner.wait_up("db", 1);
+    owner.wait_up("dns", 1);
+    wait_until("both routers are masters", LIMIT, || {
+        owner.status().vrrp.iter().all(|router| router.state == "Master")
+    });
+    let mut talk = hosts.connect("n1", at("[fd12::201]:3306")).unwrap();
+    assert_eq!(talk.server, 6);
+    talk.exchange(BULK).unwrap();
+
+    let client = hosts.host("n1").run(|| UdpSocket::bind("0.0.0.0:0")).unwrap().unwrap();
+    for socket in [&client, &udp] {
+        socket.set_read_timeout(Some(LIMIT)).unwrap();
+    }
+    client.connect(at("172.18.0.201:53")).unwrap();
+    for length in [1, 333, 1400] {
+        let data = vec![7; length];
+        client.send(&data).unwrap();
+        let mut buffer = [0; 2000];
+        let (n, from) = udp.recv_from(&mut buffer).unwrap();
+        assert_eq!((n, from.ip()), (length, at("172.18.0.201:53").ip()));
+        udp.send_to(&buffer[..n], from).unwrap();
+        assert_eq!(client.recv(&mut buffer).unwrap(), length);
+    }
+    for address in ["172.18.0.201", "fd12::201"] {
+        let mut ping = Command::new("ping");
+        hosts.host("n1").place(ping.args(["-c", "1", "-W", "5", address])).unwrap();
+        assert!(ping.output().unwrap().status.success(), "{address}");
+    }
+    drop(six);
+    no_checksum_errors(&hosts, &["n1", "d1"]);
 }
 
 #[test]
