@@ -8,7 +8,10 @@ mod shutdown;
 mod start;
 pub mod tracking;
 
-use std::time::{Duration, Instant, SystemTime};
+use std::{
+    net::IpAddr,
+    time::{Duration, Instant, SystemTime},
+};
 
 use anyhow::{Context, Result};
 use lb_common::lease::Standing;
@@ -29,7 +32,7 @@ use crate::{
     health,
     netlink::Netlink,
     notify::Notifier,
-    track,
+    sockets, track,
     vrrp::{self, timers},
 };
 use model::{Model, ms};
@@ -143,6 +146,9 @@ impl Control {
             if let Err(e) = done {
                 tracing::warn!("{e:#}");
             }
+            if !change.present {
+                end_own_connections(change.addr);
+            }
         }
         let snapshot = self.read_snapshot()?;
         self.snapshot.send_replace(snapshot);
@@ -184,6 +190,15 @@ impl Control {
         s.flows.capacity = u64::from(collector.capacity());
         counters::fill_packets(maps, &mut s)?;
         Ok(s)
+    }
+}
+
+/// Ends connections of this node's own clients from an address that has gone.
+fn end_own_connections(from: IpAddr) {
+    match sockets::end_connections_from(from) {
+        Ok(0) => {}
+        Ok(n) => tracing::info!("{from} has gone: {n} connections of this node's own from it are ended"),
+        Err(e) => tracing::debug!("connections of this node's own from {from} are left to time out: {e}"),
     }
 }
 
