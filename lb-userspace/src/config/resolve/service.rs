@@ -1,6 +1,6 @@
 //! The part of `resolve` that is about services: the router an address belongs to, backends.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, ops::Range, time::Duration};
 
 use toml::Spanned;
 
@@ -106,14 +106,18 @@ impl Resolver<'_, '_> {
                 mode,
             });
         }
-        if !seen.is_empty() && seen.iter().all(|b| b.weight == 0) {
+        self.warn_of_weights(place, s, &seen);
+        Some(seen)
+    }
+
+    fn warn_of_weights(&mut self, place: Range<usize>, s: &file::Service, backends: &[Backend]) {
+        if !backends.is_empty() && backends.iter().all(|b| b.weight == 0) {
             let message = format!(
                 "every backend of [service.{}] has weight 0: new connections are refused",
                 s.name.get_ref()
             );
             self.warning(place, message, "give one a weight of 1 or more");
         }
-        Some(seen)
     }
 
     /// What a mode asks of a backend.
@@ -139,7 +143,7 @@ impl Resolver<'_, '_> {
 
     fn compare_backend(
         &mut self,
-        span: std::ops::Range<usize>,
+        span: Range<usize>,
         (listen, addr): (Option<&Listen>, SocketAddr),
         written_name: &Field<String>,
         name: &str,
