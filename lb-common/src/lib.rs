@@ -23,6 +23,7 @@ pub mod lease;
 pub mod maps;
 pub mod mode;
 pub mod probe;
+pub mod reach;
 pub mod reason;
 pub mod sample;
 pub mod service;

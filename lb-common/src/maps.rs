@@ -53,6 +53,11 @@ pub const SAMPLES: &str = "SAMPLES";
 /// the programs of another load must not go on in this one's; without a pin the kernel empties it when the daemon ends.
 pub const TAILS: &str = "TAILS";
 
+/// `RangeKey → Port`, longest prefix: first port of the range of ports that a port belongs to.
+pub const RANGES: &str = "RANGES";
+/// `0 → u64`: until when the daemon counts as alive, boottime ns (`reach::ALIVE_NS`); it maps the array into its memory.
+pub const ALIVE: &str = "ALIVE";
+
 /// A program that is reached by a tail call.
 #[repr(u32)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,13 +68,15 @@ pub enum Tail {
     Errors = 1,
     /// Fragments, and packets with IPv6 extension headers.
     Fragments = 2,
+    /// Those of them that belong to no known flow and may open one.
+    OpeningFragments = 3,
 }
 
 /// Slots of [`TAILS`].
 pub const TAIL_SLOTS: usize = 8;
 
 /// All maps that a later daemon adopts.
-pub const ALL: [&str; 20] = [
+pub const ALL: [&str; 22] = [
     VIPS,
     LEASES,
     SERVICES,
@@ -90,6 +97,8 @@ pub const ALL: [&str; 20] = [
     CAPTURE,
     SAMPLES,
     FAST,
+    RANGES,
+    ALIVE,
 ];
 
 /// Virtual addresses.
@@ -98,6 +107,8 @@ pub const MAX_VIPS: usize = 1024;
 pub const MAX_ROUTERS: usize = 256;
 /// Services.
 pub const MAX_SERVICES: usize = 256;
+/// Prefixes of port numbers of all ranges together; one range has thirty at most.
+pub const MAX_RANGES: usize = MAX_SERVICES * 30;
 /// Backends of all services together.
 pub const MAX_BACKENDS: usize = 1024;
 /// Slots of one ring.

@@ -14,6 +14,8 @@ pub enum Mode {
     /// Nothing is translated: the packet goes to the backend's hardware address, which has the virtual address itself and
     /// answers the client directly.
     Dsr = 2,
+    /// Nothing is translated: the packet goes up to this node's own stack, which answers.
+    Local = 7,
 }
 
 impl Mode {
@@ -23,14 +25,15 @@ impl Mode {
         match v {
             1 => Self::Dnat,
             2 => Self::Dsr,
+            7 => Self::Local,
             _ => Self::Nat,
         }
     }
 
-    /// Whether the backend answers the client directly, so that this node sees the client's packets only.
+    /// Whether the backend answers the client directly, so that the ingress programs see the client's packets only.
     #[inline(always)]
     pub const fn is_one_way(self) -> bool {
-        matches!(self, Self::Dsr)
+        matches!(self, Self::Dsr | Self::Local)
     }
 
     /// The word of configuration and status.
@@ -39,6 +42,7 @@ impl Mode {
             Self::Nat => "nat",
             Self::Dnat => "dnat",
             Self::Dsr => "dsr",
+            Self::Local => "local",
         }
     }
 }

@@ -6,6 +6,7 @@ use lb_common::{
     addr::{Addr, PROTO_UDP, Port},
     checksum::{delta, fold, sum_addr, update},
     flow::{FORWARD, Flow},
+    mode::Mode,
     reason::Reason,
 };
 
@@ -49,7 +50,7 @@ pub fn apply_known<P: Packet, T: Tables>(
     let action = match plan.step {
         Step::Drop => Some(Action::Drop),
         Step::Nat => nat(p, t, plan, segment).map(Action::Route),
-        Step::Direct => one_hop_less(p, plan.v6).map(|()| Action::Backend(plan.slot)),
+        Step::Direct => direct(p, t, plan),
         Step::Relay => relay(p, plan).map(|()| Action::Send(ifindex)),
         _ => Some(Action::Pass),
     };
@@ -157,6 +158,16 @@ pub(crate) fn addresses_v6<P: Packet>(p: &mut P, src: &Addr, dst: &Addr, addr_de
     let [hops] = p.read::<[u8; 1]>(HOPS)?;
     p.write(HOPS, &[hops.wrapping_sub(1)])?;
     p.store(L3 + 8, &[*src, *dst])
+}
+
+/// Leaves the packet to its flow's backend as it is. That the backend is this node's own stack is asked only here: a step of its
+/// own would be a state more for the verifier to follow from each place that plans.
+#[inline(always)]
+fn direct<P: Packet, T: Tables>(p: &mut P, t: &T, plan: &Plan) -> Option<Action> {
+    if t.flow(plan.slot)?.mode() == Mode::Local {
+        return Some(Action::Pass);
+    }
+    one_hop_less(p, plan.v6).map(|()| Action::Backend(plan.slot))
 }
 
 /// Sends the frame on to another node of this link, one hop later.

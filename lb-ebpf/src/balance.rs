@@ -1,7 +1,7 @@
 //! New flows: pick a backend from the service's ring, claim a source port towards it, record the flow.
 
 use lb_common::{
-    addr::PROTO_UDP,
+    addr::{PROTO_UDP, Port},
     checksum::{delta, sum_addr, sum2},
     flow::{FORWARD, Flow, FlowKey, FlowRef, REVERSE, Stage},
     hash,
@@ -85,7 +85,7 @@ fn fill(f: &mut Flow, ip: &Ip, service: &Service, backend: &Backend, now: u64) {
     f.snat = if backend.mode() == Mode::Nat { service.snat } else { ip.key.src };
     f.client_port = ip.key.sport;
     f.vip_port = ip.key.dport;
-    f.backend_port = backend.port;
+    f.backend_port = if backend.port == Port([0; 2]) { ip.key.dport } else { backend.port };
     f.snat_port = ip.key.sport;
     f.seen = now;
     f.born = (now / 1_000_000_000) as u32;
@@ -114,7 +114,7 @@ fn record<T: Tables>(f: &mut Flow, slot: u32, forward: &FlowKey, t: &T) -> Resul
     match mode {
         Mode::Nat => claim_port(&mut reverse, forward, &there, t)?,
         Mode::Dnat => t.insert_key(&reverse, &there).map_err(no_port)?,
-        Mode::Dsr => {}
+        Mode::Dsr | Mode::Local => {}
     }
     f.snat_port = reverse.dport;
     f.port_delta =

@@ -53,7 +53,8 @@ pub fn handle<P: Packet, T: Tables>(p: &mut P, t: &T, at: &Arrival) -> Verdict {
 /// Goes on where [`rest`] says: in the kernel a program each, reached by another tail call.
 fn further<P: Packet, T: Tables>(tail: Tail, p: &mut P, t: &T, at: &Arrival) -> Verdict {
     match tail {
-        Tail::Fragments => fragment::handle(p, t, at),
+        Tail::Fragments => fragment::handle(p, t, at).unwrap_or_else(|tail| further(tail, p, t, at)),
+        Tail::OpeningFragments => fragment::open(p, t, at),
         Tail::Errors => icmp_error::handle(p, t, at),
         Tail::Rest => Verdict { reason: Reason::TailMissing, action: Action::Pass },
     }

@@ -83,7 +83,24 @@ mod programs {
     #[classifier]
     pub fn viplb_fragments(ctx: TcContext) -> i32 {
         let (mut frame, at) = arrival(&ctx);
-        let verdict = lb_ebpf::fragment::handle(&mut frame, &Kernel, &at);
+        match lb_ebpf::fragment::handle(&mut frame, &Kernel, &at) {
+            Ok(verdict) => {
+                log(&ctx, &frame, &verdict);
+                finish(verdict.action)
+            }
+            Err(tail) => {
+                maps::tail_call(&ctx, tail);
+                Kernel.count(Reason::TailMissing);
+                NEXT
+            }
+        }
+    }
+
+    /// Those of them that may open a flow.
+    #[classifier]
+    pub fn viplb_opening(ctx: TcContext) -> i32 {
+        let (mut frame, at) = arrival(&ctx);
+        let verdict = lb_ebpf::fragment::open(&mut frame, &Kernel, &at);
         log(&ctx, &frame, &verdict);
         finish(verdict.action)
     }

@@ -7,12 +7,14 @@ use core::arch::asm;
 use aya_ebpf::{
     EbpfContext,
     bindings::BPF_NOEXIST,
-    btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, ProgramArray, Queue, RingBuf},
+    btf_maps::{
+        Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray, Queue, RingBuf, lpm_trie::Key,
+    },
     helpers::{bpf_jiffies64, bpf_ktime_get_boot_ns},
     macros::btf_map,
 };
 use lb_common::{
-    addr::Addr,
+    addr::{Addr, Port},
     clock::Clock,
     fast::{FAST_SLOTS, SelfTest},
     flow::{Flow, FlowKey, FlowRef},
@@ -21,9 +23,10 @@ use lb_common::{
     latency::Latency,
     lease::Lease,
     maps::{
-        DEFAULT_FLOWS, MAX_BACKENDS, MAX_FRAGMENTS, MAX_INTERFACES, MAX_RING_SLOTS, MAX_ROUTERS,
+        DEFAULT_FLOWS, MAX_BACKENDS, MAX_FRAGMENTS, MAX_INTERFACES, MAX_RANGES, MAX_RING_SLOTS, MAX_ROUTERS,
         MAX_SERVICES, MAX_VIPS, MMAPABLE, SAMPLE_BYTES, TAIL_SLOTS, Tail,
     },
+    reach::{RANGE_BITS, RangeKey},
     reason::{REASON_SLOTS, Reason},
     sample::{Capture, Sample},
     service::{Backend, Interface, Service, ServiceKey, Vip},
@@ -38,6 +41,10 @@ static VIPS: HashMap<Addr, Vip, MAX_VIPS> = HashMap::new();
 static LEASES: Array<Lease, MAX_ROUTERS, MMAPABLE> = Array::new();
 #[btf_map]
 static SERVICES: HashMap<ServiceKey, Service, MAX_SERVICES> = HashMap::new();
+#[btf_map]
+static RANGES: LpmTrie<RangeKey, Port, MAX_RANGES> = LpmTrie::new();
+#[btf_map]
+static ALIVE: Array<u64, 1, MMAPABLE> = Array::new();
 #[btf_map]
 static RINGS: Array<u32, MAX_RING_SLOTS> = Array::new();
 #[btf_map]
@@ -190,6 +197,17 @@ impl Tables for Kernel {
     fn service(&self, key: &ServiceKey) -> Option<&Service> {
         // SAFETY: valid until the program ends; an update replaces the element as a whole.
         unsafe { SERVICES.get(key) }
+    }
+
+    #[inline(always)]
+    fn range(&self, key: &RangeKey) -> Option<Port> {
+        RANGES.get(&Key::new(RANGE_BITS, *key)).copied()
+    }
+
+    #[inline(always)]
+    fn alive_until(&self) -> u64 {
+        // SAFETY: a live array element, which the daemon writes.
+        ALIVE.get_ptr(0).map_or(0, |p| unsafe { p.read_volatile() })
     }
 
     #[inline(always)]

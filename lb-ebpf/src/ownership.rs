@@ -4,7 +4,7 @@
 //! before it has the lease itself, as a *delegate*. Both end by deadlines that the VRRP thread writes. ARP and neighbour
 //! discovery know no such exception: they ask [`Tables::owns`].
 
-use lb_common::{addr::Mac, clock::BEHIND, lease::Lease, reason::Reason};
+use lb_common::{addr::Mac, clock::BEHIND, lease::Lease, reach::NO_ROUTER, reason::Reason};
 
 use crate::{
     packet::{Arrival, Packet},
@@ -26,10 +26,13 @@ pub enum Right {
     Nothing,
 }
 
-/// What this node may do with a packet for an address of `router`.
+/// What this node may do with a packet for an address of `router`. Without a router the address is its own, and nobody else
+/// answers for it. (The number is out of the array's bounds, so that packets under a lease are not asked twice.)
 #[inline(always)]
 pub fn right<P: Packet, T: Tables>(p: &P, t: &T, router: u32, now: u64) -> Right {
-    let Some(lease) = t.lease(router) else { return Right::Nothing };
+    let Some(lease) = t.lease(router) else {
+        return if router == NO_ROUTER { Right::Owner } else { Right::Nothing };
+    };
     if is_valid(lease, t, now) { Right::Owner } else { without_lease(p, lease, t.precise(now)) }
 }
 

@@ -1,11 +1,12 @@
 //! Access to state, as the kernel's maps or a test's memory give it.
 
 use lb_common::{
-    addr::Addr,
+    addr::{Addr, Port},
     flow::{Flow, FlowKey, FlowRef},
     fragment::{FragmentKey, FragmentRef},
     latency::Latency,
     lease::Lease,
+    reach::RangeKey,
     reason::Reason,
     sample::{Capture, Sample},
     service::{Backend, Interface, Service, ServiceKey, Vip},
@@ -31,7 +32,7 @@ pub enum InsertError {
 pub trait Tables {
     /// Run-time settings.
     fn settings(&self) -> Option<&Settings>;
-    /// A virtual address.
+    /// A virtual address, or one of the node's own that services are on.
     fn vip(&self, addr: &Addr) -> Option<&Vip>;
     /// The lease of a virtual router.
     fn lease(&self, router: u32) -> Option<&mut Lease>;
@@ -42,6 +43,10 @@ pub trait Tables {
     }
     /// A service.
     fn service(&self, key: &ServiceKey) -> Option<&Service>;
+    /// First port of the range that a port belongs to.
+    fn range(&self, key: &RangeKey) -> Option<Port>;
+    /// Until when the daemon counts as alive, boottime ns.
+    fn alive_until(&self) -> u64;
     /// Backend index in a ring slot.
     fn ring(&self, slot: u32) -> Option<u32>;
     /// Counts up the cursor of a service and gives its former value.
@@ -91,6 +96,12 @@ pub trait Tables {
     fn capture(&self) -> Option<&Capture>;
     /// Shows one.
     fn sample(&self, sample: &Sample);
+
+    /// A virtual address. The node's own are none: its stack answers for them, lease or not.
+    #[inline(always)]
+    fn virtual_address(&self, addr: &Addr) -> Option<&Vip> {
+        self.vip(addr).filter(|vip| !vip.is_own())
+    }
 
     /// Whether this node may act for addresses of `router` at `now`: the daemon has renewed the lease recently enough.
     #[inline(always)]

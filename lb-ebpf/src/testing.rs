@@ -7,13 +7,14 @@ use std::cell::{Cell, RefCell, UnsafeCell};
 use std::collections::{HashMap, VecDeque};
 
 use lb_common::{
-    addr::Addr,
+    addr::{Addr, Port},
     checksum::{fold, update},
     flow::{Flow, FlowKey, FlowRef},
     fragment::{FragmentKey, FragmentRef},
     half_open,
     latency::Latency,
     lease::Lease,
+    reach::RangeKey,
     reason::{REASON_SLOTS, Reason},
     sample::{Capture, HEAD, Sample},
     service::{Backend, Interface, Service, ServiceKey, Vip},
@@ -122,6 +123,10 @@ pub struct Memory {
     leases: HashMap<u32, UnsafeCell<Lease>>,
     /// Services.
     pub services: HashMap<ServiceKey, Service>,
+    /// First port of each port that belongs to a range.
+    pub ranges: HashMap<RangeKey, Port>,
+    /// Until when the daemon counts as alive.
+    pub alive_until: u64,
     /// Ring slots.
     pub rings: HashMap<u32, u32>,
     /// Cursors by service.
@@ -168,6 +173,8 @@ impl Memory {
             vips: HashMap::new(),
             leases: HashMap::new(),
             services: HashMap::new(),
+            ranges: HashMap::new(),
+            alive_until: u64::MAX,
             rings: HashMap::new(),
             cursors: RefCell::default(),
             backends: HashMap::new(),
@@ -253,6 +260,14 @@ impl Tables for Memory {
 
     fn service(&self, key: &ServiceKey) -> Option<&Service> {
         self.services.get(key)
+    }
+
+    fn range(&self, key: &RangeKey) -> Option<Port> {
+        self.ranges.get(key).copied()
+    }
+
+    fn alive_until(&self) -> u64 {
+        self.alive_until
     }
 
     fn ring(&self, slot: u32) -> Option<u32> {

@@ -6,13 +6,15 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use lb_common::{
+    addr::Port,
     flow::{Flow, Stage},
     latency::Latency,
     lease::Lease,
     maps::RING_SLOTS,
     probe,
+    reach::RangeKey,
     reason::Reason,
-    service::{Service, ServiceKey},
+    service::Service,
     settings::Settings,
 };
 use lb_ebpf::{
@@ -21,7 +23,12 @@ use lb_ebpf::{
 };
 use lb_userspace::{
     config::model::Hook,
-    datapath::{counters, load::Datapath, pins::Pins, tables::Desired},
+    datapath::{
+        counters,
+        load::Datapath,
+        pins::Pins,
+        tables::{Desired, key},
+    },
 };
 
 use crate::{
@@ -91,6 +98,7 @@ impl Pair {
         let flows = host.records();
         let mut pair = Self { host, pins, flows, kernel: Some(kernel), runtime, _bpffs: bpffs };
         pair.lease(FOREVER);
+        pair.alive(FOREVER);
         pair
     }
 
@@ -102,6 +110,12 @@ impl Pair {
     /// Gives router 0 a lease until then.
     pub fn lease(&mut self, until: u64) {
         self.set_lease(Lease { until, term: 1, ..Lease::default() });
+    }
+
+    /// Has the daemon count as alive until then.
+    pub fn alive(&mut self, until: u64) {
+        self.host.alive_until = until;
+        self.kernel().tables.maps().alive.set(0, until, 0).expect("alive");
     }
 
     /// Gives router 0 this lease.
@@ -222,10 +236,12 @@ fn memory(desired: &Desired, flows: u32) -> Memory {
     m.interfaces = desired.interfaces.iter().copied().collect();
     m.backends = (0..).zip(desired.backends.iter().copied()).collect();
     for (id, s) in (0..).zip(&desired.services) {
-        let key = ServiceKey { addr: s.addr, port: s.port, proto: s.proto, pad: [0; 5] };
+        for port in s.last.into_iter().flat_map(|last| s.port.number()..=last.number()) {
+            m.ranges.insert(RangeKey::new(&s.addr, s.proto, Port::new(port)), s.port);
+        }
         let ring_base = (id * 2 + 1) * RING_SLOTS as u32;
         let ring_len = s.ring.len() as u32;
-        m.services.insert(key, Service { id, router: s.router, ring_base, ring_len, snat: s.snat });
+        m.services.insert(key(s), Service { id, router: s.router, ring_base, ring_len, snat: s.snat });
         m.rings.extend((ring_base..).zip(s.ring.iter().copied()));
     }
     m

@@ -240,7 +240,7 @@ fn desired(ifindex: u32, mac: Mac, virtual_mac: bool) -> Desired {
     };
     let service = |(ring, f): (u32, Family), proto| {
         let addr = IpAddr::into(f.vip());
-        DesiredService { addr, port, proto, router: 0, snat: addr, ring: vec![ring] }
+        DesiredService { addr, port, last: None, proto, router: 0, snat: addr, ring: vec![ring] }
     };
     let services = (0..).zip(FAMILIES).flat_map(|f| [PROTO_TCP, PROTO_UDP].map(|proto| service(f, proto)));
     Desired {

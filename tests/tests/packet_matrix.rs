@@ -29,6 +29,7 @@ fn prepare(wire: &Wire, mode: Mode) {
     let backend = wire.host('s');
     match mode {
         Mode::Nat => {}
+        Mode::Local => unreachable!("has no backend: packet_reach and reach show it"),
         // The node is the gateway to the client, though that is on the same switch.
         Mode::Dnat => backend
             .ip_batch("route add 172.18.0.100 via 172.18.0.7\nroute add fd12::100 via fd12::7\n")

@@ -5,6 +5,7 @@
 mod check;
 mod compare;
 mod group;
+mod own;
 mod reach;
 mod router;
 mod service;
@@ -86,6 +87,7 @@ impl Resolver<'_, '_> {
                 node: or(&written.hook, Hook::Auto),
                 named: written.hooks.iter().cloned().collect(),
             },
+            local_clients: or(&written.local_clients, true),
             realtime: or(&written.realtime, true),
         })
     }

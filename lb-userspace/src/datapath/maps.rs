@@ -17,7 +17,7 @@ use lb_common::{
     stats::{BackendStats, ServiceStats},
 };
 
-use super::pins::Pins;
+use super::{pins::Pins, ranges::Ranges};
 
 /// Why a pinned map could not be used.
 #[derive(Debug, thiserror::Error)]
@@ -53,6 +53,10 @@ pub struct Maps {
     pub leases: Array<MapData, Lease>,
     /// Services.
     pub services: HashMap<MapData, ServiceKey, Service>,
+    /// Ports that belong to ranges.
+    pub(super) ranges: Ranges,
+    /// Until when the daemon counts as alive.
+    pub alive: Array<MapData, u64>,
     /// Ring slots.
     pub rings: Array<MapData, u32>,
     /// Backends.
@@ -106,6 +110,8 @@ impl Maps {
             vips: hash(pins, names::VIPS)?,
             leases: array(pins, names::LEASES)?,
             services: hash(pins, names::SERVICES)?,
+            ranges: Open::open(pins, names::RANGES, Map::LpmTrie)?,
+            alive: array(pins, names::ALIVE)?,
             rings: array(pins, names::RINGS)?,
             backends: array(pins, names::BACKENDS)?,
             flow_keys: hash(pins, names::FLOW_KEYS)?,

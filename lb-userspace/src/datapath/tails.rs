@@ -13,8 +13,12 @@ use lb_common::maps::{TAILS, Tail};
 use super::{load::classifier, pins::Pins};
 
 /// The programs by their places.
-pub(super) const PROGRAMS: [(Tail, &str); 3] =
-    [(Tail::Rest, "viplb_rest"), (Tail::Errors, "viplb_errors"), (Tail::Fragments, "viplb_fragments")];
+pub(super) const PROGRAMS: [(Tail, &str); 4] = [
+    (Tail::Rest, "viplb_rest"),
+    (Tail::Errors, "viplb_errors"),
+    (Tail::Fragments, "viplb_fragments"),
+    (Tail::OpeningFragments, "viplb_opening"),
+];
 
 /// Enters the loaded programs and pins the array; gives its pin.
 pub(super) fn enter(ebpf: &mut Ebpf, pins: &Pins) -> Result<PathBuf> {
