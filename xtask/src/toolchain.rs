@@ -151,6 +151,28 @@ pub static PEER_NEEDS: &[Need] = &[Need {
     ..lab("keepalived", "viplb's failover is measured beside it", &["keepalived"], &["keepalived"])
 }];
 
+/// What `cargo xtask vm` needs beside what the tests do.
+pub static VM_NEEDS: &[Need] = &[
+    test_of("QEMU", "runs another kernel", &["qemu-system-x86_64"], &["qemu-system-x86"]),
+    test_of("busybox", "the first program under another kernel", &["busybox"], &["busybox-static"]),
+    test_of(
+        "cpio, kmod, xz, zstd",
+        "pack what another kernel begins with",
+        &["cpio", "depmod", "modprobe", "xz", "zstd"],
+        &["cpio", "kmod", "xz-utils", "zstd"],
+    ),
+];
+
+const fn test_of(
+    name: &'static str,
+    reason: &'static str,
+    programs: &'static [&'static str],
+    packages: &'static [&'static str],
+) -> Need {
+    let (purpose, required) = (Purpose::Test, Purpose::Test);
+    Need { name, purpose, required, reason, probe: Probe::Programs(programs), packages }
+}
+
 const fn lab(
     name: &'static str,
     reason: &'static str,
