@@ -8,7 +8,7 @@ mod boot;
 mod kernel;
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::time::Duration;
 
@@ -69,7 +69,7 @@ fn run_tests(
 ) -> Result<ExitCode> {
     install::ensure(paths, Purpose::Build, install)?;
     build::all(paths, false)?;
-    let script = script(paths, filter)?;
+    let script = script(paths, kernel, filter)?;
     process::catch_interrupts();
     process::adopt_orphans();
     let logs = paths.test_logs();
@@ -91,7 +91,7 @@ fn run_tests(
 }
 
 /// What the guest's shell runs: the test binaries one after the other, of which the worst status is the script's.
-fn script(paths: &Paths, filter: Option<&str>) -> Result<String> {
+fn script(paths: &Paths, kernel: &Kernel, filter: Option<&str>) -> Result<String> {
     let names: Vec<_> = test::program_suites(paths)?;
     let by_name = filter.filter(|filter| names.iter().any(|name| name == filter));
     let chosen = names.iter().filter(|name| match by_name {
@@ -104,8 +104,9 @@ fn script(paths: &Paths, filter: Option<&str>) -> Result<String> {
     let filter = if by_name.is_some() { None } else { filter };
     let mut script = format!("{}worst=0\n", preamble(paths));
     for name in chosen {
-        let binary = binary(paths, name)?;
-        let mut line = format!("{} --test-threads=1 --show-output", quote(&binary.to_string_lossy()));
+        let binary = held(kernel, name, &binary(paths, name)?)?;
+        let mut line =
+            format!("{} --test-threads=2 --show-output --color never", quote(&binary.to_string_lossy()));
         if let Some(filter) = filter {
             line = format!("{line} {}", quote(filter));
         }
@@ -128,6 +129,18 @@ fn binary(paths: &Paths, name: &str) -> Result<PathBuf> {
     }
     let path = executable(&said).with_context(|| format!("cargo does not say where {name} is:\n{said}"))?;
     Ok(paths.root.join(path))
+}
+
+/// Another name for the binary, under which it stays as it is while the guest runs and the user goes on building.
+fn held(kernel: &Kernel, name: &str, binary: &Path) -> Result<PathBuf> {
+    let dir = kernel.root.join("tests");
+    fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
+    let path = dir.join(name);
+    if path.exists() {
+        fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
+    }
+    fs::hard_link(binary, &path).with_context(|| format!("cannot make {}", path.display()))?;
+    Ok(path)
 }
 
 /// The path in `Executable tests/NAME.rs (PATH)`.
