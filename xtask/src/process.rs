@@ -20,7 +20,18 @@ static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 pub fn cargo(paths: &Paths) -> Command {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(&paths.root).env("CARGO_TARGET_DIR", &paths.target);
+    // What the outer cargo says of xtask itself. Build scripts that ask for it (ring's) would run anew, and all that depends on them
+    // be compiled anew, whenever `cargo xtask` and plain cargo take turns.
+    for (name, _) in env::vars_os().filter(|(name, _)| is_of_a_package(&name.to_string_lossy())) {
+        command.env_remove(name);
+    }
     command
+}
+
+fn is_of_a_package(name: &str) -> bool {
+    const KINDS: [&str; 5] =
+        ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_", "CARGO_CRATE_", "CARGO_PRIMARY_"];
+    KINDS.iter().any(|kind| name.starts_with(kind))
 }
 
 /// Runs a command to its end and turns a failure into an error that names it.
