@@ -142,14 +142,24 @@ pub static LINT_NEEDS: &[Need] = &[Need {
 }];
 
 /// What the benches in namespaces need; no database.
-pub static BENCH_NEEDS: &[Need] =
-    &[lab("iproute2", "network namespaces and links of the bench", &["ip"], &["iproute2"])];
+pub static BENCH_NEEDS: &[Need] = &[lab(
+    "iproute2, ethtool",
+    "network namespaces and links of the bench",
+    &["ip", "ethtool"],
+    &["iproute2", "ethtool"],
+)];
 
 /// What `cargo xtask bench` compares with; it can be done without (`--no-peers`).
 pub static PEER_NEEDS: &[Need] = &[Need {
     required: Purpose::Test,
     ..lab("keepalived", "viplb's failover is measured beside it", &["keepalived"], &["keepalived"])
 }];
+
+/// What `cargo xtask bench forward` compares with; likewise.
+pub static FORWARD_NEEDS: &[Need] = &[
+    lab("nftables", "the kernel's own translation, which viplb is measured beside", &["nft"], &["nftables"]),
+    lab("HAProxy", "viplb's forwarding is measured beside it", &["haproxy"], &["haproxy"]),
+];
 
 /// What `cargo xtask vm` needs beside what the tests do.
 pub static VM_NEEDS: &[Need] = &[
