@@ -1,5 +1,6 @@
 //! The same traffic through viplb and through the kernel's own translation (nftables' DNAT and masquerade): what the backend
-//! sees and what the client gets back must be the same, but for source ports, identifications and TTL.
+//! sees and what the client gets back must be the same, but for source ports, identifications, TTL, and into how many fragments
+//! a datagram is cut: connection tracking puts them together and sends on a whole one where it fits.
 //!
 //! Frames are made and read beside the hosts' stacks: sessions with options, all kinds of ends, datagrams, fragments.
 
@@ -55,8 +56,6 @@ struct Arrived {
     rest: Vec<u8>,
     /// Right, wrong, or none.
     sum: Option<bool>,
-    /// It came in parts.
-    parts: bool,
 }
 
 /// A segment's flags and other fields, for [`segment`].
@@ -333,7 +332,6 @@ struct Piece {
     class: u8,
     offset: usize,
     more: bool,
-    part: bool,
     data: Vec<u8>,
 }
 
@@ -351,22 +349,20 @@ fn piece(frame: &[u8]) -> Option<Piece> {
                 class: h.dscp.value() << 2 | h.ecn.value(),
                 offset: usize::from(h.fragment_offset.value()) * 8,
                 more: h.more_fragments,
-                part: h.is_fragmenting_payload(),
                 data: rest[..length].to_vec(),
             })
         }
         [0x86, 0xdd] => {
             let (h, rest) = Ipv6Header::from_slice(ip).expect("a header");
             let mut rest = &rest[..usize::from(h.payload_length)];
-            let (mut proto, mut offset, mut more, part) =
-                (h.next_header.0, 0, false, h.next_header.0 == FRAGMENT);
-            if part {
+            let (mut proto, mut offset, mut more) = (h.next_header.0, 0, false);
+            if proto == FRAGMENT {
                 let (f, after) = Ipv6FragmentHeader::from_slice(rest).expect("a header");
                 (proto, offset, more, rest) =
                     (f.next_header.0, usize::from(f.fragment_offset.value()) * 8, f.more_fragments, after);
             }
             let (src, dst) = (h.source.into(), h.destination.into());
-            Some(Piece { src, dst, proto, class: h.traffic_class, offset, more, part, data: rest.to_vec() })
+            Some(Piece { src, dst, proto, class: h.traffic_class, offset, more, data: rest.to_vec() })
         }
         _ => None,
     }
@@ -390,8 +386,7 @@ fn collect(receiver: &Raw, packet: &Packet) -> Option<(Arrived, End)> {
         .then(|| fold(pseudo(src, dst, proto, body.len()) + words(&body)) == 0xffff);
     body[at..at + 2].fill(0);
     let port = u16::from_be_bytes([body[0], body[1]]);
-    let parts = pieces.iter().any(|p| p.part);
-    Some((Arrived { proto, class, rest: body.split_off(4), sum, parts }, (src, port)))
+    Some((Arrived { proto, class, rest: body.split_off(4), sum }, (src, port)))
 }
 
 fn pseudo(src: IpAddr, dst: IpAddr, proto: u8, length: usize) -> u32 {
