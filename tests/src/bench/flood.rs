@@ -31,6 +31,9 @@ const NAME: &str = "flood";
 const EACH: u32 = 16_000;
 /// Room for established flows.
 const ROOM: u32 = 262_144;
+/// A handshake that takes longer than the flood needs to go once round the places of half-open flows (a segment was lost) is
+/// refused with a RST, and its client tries again. This share of them may be, in percent.
+const FAILED: f64 = 0.1;
 /// The daemon's: a part of the table at a time.
 const SWEEP: (Duration, u32) = (Duration::from_millis(250), 16);
 
@@ -99,13 +102,15 @@ pub fn run(options: &Options, console: &Console) -> Result<Vec<Row>> {
 fn rows(options: &Options, counts: &Counts) -> Vec<Row> {
     let row = |figure: &str, unit: &str, value: f64| Row::sum(NAME, figure, unit, value, 1);
     let opened = counts.clients.times.len();
+    let tried = opened as f64 + counts.clients.failed as f64;
     let mut rows = vec![
         row("idle connections held", "connections", f64::from(options.flows)),
         row("of these lost", "connections", counts.lost as f64).at_most(0.0),
         row("requests from made-up addresses", "packets", counts.flooded as f64),
         row("half-open flows displaced", "flows", counts.displaced as f64),
         row("connections opened meanwhile", "connections", opened as f64),
-        row("of these failed", "connections", counts.clients.failed as f64).at_most(0.0),
+        row("failed meanwhile", "connections", counts.clients.failed as f64),
+        row("share of these that failed", "%", 100.0 * counts.clients.failed as f64 / tried).at_most(FAILED),
         row("packets in that differ from the sum of reasons", "packets", counts.unaccounted.abs() as f64)
             .at_most(0.0),
     ];
