@@ -123,10 +123,8 @@ impl Packet for Frame<'_> {
 
     #[inline(always)]
     fn head(&self, to: &mut [u8; HEAD]) -> u16 {
-        let length = self.length().min(HEAD as u32);
-        if length == 0 {
-            return 0;
-        }
+        // Never zero, as on TC.
+        let length = self.length().wrapping_sub(1).min(HEAD as u32 - 1) + 1;
         // SAFETY: the context is the one the program was called with; `length` is no more than there is room for.
         let done = unsafe { bpf_xdp_load_bytes(self.ctx.ctx, 0, to.as_mut_ptr().cast(), length) };
         if done == 0 { length as u16 } else { 0 }
