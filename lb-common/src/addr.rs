@@ -121,6 +121,10 @@ impl fmt::Display for Addr {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub struct Port(pub [u8; 2]);
 
+// SAFETY: two bytes.
+#[cfg(feature = "user")]
+unsafe impl aya::Pod for Port {}
+
 impl Port {
     /// From a number in host order.
     #[inline(always)]

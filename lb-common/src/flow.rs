@@ -68,7 +68,7 @@ pub struct Flow {
     pub backend_port: Port,
     /// The source port that the backend sees.
     pub snat_port: Port,
-    /// Boottime of the last packet of either direction, ns.
+    /// Boottime of the last packet of either direction, ns; while an answer is waited for ([`ASKED`]), of the question.
     pub seen: u64,
     /// Boottime of the first packet, s.
     pub born: u32,
@@ -98,7 +98,7 @@ pub struct Flow {
     pub proto: u8,
     /// A [`Stage`].
     pub stage: u8,
-    /// [`FIN_CLIENT`], [`FIN_BACKEND`].
+    /// [`FIN_CLIENT`], [`FIN_BACKEND`], [`ASKED`], [`TIMED`].
     pub flags: u8,
     /// A [`Mode`].
     pub mode: u8,
@@ -116,6 +116,11 @@ pub const DETOUR: u16 = 1;
 pub const FIN_CLIENT: u8 = 1;
 /// The backend has sent FIN.
 pub const FIN_BACKEND: u8 = 2;
+
+/// The client has asked, and its answer is waited for (`latency`): [`Flow::seen`] stays what it was then.
+pub const ASKED: u8 = 1 << 4;
+/// Its backend's times are taken, or not to be had.
+pub const TIMED: u8 = 1 << 5;
 
 /// Where a flow stands: a TCP connection as the flags seen tell, a UDP flow as its directions do.
 #[repr(u8)]

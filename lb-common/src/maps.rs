@@ -38,10 +38,14 @@ pub const SETTINGS: &str = "SETTINGS";
 pub const SERVICE_STATS: &str = "SERVICE_STATS";
 /// `u32 backend → BackendStats`, per CPU.
 pub const BACKEND_STATS: &str = "BACKEND_STATS";
+/// `u32 backend → Latency`, per CPU.
+pub const LATENCY: &str = "LATENCY";
 /// `u32 Reason → u64`, per CPU.
 pub const REASONS: &str = "REASONS";
 /// `0 → u64`, per CPU: packets that XDP sent on; `u32 Left → u64`: those that it left to TC.
 pub const FAST: &str = "FAST";
+/// `0 → Clock`, per CPU: the time of the last tick. Not pinned: of this load.
+pub const CLOCK: &str = "CLOCK";
 /// `u32 ifindex → SelfTest`. Not pinned: of this load.
 pub const SELF_TESTS: &str = "SELF_TESTS";
 
@@ -53,6 +57,11 @@ pub const SAMPLES: &str = "SAMPLES";
 /// the programs of another load must not go on in this one's; without a pin the kernel empties it when the daemon ends.
 pub const TAILS: &str = "TAILS";
 
+/// `RangeKey → Port`, longest prefix: first port of the range of ports that a port belongs to.
+pub const RANGES: &str = "RANGES";
+/// `0 → u64`: until when the daemon counts as alive, boottime ns (`reach::ALIVE_NS`); it maps the array into its memory.
+pub const ALIVE: &str = "ALIVE";
+
 /// A program that is reached by a tail call.
 #[repr(u32)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,19 +72,21 @@ pub enum Tail {
     Errors = 1,
     /// Fragments, and packets with IPv6 extension headers.
     Fragments = 2,
+    /// Those of them that belong to no known flow and may open one.
+    OpeningFragments = 3,
     /// Packets of flows that need more than new addresses.
-    Detour = 3,
+    Detour = 4,
     /// Packets that go no further, and whose senders are told.
-    Report = 4,
+    Report = 5,
     /// ICMP errors about packets of flows between families.
-    ForeignErrors = 5,
+    ForeignErrors = 6,
 }
 
 /// Slots of [`TAILS`].
 pub const TAIL_SLOTS: usize = 8;
 
 /// All maps that a later daemon adopts.
-pub const ALL: [&str; 21] = [
+pub const ALL: [&str; 24] = [
     VIPS,
     LEASES,
     SERVICES,
@@ -93,10 +104,13 @@ pub const ALL: [&str; 21] = [
     SETTINGS,
     SERVICE_STATS,
     BACKEND_STATS,
+    LATENCY,
     REASONS,
     CAPTURE,
     SAMPLES,
     FAST,
+    RANGES,
+    ALIVE,
 ];
 
 /// Virtual addresses.
@@ -105,6 +119,8 @@ pub const MAX_VIPS: usize = 1024;
 pub const MAX_ROUTERS: usize = 256;
 /// Services.
 pub const MAX_SERVICES: usize = 256;
+/// Prefixes of port numbers of all ranges together; one range has thirty at most.
+pub const MAX_RANGES: usize = MAX_SERVICES * 30;
 /// Backends of all services together.
 pub const MAX_BACKENDS: usize = 1024;
 /// Slots of one ring.

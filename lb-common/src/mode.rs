@@ -17,6 +17,8 @@ pub enum Mode {
     /// Nothing is translated: the packet goes to the backend as the payload of another IP packet, of either family. The backend
     /// unpacks it, has the virtual address itself and answers the client directly.
     Tunnel = 3,
+    /// Nothing is translated: the packet goes up to this node's own stack, which answers.
+    Local = 7,
 }
 
 impl Mode {
@@ -27,14 +29,15 @@ impl Mode {
             1 => Self::Dnat,
             2 => Self::Dsr,
             3 => Self::Tunnel,
+            7 => Self::Local,
             _ => Self::Nat,
         }
     }
 
-    /// Whether the backend answers the client directly, so that this node sees the client's packets only.
+    /// Whether the backend answers the client directly, so that the ingress programs see the client's packets only.
     #[inline(always)]
     pub const fn is_one_way(self) -> bool {
-        matches!(self, Self::Dsr | Self::Tunnel)
+        matches!(self, Self::Dsr | Self::Tunnel | Self::Local)
     }
 
     /// The word of configuration and status.
@@ -44,6 +47,7 @@ impl Mode {
             Self::Dnat => "dnat",
             Self::Dsr => "dsr",
             Self::Tunnel => "tunnel",
+            Self::Local => "local",
         }
     }
 }

@@ -48,7 +48,8 @@ reasons! {
     OtherProtocol = 0, Passed, "other-protocol";
     /// Not addressed to a virtual address.
     NotVirtual = 1, Passed, "not-virtual";
-    /// Addressed to an owned virtual address, but to no service: the node's own stack decides.
+    /// Addressed to an owned virtual address, or to one of the node's own that services are on, but to no service: the node's
+    /// own stack decides.
     NoService = 2, Passed, "no-service";
     /// Addressed to another host's MAC (a flooding bridge, promiscuous mode).
     OtherHost = 3, Passed, "other-host";
@@ -109,10 +110,12 @@ reasons! {
     ErrorOutsideWindow = 30, Dropped, "icmp-error-outside-window";
     /// Tagged for a VLAN: the programs on that VLAN's own interface see it untagged.
     VlanTagged = 31, Passed, "vlan-tagged";
+    /// A new connection to a service on the node's own address while the daemon has given no sign of life for some time.
+    DaemonGone = 32, Refused, "daemon-gone";
     /// Longer than the way to its destination takes; its sender is told by ICMP.
-    TooBig = 32, Dropped, "too-big";
+    TooBig = 33, Dropped, "too-big";
     /// Has no counterpart in the other side's family: a fragment, extension headers, a datagram without checksum.
-    Untranslatable = 33, Dropped, "untranslatable";
+    Untranslatable = 34, Dropped, "untranslatable";
 }
 
 /// Elements of the `REASONS` map.

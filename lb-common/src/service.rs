@@ -3,13 +3,14 @@
 use crate::{
     addr::{Addr, Mac, Port},
     mode::Mode,
+    reach::NO_ROUTER,
 };
 
-/// A virtual address.
+/// A virtual address, or one of the node's own that services are on.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Vip {
-    /// Index of the virtual router whose lease covers it.
+    /// Index of the virtual router whose lease covers it; [`NO_ROUTER`] for the node's own.
     pub router: u32,
     /// The hardware address that it is at, if not the interface's; zero: none.
     pub mac: Mac,
@@ -18,20 +19,50 @@ pub struct Vip {
 }
 layout!(Vip = 12: router, mac, pad);
 
+impl Vip {
+    /// One of the node's own addresses.
+    pub const OWN: Self = Self { router: NO_ROUTER, mac: Mac([0; 6]), pad: [0; 2] };
+
+    /// Whether it is one of the node's own addresses.
+    #[inline(always)]
+    pub const fn is_own(&self) -> bool {
+        self.router == NO_ROUTER
+    }
+}
+
 /// Key of a service.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct ServiceKey {
     /// Virtual address.
     pub addr: Addr,
-    /// Port.
+    /// Port; of a range the first.
     pub port: Port,
     /// IP protocol.
     pub proto: u8,
-    /// Zero.
+    /// Zero, but for a range's first byte.
     pub pad: [u8; 5],
 }
 layout!(ServiceKey = 24: addr, port, proto, pad);
+
+impl ServiceKey {
+    /// The key of the service on one port.
+    #[inline(always)]
+    pub const fn port(addr: Addr, proto: u8, port: Port) -> Self {
+        Self { addr, port, proto, pad: [0; 5] }
+    }
+
+    /// The key of the service on a range that begins with `first`: another one than that of a service on this port alone.
+    #[inline(always)]
+    pub const fn range(addr: Addr, proto: u8, first: Port) -> Self {
+        Self { addr, port: first, proto, pad: [1, 0, 0, 0, 0] }
+    }
+
+    /// Whether it is a range's.
+    pub const fn is_range(&self) -> bool {
+        self.pad[0] != 0
+    }
+}
 
 /// A service. Written last when anything of it changes: its ring and backends are complete by then.
 #[repr(C)]
@@ -58,7 +89,7 @@ pub struct Backend {
     pub addr: Addr,
     /// Interface it is reached by.
     pub ifindex: u32,
-    /// Port.
+    /// Port; 0: the one that the client speaks to.
     pub port: Port,
     /// A [`Mode`]: how packets reach it.
     pub mode: u8,

@@ -25,7 +25,7 @@ pub fn decide<P: Packet, T: Tables>(p: &P, t: &T, at: &Arrival, plan: &mut Plan)
 
 #[inline(always)]
 fn message<T: Tables>(arp: &ArpHdr, t: &T, at: &Arrival) -> Plan {
-    let Some(vip) = t.vip(&Addr::v4(arp.tpa)) else { return Plan::pass(Reason::NotVirtual) };
+    let Some(vip) = t.virtual_address(&Addr::v4(arp.tpa)) else { return Plan::pass(Reason::NotVirtual) };
     // An announcement (sender = target) is news for the node's own neighbour table; should the kernel want to defend an
     // address that it holds without a lease, the egress fence stops it.
     if arp.oper != REQUEST || arp.spa == arp.tpa {

@@ -1,7 +1,7 @@
 //! New flows: pick a backend from the service's ring, claim a source port towards it, record the flow.
 
 use lb_common::{
-    addr::PROTO_UDP,
+    addr::{PROTO_UDP, Port},
     checksum::{delta, sum_addr, sum2},
     flow::{FORWARD, Flow, FlowKey, FlowRef, REVERSE, Stage},
     hash,
@@ -11,7 +11,7 @@ use lb_common::{
 };
 
 use crate::{
-    detour, half_open,
+    detour, half_open, latency,
     packet::Arrival,
     parse::Ip,
     tables::{InsertError, Tables},
@@ -34,7 +34,11 @@ pub fn open<T: Tables>(ip: &Ip, service: &Service, t: &T, at: &Arrival) -> Resul
     let place = half_open::take(t)?;
     // What was thrown out must be gone before the record is filled anew, and its keys off the stack.
     t.flow(place.slot).ok_or(Reason::FlowTableFull)?.place = place.index;
-    enter(ip, service, place.slot, t, at)
+    let slot = enter(ip, service, place.slot, t, at)?;
+    if let Some(f) = t.flow(slot) {
+        latency::begin(f, at.now, t);
+    }
+    Ok(slot)
 }
 
 /// Fills the record in a slot whose place this processor has, enters its keys, and gives the place back.
@@ -84,7 +88,7 @@ fn fill(f: &mut Flow, ip: &Ip, service: &Service, backend: &Backend, now: u64) {
     f.snat = if backend.mode() == Mode::Nat { service.snat } else { ip.key.src };
     f.client_port = ip.key.sport;
     f.vip_port = ip.key.dport;
-    f.backend_port = backend.port;
+    f.backend_port = if backend.port == Port([0; 2]) { ip.key.dport } else { backend.port };
     f.snat_port = ip.key.sport;
     f.seen = now;
     f.born = (now / 1_000_000_000) as u32;
@@ -95,8 +99,8 @@ fn fill(f: &mut Flow, ip: &Ip, service: &Service, backend: &Backend, now: u64) {
     f.backend_next = 0;
     f.generation = f.generation.wrapping_add(1);
     f.proto = ip.key.proto;
-    f.flags = 0;
     f.mode = backend.mode;
+    f.flags = 0;
     f.stage = if ip.key.proto == PROTO_UDP { Stage::OneWay } else { Stage::SynSent } as u8;
 }
 
@@ -111,7 +115,7 @@ fn record<T: Tables>(f: &mut Flow, slot: u32, forward: &FlowKey, t: &T) -> Resul
     match mode {
         Mode::Nat => claim_port(&mut reverse, forward, &there, t)?,
         Mode::Dnat => t.insert_key(&reverse, &there).map_err(no_port)?,
-        Mode::Dsr | Mode::Tunnel => {}
+        Mode::Dsr | Mode::Tunnel | Mode::Local => {}
     }
     f.snat_port = reverse.dport;
     f.port_delta =

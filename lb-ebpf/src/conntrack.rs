@@ -7,6 +7,7 @@ use lb_common::{
 
 use crate::{
     half_open::{self, Promotion},
+    latency,
     ownership::{self, Right},
     packet::{Arrival, Packet},
     parse::{Ip, Payload, Tcp, flag},
@@ -66,13 +67,13 @@ pub fn known_if<P: Packet, T: Tables>(
     {
         return plan;
     }
+    latency::seen(f, ip, r.direction, at.now, t);
     let mode = f.mode();
     if mode.is_one_way() {
         advance_one_way(f, tcp, ip.payload);
     } else if ip.payload == Payload::Tcp {
         advance(f, tcp, r.direction);
     }
-    f.seen = at.now;
     count(f, r.direction, ip.length, t);
     let reason = if r.direction == FORWARD { Reason::Forwarded } else { Reason::Returned };
     Plan::to_backend(reason, r.slot, r.direction, mode)

@@ -35,7 +35,10 @@ const UNTRANSLATABLE: u32 = u32::MAX;
 #[inline(always)]
 pub fn prepare(f: &mut Flow, backend: &Backend, path: Option<&Path>) -> Result<(), Reason> {
     f.mtu = path.map_or(0, |p| p.least);
-    if f.mode() == Mode::Tunnel || f.is_mixed() {
+    if f.mode() == Mode::Local {
+        // Goes no further than here.
+        f.mtu = 0;
+    } else if f.mode() == Mode::Tunnel || f.is_mixed() {
         f.snat = path.map(|p| p.source).unwrap_or_default();
         if f.snat.is_v4() != backend.addr.is_v4() {
             return Err(Reason::BackendMissing);
@@ -170,7 +173,7 @@ fn limit<T: Tables>(t: &T, v6: bool, f: &Flow, direction: u8) -> u32 {
 #[inline(always)]
 fn send<P: Packet, T: Tables>(p: &mut P, t: &T, plan: &Plan, ip: &Ip, ifindex: u32) -> Verdict {
     if !matches!(plan.step, Step::Nat | Step::Direct) {
-        return apply::apply_known(p, t, plan, ifindex);
+        return apply::apply_known(p, t, plan, ifindex, None);
     }
     let Some(f) = t.flow(plan.slot) else { return apply::verdict(plan, None) };
     let (in_tunnel, mixed) = (f.mode() == Mode::Tunnel, f.is_mixed());
@@ -187,7 +190,7 @@ fn send<P: Packet, T: Tables>(p: &mut P, t: &T, plan: &Plan, ip: &Ip, ifindex: u
     } else if mixed {
         apply::verdict(plan, translate::packet(p, t, plan, ip).map(Action::Route))
     } else {
-        apply::apply_known(p, t, plan, ifindex)
+        apply::apply_known(p, t, plan, ifindex, None)
     }
 }
 

@@ -38,7 +38,7 @@ pub fn handle<P: Packet, T: Tables>(p: &P, t: &T, at: &Arrival) -> Verdict {
 
 #[inline(always)]
 fn is_fenced<T: Tables>(addr: &Addr, t: &T, now: u64) -> bool {
-    t.vip(addr).is_some_and(|vip| !t.owns(vip.router, now))
+    t.virtual_address(addr).is_some_and(|vip| !t.owns(vip.router, now))
 }
 
 /// In whose names the frame speaks: its source, and the address that a neighbour advertisement is about. The unspecified

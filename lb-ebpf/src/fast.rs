@@ -6,14 +6,13 @@
 
 use lb_common::{
     addr::{Addr, Mac, PROTO_UDP},
-    checksum::{fold, sum_addr},
     fast::Left,
     flow::{FORWARD, Flow},
 };
 
 use crate::{
     Packet, Tables,
-    apply::{TCP_CHECK, UDP_CHECK, apply_known},
+    apply::{TCP_CHECK, UDP_CHECK, apply_known, unfinished_sum},
     conntrack,
     packet::{Arrival, Delivery},
     parse::{self, Frame, Ip},
@@ -76,7 +75,7 @@ pub fn forward<P: Packet, T: Tables, H: Hops>(
         return Err(hop.err().unwrap_or(Left::NotKnown));
     }
     plan.v6 = ip.v6;
-    let verdict = apply_known(p, t, &plan, at.ifindex);
+    let verdict = apply_known(p, t, &plan, at.ifindex, Some(ip.segment()));
     t.count(verdict.reason);
     match (verdict.action, hop) {
         (Action::Route(ifindex), Ok(hop)) if p.store(0, &[hop.to.0, hop.from.0]).is_some() => {
@@ -132,8 +131,6 @@ const fn is_due_for_tc(f: &Flow, now: u64) -> bool {
 #[inline(always)]
 fn is_unfinished<P: Packet>(p: &P, ip: &Ip) -> bool {
     let check = if ip.key.proto == PROTO_UDP { UDP_CHECK } else { TCP_CHECK };
-    let length = ip.length - (ip.l4() - parse::L3) as u32;
-    // The words 0xffff in mapped IPv4 addresses are zero in ones' complement.
-    let pseudo = sum_addr(&ip.key.src) + sum_addr(&ip.key.dst) + u32::from(ip.key.proto) + length;
-    p.read::<[u8; 2]>(ip.l4() + check).is_none_or(|field| u16::from_be_bytes(field) == fold(pseudo))
+    let unfinished = unfinished_sum(&ip.key.src, &ip.key.dst, ip.key.proto, ip.segment());
+    p.read::<[u8; 2]>(ip.l4() + check).is_none_or(|field| u16::from_be_bytes(field) == unfinished)
 }

@@ -5,7 +5,7 @@
 //! mean memory that anybody may fill. IPv6 extension headers are walked to a bound; hop-by-hop options, destination options and
 //! routing headers that have been used up lead on, all others (and more) are left to the node's stack.
 //!
-//! `rest` leaves these packets to a program of its own in the kernel. Offsets vary here, so packet bytes are read and written by
+//! `rest` leaves these packets to programs of their own in the kernel, one for what is known and one for what opens flows. Offsets vary here, so packet bytes are read and written by
 //! helper only.
 
 use lb_common::{
@@ -37,7 +37,7 @@ const UNTRANSLATABLE: u32 = 0;
 const FRAGMENT: u8 = 44;
 
 /// What is between network and transport header.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 struct Chain {
     /// Offset of the transport header.
     l4: u32,
@@ -49,38 +49,86 @@ struct Chain {
     id: [u8; 4],
 }
 
-/// Decides about such a packet, rewrites it, and counts what became of it; or the program that it is left to.
+/// Decides about such a packet, rewrites it, and counts what became of it; but not about one that may open a flow, which is left
+/// to [`open`] (`Err`).
 #[inline(always)]
 pub fn handle<P: Packet, T: Tables>(p: &mut P, t: &T, at: &Arrival) -> Result<Verdict, Tail> {
-    let mut ip = Ip::default();
-    parse::network(p, &mut ip);
-    let mut chain = Chain { l4: L4 as u32, offset: 0, more: false, id: [0; 4] };
-    ip.payload = if L3 as u32 + ip.length > p.length() {
-        Payload::Malformed
-    } else if ip.v6 {
-        walk(p, &mut ip, &mut chain)
+    let (mut ip, mut chain) = (Ip::default(), Chain::default());
+    let first = read(p, &mut ip, &mut chain);
+    let mut plan =
+        if chain.offset != 0 { following(&ip, &chain, p, t, at) } else { conntrack::known(&ip, p, t, at) };
+    if plan.step == Step::Undecided {
+        return Err(Tail::OpeningFragments);
+    }
+    if let Some(tail) = prepare(&mut plan, first, &ip, &chain, p, t, at) {
+        return Err(tail);
+    }
+    let verdict = if plan.step == Step::Nat {
+        apply::verdict(&plan, nat(p, t, &plan, &chain).map(Action::Route))
     } else {
-        ipv4(p, &mut chain)
+        apply::apply_known(p, t, &plan, at.ifindex, None)
     };
-    let first = ip.payload == Payload::Other && chain.offset == 0;
-    if first {
-        ip.payload = transport(p, &mut ip, chain.l4, chain.more);
+    t.count(verdict.reason);
+    Ok(verdict)
+}
+
+/// Likewise for a packet that belongs to no known flow and has a transport header, or none that matters here. In the kernel a
+/// program of its own, so that the verifier follows neither half for each way through the other.
+#[inline(always)]
+pub fn open<P: Packet, T: Tables>(p: &mut P, t: &T, at: &Arrival) -> Result<Verdict, Tail> {
+    let (mut ip, mut chain) = (Ip::default(), Chain::default());
+    let first = read(p, &mut ip, &mut chain);
+    let mut plan = service::decide(&ip, p, t, at);
+    if let Some(tail) = prepare(&mut plan, first, &ip, &chain, p, t, at) {
+        return Err(tail);
     }
-    let mut plan = if chain.offset != 0 { following(&ip, &chain, p, t, at) } else { whole(&ip, p, t, at) };
-    plan.v6 = ip.v6;
-    if matches!(plan.step, Step::Nat | Step::Direct) && chain.more && first {
-        leave_word(&ip, &chain, &plan, t, at);
-    }
-    if plan.reason == Reason::TtlExpired {
-        return Err(report::expired(p));
-    }
-    if plan.step == Step::Direct && t.flow(plan.slot).is_some_and(|f| f.mode() == Mode::Tunnel) {
-        return Err(detour::leave(p, plan.slot, plan.reason));
-    }
-    capture::offer(p, t, plan.reason, at, false);
     let verdict = apply(p, t, &plan, &ip, &chain, at.ifindex);
     t.count(verdict.reason);
     Ok(verdict)
+}
+
+/// Reads the headers; whether there is a transport header.
+#[inline(always)]
+fn read<P: Packet>(p: &P, ip: &mut Ip, chain: &mut Chain) -> bool {
+    parse::network(p, ip);
+    chain.l4 = L4 as u32;
+    ip.payload = if L3 as u32 + ip.length > p.length() {
+        Payload::Malformed
+    } else if ip.v6 {
+        walk(p, ip, chain)
+    } else {
+        ipv4(p, chain)
+    };
+    let first = ip.payload == Payload::Other && chain.offset == 0;
+    if first {
+        ip.payload = transport(p, ip, chain.l4, chain.more);
+    }
+    first
+}
+
+/// What is done before the packet is rewritten; or the program that it is left to.
+#[inline(always)]
+fn prepare<P: Packet, T: Tables>(
+    plan: &mut Plan,
+    first: bool,
+    ip: &Ip,
+    chain: &Chain,
+    p: &mut P,
+    t: &T,
+    at: &Arrival,
+) -> Option<Tail> {
+    plan.v6 = ip.v6;
+    if matches!(plan.step, Step::Nat | Step::Direct) && chain.more && first {
+        leave_word(ip, chain, plan, t, at);
+    }
+    if plan.reason == Reason::TtlExpired {
+        return Some(report::expired(p));
+    }
+    if plan.step == Step::Direct && t.flow(plan.slot).is_some_and(|f| f.mode() == Mode::Tunnel) {
+        return Some(detour::leave(p, plan.slot, plan.reason));
+    }
+    capture::offer(p, t, plan.reason, at, false);
+    None
 }
 
 /// The fields of an IPv4 header that tell of fragments.
@@ -167,13 +215,6 @@ fn transport<P: Packet>(p: &P, ip: &mut Ip, l4: u32, more: bool) -> Payload {
     ip.tcp.flags = h[13];
     ip.tcp.span = rest - header + u32::from(h[13] & flag::SYN != 0) + u32::from(h[13] & flag::FIN != 0);
     Payload::Tcp
-}
-
-/// The plan for what has a transport header, or none that matters here.
-#[inline(always)]
-fn whole<P: Packet, T: Tables>(ip: &Ip, p: &P, t: &T, at: &Arrival) -> Plan {
-    let plan = conntrack::known(ip, p, t, at);
-    if plan.step == Step::Undecided { service::decide(ip, p, t, at) } else { plan }
 }
 
 /// The plan for a fragment that is not its datagram's first.

@@ -76,7 +76,7 @@ pub fn handle<P: Packet, T: Tables>(p: &mut P, t: &T, at: &Arrival) -> Result<Ve
     let verdict = if plan.step == Step::Nat {
         apply::verdict(&plan, rewrite(p, t, &plan, &ip, &quoted).map(Action::Route))
     } else {
-        apply::apply_known(p, t, &plan, at.ifindex)
+        apply::apply_known(p, t, &plan, at.ifindex, Some(ip.segment()))
     };
     t.count(verdict.reason);
     Ok(verdict)

@@ -22,6 +22,7 @@ pub mod foreign_error;
 pub mod fragment;
 pub mod half_open;
 pub mod icmp_error;
+pub mod latency;
 pub mod neighbour;
 pub mod ownership;
 pub mod packet;
@@ -62,6 +63,7 @@ pub fn handle<P: Packet, T: Tables>(p: &mut P, t: &T, at: &Arrival) -> Verdict {
 fn go_on<P: Packet, T: Tables>(tail: Tail, p: &mut P, t: &T, at: &Arrival) -> Result<Verdict, Tail> {
     match tail {
         Tail::Rest => rest(p, t, at),
+        Tail::OpeningFragments => fragment::open(p, t, at),
         Tail::Errors => icmp_error::handle(p, t, at),
         Tail::Fragments => fragment::handle(p, t, at),
         Tail::Detour => detour::handle(p, t, at),
@@ -103,7 +105,7 @@ pub fn forward<P: Packet, T: Tables>(p: &mut P, t: &T, at: &Arrival) -> Result<V
         capture::offer(p, t, plan.reason, at, false);
     }
     plan.v6 = ip.v6;
-    let verdict = apply::apply_known(p, t, &plan, at.ifindex);
+    let verdict = apply::apply_known(p, t, &plan, at.ifindex, Some(ip.segment()));
     t.count(verdict.reason);
     Ok(verdict)
 }

@@ -17,7 +17,7 @@ fn main() {}
 #[cfg(target_arch = "bpf")]
 mod programs {
     use aya_ebpf::{
-        helpers::{bpf_ktime_get_boot_ns, bpf_redirect, bpf_redirect_neigh},
+        helpers::{bpf_redirect, bpf_redirect_neigh},
         macros::classifier,
         programs::TcContext,
     };
@@ -78,6 +78,14 @@ mod programs {
         conclude(&ctx, &frame, decided)
     }
 
+    /// Those of them that may open a flow.
+    #[classifier]
+    pub fn viplb_opening(ctx: TcContext) -> i32 {
+        let (mut frame, at) = arrival(&ctx);
+        let decided = lb_ebpf::fragment::open(&mut frame, &Kernel, &at);
+        conclude(&ctx, &frame, decided)
+    }
+
     /// Packets of flows that need more than new addresses.
     #[classifier]
     pub fn viplb_detour(ctx: TcContext) -> i32 {
@@ -122,10 +130,8 @@ mod programs {
 
     #[inline(always)]
     fn arrival(ctx: &TcContext) -> (Frame<'_>, Arrival) {
-        // SAFETY: the helper has no precondition.
-        let now = unsafe { bpf_ktime_get_boot_ns() };
         let frame = Frame::new(ctx);
-        let at = Arrival { now, ifindex: frame.ifindex() };
+        let at = Arrival { now: maps::now(), ifindex: frame.ifindex() };
         (frame, at)
     }
 
@@ -136,9 +142,7 @@ mod programs {
         if frame.ingress_ifindex() != 0 {
             return NEXT;
         }
-        // SAFETY: the helper has no precondition.
-        let now = unsafe { bpf_ktime_get_boot_ns() };
-        let at = Arrival { now, ifindex: frame.ifindex() };
+        let at = Arrival { now: maps::now(), ifindex: frame.ifindex() };
         let verdict = lb_ebpf::egress::handle(&frame, &Kernel, &at);
         log(&ctx, &frame, &verdict);
         finish(verdict.action)

@@ -7,20 +7,26 @@ use core::arch::asm;
 use aya_ebpf::{
     EbpfContext,
     bindings::BPF_NOEXIST,
-    btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, ProgramArray, Queue, RingBuf},
+    btf_maps::{
+        Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray, Queue, RingBuf, lpm_trie::Key,
+    },
+    helpers::{bpf_jiffies64, bpf_ktime_get_boot_ns},
     macros::btf_map,
 };
 use lb_common::{
-    addr::Addr,
+    addr::{Addr, Port},
+    clock::Clock,
     fast::{FAST_SLOTS, SelfTest},
     flow::{Flow, FlowKey, FlowRef},
     fragment::{FragmentKey, FragmentRef},
     half_open,
+    latency::Latency,
     lease::Lease,
     maps::{
-        DEFAULT_FLOWS, MAX_BACKENDS, MAX_FRAGMENTS, MAX_INTERFACES, MAX_RING_SLOTS, MAX_ROUTERS,
+        DEFAULT_FLOWS, MAX_BACKENDS, MAX_FRAGMENTS, MAX_INTERFACES, MAX_RANGES, MAX_RING_SLOTS, MAX_ROUTERS,
         MAX_SERVICES, MAX_VIPS, MMAPABLE, SAMPLE_BYTES, TAIL_SLOTS, Tail,
     },
+    reach::{RANGE_BITS, RangeKey},
     reason::{REASON_SLOTS, Reason},
     sample::{Capture, Sample},
     service::{Backend, Interface, Path, Service, ServiceKey, Vip},
@@ -35,6 +41,10 @@ static VIPS: HashMap<Addr, Vip, MAX_VIPS> = HashMap::new();
 static LEASES: Array<Lease, MAX_ROUTERS, MMAPABLE> = Array::new();
 #[btf_map]
 static SERVICES: HashMap<ServiceKey, Service, MAX_SERVICES> = HashMap::new();
+#[btf_map]
+static RANGES: LpmTrie<RangeKey, Port, MAX_RANGES> = LpmTrie::new();
+#[btf_map]
+static ALIVE: Array<u64, 1, MMAPABLE> = Array::new();
 #[btf_map]
 static RINGS: Array<u32, MAX_RING_SLOTS> = Array::new();
 #[btf_map]
@@ -65,6 +75,8 @@ static SERVICE_STATS: PerCpuArray<ServiceStats, MAX_SERVICES> = PerCpuArray::new
 #[btf_map]
 static BACKEND_STATS: PerCpuArray<BackendStats, MAX_BACKENDS> = PerCpuArray::new();
 #[btf_map]
+static LATENCY: PerCpuArray<Latency, MAX_BACKENDS> = PerCpuArray::new();
+#[btf_map]
 static REASONS: PerCpuArray<u64, REASON_SLOTS> = PerCpuArray::new();
 
 #[btf_map]
@@ -75,6 +87,42 @@ static SAMPLES: RingBuf<Sample, SAMPLE_BYTES> = RingBuf::new();
 static FAST: PerCpuArray<u64, FAST_SLOTS> = PerCpuArray::new();
 #[btf_map]
 static SELF_TESTS: HashMap<u32, SelfTest, MAX_INTERFACES> = HashMap::new();
+
+#[btf_map]
+static CLOCK: PerCpuArray<Clock, 1> = PerCpuArray::new();
+
+/// Boottime as of the last timer tick, ns: at most [`lb_common::clock::BEHIND`] ago.
+#[inline(always)]
+pub fn now() -> u64 {
+    // SAFETY: the helper, a load of one word once the kernel has compiled it, has no precondition.
+    let ticks = unsafe { bpf_jiffies64() };
+    match CLOCK.get_ptr_mut(0) {
+        // SAFETY: this processor's copy of a live element.
+        Some(clock) if unsafe { (*clock).ticks } == ticks => unsafe { (*clock).boottime },
+        Some(clock) => read_clock(clock, ticks),
+        None => boottime(),
+    }
+}
+
+/// Of two programs that one processor runs at once (in a real-time kernel one may be put off by another) none may find the other's
+/// ticks with an older time.
+#[inline(never)]
+fn read_clock(clock: *mut Clock, ticks: u64) -> u64 {
+    let now = boottime();
+    // SAFETY: this processor's copy of a live element.
+    unsafe {
+        (&raw mut (*clock).ticks).write_volatile(0);
+        (&raw mut (*clock).boottime).write_volatile(now);
+        (&raw mut (*clock).ticks).write_volatile(ticks);
+    }
+    now
+}
+
+#[inline(always)]
+fn boottime() -> u64 {
+    // SAFETY: the helper has no precondition.
+    unsafe { bpf_ktime_get_boot_ns() }
+}
 
 /// Counts what XDP did with a packet.
 #[inline(always)]
@@ -145,9 +193,25 @@ impl Tables for Kernel {
     }
 
     #[inline(always)]
+    fn precise(&self, _: u64) -> u64 {
+        boottime()
+    }
+
+    #[inline(always)]
     fn service(&self, key: &ServiceKey) -> Option<&Service> {
         // SAFETY: valid until the program ends; an update replaces the element as a whole.
         unsafe { SERVICES.get(key) }
+    }
+
+    #[inline(always)]
+    fn range(&self, key: &RangeKey) -> Option<Port> {
+        RANGES.get(&Key::new(RANGE_BITS, *key)).copied()
+    }
+
+    #[inline(always)]
+    fn alive_until(&self) -> u64 {
+        // SAFETY: a live array element, which the daemon writes.
+        ALIVE.get_ptr(0).map_or(0, |p| unsafe { p.read_volatile() })
     }
 
     #[inline(always)]
@@ -289,6 +353,12 @@ impl Tables for Kernel {
     fn backend_stats(&self, backend: u32) -> Option<&mut BackendStats> {
         // SAFETY: this processor's copy of a live element.
         BACKEND_STATS.get_ptr_mut(backend).map(|p| unsafe { &mut *p })
+    }
+
+    #[inline(always)]
+    fn latency(&self, backend: u32) -> Option<&mut Latency> {
+        // SAFETY: this processor's copy of a live element.
+        LATENCY.get_ptr_mut(backend).map(|p| unsafe { &mut *p })
     }
 
     #[inline(always)]

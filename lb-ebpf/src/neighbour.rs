@@ -23,7 +23,7 @@ pub fn decide<P: Packet, T: Tables>(p: &P, t: &T, at: &Arrival, plan: &mut Plan)
 
 #[inline(always)]
 fn solicitation<T: Tables>(target: &Addr, t: &T, at: &Arrival) -> Plan {
-    let Some(vip) = t.vip(target) else { return Plan::pass(Reason::NotVirtual) };
+    let Some(vip) = t.virtual_address(target) else { return Plan::pass(Reason::NotVirtual) };
     if !t.owns(vip.router, at.now) {
         return Plan::drop(Reason::NotOwner);
     }

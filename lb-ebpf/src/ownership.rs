@@ -4,7 +4,7 @@
 //! before it has the lease itself, as a *delegate*. Both end by deadlines that the VRRP thread writes. ARP and neighbour
 //! discovery know no such exception: they ask [`Tables::owns`].
 
-use lb_common::{addr::Mac, lease::Lease, reason::Reason};
+use lb_common::{addr::Mac, clock::BEHIND, lease::Lease, reach::NO_ROUTER, reason::Reason};
 
 use crate::{
     packet::{Arrival, Packet},
@@ -26,11 +26,23 @@ pub enum Right {
     Nothing,
 }
 
-/// What this node may do with a packet for an address of `router`.
+/// What this node may do with a packet for an address of `router`. Without a router the address is its own, and nobody else
+/// answers for it. (The number is out of the array's bounds, so that packets under a lease are not asked twice.)
 #[inline(always)]
 pub fn right<P: Packet, T: Tables>(p: &P, t: &T, router: u32, now: u64) -> Right {
-    let Some(lease) = t.lease(router) else { return Right::Nothing };
-    if lease.is_valid(now) { Right::Owner } else { without_lease(p, lease, now) }
+    let Some(lease) = t.lease(router) else {
+        return if router == NO_ROUTER { Right::Owner } else { Right::Nothing };
+    };
+    if is_valid(lease, t, now) { Right::Owner } else { without_lease(p, lease, t.precise(now)) }
+}
+
+/// As [`Lease::is_valid`], of a time that may be a little behind: near the lease's end the precise one is asked for.
+#[inline(always)]
+fn is_valid<T: Tables>(lease: &Lease, t: &T, now: u64) -> bool {
+    if lease.until > now && lease.until - now < BEHIND {
+        return lease.is_valid(t.precise(now));
+    }
+    lease.is_valid(now)
 }
 
 #[inline(never)]
@@ -72,4 +84,30 @@ pub fn instead<T: Tables>(right: Right, ip: &Ip, router: u32, t: &T, at: &Arriva
 #[inline(always)]
 pub fn delegated(plan: Plan) -> Plan {
     if plan.step == Step::Pass { Plan::drop(Reason::NotOwner) } else { Plan { routed: true, ..plan } }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Buffer, Memory};
+
+    #[test]
+    fn a_lease_that_ran_out_since_the_last_tick_is_over_for_packets_and_for_arp() {
+        let mut tables = Memory::new(1);
+        let packet = Buffer::new(vec![0; 60]);
+        let until = 1_000 * BEHIND;
+        tables.set_lease(0, Lease { until, term: 1, ..Lease::default() });
+        for (now, behind, expected) in [
+            (until - BEHIND, BEHIND - 1, Right::Owner),
+            (until - BEHIND + 1, BEHIND - 2, Right::Owner),
+            (until - BEHIND + 1, BEHIND - 1, Right::Nothing),
+            (until - 1, 0, Right::Owner),
+            (until - 1, 1, Right::Nothing),
+            (until, 0, Right::Nothing),
+        ] {
+            tables.behind = behind;
+            assert_eq!(right(&packet, &tables, 0, now), expected, "{} before the end", until - now);
+            assert_eq!(tables.owns(0, now), expected == Right::Owner, "{} before the end", until - now);
+        }
+    }
 }

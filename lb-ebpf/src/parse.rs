@@ -66,6 +66,12 @@ impl Ip {
     pub const fn l4(&self) -> usize {
         if self.v6 { L4_V6 } else { L4 }
     }
+
+    /// Length of the packet without its network header. (Of TCP and UDP packets, whose headers are known to fit.)
+    #[inline(always)]
+    pub const fn segment(&self) -> u16 {
+        (self.length as u16).wrapping_sub((self.l4() - L3) as u16)
+    }
 }
 
 /// What an IP packet carries.

@@ -45,7 +45,7 @@ pub enum Step {
     Drop,
     /// Rewrite it as its flow's record says and send it on.
     Nat,
-    /// Send it on to its flow's backend with its addresses as they are.
+    /// Send it on to its flow's backend with its addresses as they are; that may be the node's own stack.
     Direct,
     /// Send it on to another node of this link.
     Relay,

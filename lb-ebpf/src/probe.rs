@@ -41,16 +41,16 @@ fn answer<P: Packet, T: Tables>(ip: &Ip, p: &P, t: &T, at: &Arrival) -> Option<P
     let message = ip.l4() + UdpHdr::LEN;
     let [a, b, c, d] = MAGIC;
     let is_probe = p.read::<[u8; 6]>(message) == Some([a, b, c, d, VERSION, Kind::Probe as u8]);
-    if !is_probe || t.vip(&ip.key.dst).is_some() {
+    if !is_probe || t.virtual_address(&ip.key.dst).is_some() {
         return None;
     }
     let mac = t.interface(at.ifindex)?.mac;
     let address: Addr = p.load(message + 16)?;
-    let router = t.vip(&address).map(|vip| vip.router);
+    let router = t.virtual_address(&address).map(|vip| vip.router);
     let Some(lease) = router.and_then(|router| t.lease(router)) else {
         return Some(Plan::probe_answer(mac, State::Unknown, 0));
     };
-    let (state, rest) = match lease.tell(at.now) {
+    let (state, rest) = match lease.tell(t.precise(at.now)) {
         Standing::Valid(rest) => (State::Valid, rest),
         Standing::Expired => (State::Expired, 0),
         Standing::Released => (State::Released, 0),

@@ -3,8 +3,9 @@
 use lb_common::{
     flow::FORWARD,
     mode::Mode,
+    reach::{NO_ROUTER, RangeKey},
     reason::{Kind, Reason},
-    service::{Service, ServiceKey},
+    service::{Service, ServiceKey, Vip},
 };
 
 use crate::{
@@ -25,14 +26,14 @@ pub fn decide<P: Packet, T: Tables>(ip: &Ip, p: &P, t: &T, at: &Arrival) -> Plan
     if !matches!(right, Right::Owner | Right::Delegate) {
         return ownership::instead(right, ip, router, t, at);
     }
-    let plan = owned(ip, t, at);
+    let plan = owned(ip, vip, t, at);
     if right == Right::Owner { plan } else { ownership::delegated(plan) }
 }
 
 /// The plan for a packet that concerns no service: `plan` if it is for a virtual address and this node may act for that.
 #[inline(always)]
 pub fn unserved<P: Packet, T: Tables>(ip: &Ip, plan: Plan, p: &P, t: &T, at: &Arrival) -> Plan {
-    let Some(vip) = t.vip(&ip.key.dst) else { return Plan::pass(Reason::NotVirtual) };
+    let Some(vip) = t.virtual_address(&ip.key.dst) else { return Plan::pass(Reason::NotVirtual) };
     let router = vip.router;
     match ownership::right(p, t, router, at.now) {
         Right::Owner => plan,
@@ -42,9 +43,11 @@ pub fn unserved<P: Packet, T: Tables>(ip: &Ip, plan: Plan, p: &P, t: &T, at: &Ar
 }
 
 #[inline(always)]
-fn owned<T: Tables>(ip: &Ip, t: &T, at: &Arrival) -> Plan {
+fn owned<T: Tables>(ip: &Ip, vip: &Vip, t: &T, at: &Arrival) -> Plan {
     match ip.payload {
         Payload::Tcp | Payload::Udp => connection(ip, t, at),
+        // Of the node's own address a service takes its port's connections, and the stack everything else.
+        _ if vip.is_own() => Plan::pass(Reason::NoService),
         Payload::EchoRequest => Plan::echo(),
         Payload::Fragment => Plan::drop(Reason::Fragment),
         Payload::Malformed => Plan::drop(Reason::Malformed),
@@ -57,20 +60,23 @@ fn owned<T: Tables>(ip: &Ip, t: &T, at: &Arrival) -> Plan {
 fn connection<T: Tables>(ip: &Ip, t: &T, at: &Arrival) -> Plan {
     let Some(service) = named(ip, t) else { return Plan::pass(Reason::NoService) };
     if ip.payload == Payload::Tcp {
+        // A known flow comes here when it was to be established and the table is full.
+        let unknown = !ip.tcp.opens() && t.flow_ref(&ip.key).is_none();
+        if unknown && is_stacks(ip, service) {
+            return Plan::pass(Reason::NoService);
+        }
         if ip.tcp.has(flag::RST) {
             return Plan::drop(Reason::StrayReset);
         }
         if !ip.tcp.opens() {
-            // A known flow comes here when it was to be established and the table is full.
-            let known = t.flow_ref(&ip.key).is_some();
-            let reason = if known { Reason::FlowTableFull } else { Reason::UnknownFlow };
+            let reason = if unknown { Reason::UnknownFlow } else { Reason::FlowTableFull };
             return refuse(service, ip, reason, t);
         }
     }
     if ip.ttl <= 1 {
         return Plan::drop(Reason::TtlExpired);
     }
-    match balance::open(ip, service, t, at) {
+    match open(ip, service, t, at) {
         Ok(slot) => {
             let mode = t.flow(slot).map_or(Mode::Nat, |f| f.mode());
             Plan::to_backend(Reason::NewFlow, slot, FORWARD, mode)
@@ -80,9 +86,40 @@ fn connection<T: Tables>(ip: &Ip, t: &T, at: &Arrival) -> Plan {
     }
 }
 
+#[inline(always)]
+fn open<T: Tables>(ip: &Ip, service: &Service, t: &T, at: &Arrival) -> Result<u32, Reason> {
+    if is_own(service) && t.alive_until() <= at.now {
+        return Err(Reason::DaemonGone);
+    }
+    balance::open(ip, service, t, at)
+}
+
+/// Whether the service is on an address of the node's own. Read anew each time: from an answer that is kept, the verifier would
+/// follow everything behind it twice.
+#[inline(always)]
+fn is_own(service: &Service) -> bool {
+    // SAFETY: a field of a live service.
+    let router = unsafe { (&raw const service.router).read_volatile() };
+    router == NO_ROUTER
+}
+
+/// Whether a segment of no known flow may belong to a connection of the node's own stack: one to its own address, where its
+/// sockets may have the service's port as well (and had it before viplb came); or one from the address itself, as replies to a
+/// client on this node are.
+#[inline(always)]
+fn is_stacks(ip: &Ip, service: &Service) -> bool {
+    ip.key.src == ip.key.dst || is_own(service)
+}
+
+/// The service on the packet's very port, else on a range that it belongs to.
 #[inline(never)]
 fn named<'a, T: Tables>(ip: &Ip, t: &'a T) -> Option<&'a Service> {
-    t.service(&ServiceKey { addr: ip.key.dst, port: ip.key.dport, proto: ip.key.proto, pad: [0; 5] })
+    let key = &ip.key;
+    if let Some(service) = t.service(&ServiceKey::port(key.dst, key.proto, key.dport)) {
+        return Some(service);
+    }
+    let first = t.range(&RangeKey::new(&key.dst, key.proto, key.dport))?;
+    t.service(&ServiceKey::range(key.dst, key.proto, first))
 }
 
 /// Refuses a segment with a reset that its sender must accept (RFC 9293 section 3.10.7.1): from the acknowledged

@@ -1,10 +1,12 @@
 //! Access to state, as the kernel's maps or a test's memory give it.
 
 use lb_common::{
-    addr::Addr,
+    addr::{Addr, Port},
     flow::{Flow, FlowKey, FlowRef},
     fragment::{FragmentKey, FragmentRef},
+    latency::Latency,
     lease::Lease,
+    reach::RangeKey,
     reason::Reason,
     sample::{Capture, Sample},
     service::{Backend, Interface, Path, Service, ServiceKey, Vip},
@@ -30,12 +32,21 @@ pub enum InsertError {
 pub trait Tables {
     /// Run-time settings.
     fn settings(&self) -> Option<&Settings>;
-    /// A virtual address.
+    /// A virtual address, or one of the node's own that services are on.
     fn vip(&self, addr: &Addr) -> Option<&Vip>;
     /// The lease of a virtual router.
     fn lease(&self, router: u32) -> Option<&mut Lease>;
+    /// The precise time, while a program goes by that of the last timer tick: `now` is the same or up to
+    /// [`BEHIND`](lb_common::clock::BEHIND) earlier.
+    fn precise(&self, now: u64) -> u64 {
+        now
+    }
     /// A service.
     fn service(&self, key: &ServiceKey) -> Option<&Service>;
+    /// First port of the range that a port belongs to.
+    fn range(&self, key: &RangeKey) -> Option<Port>;
+    /// Until when the daemon counts as alive, boottime ns.
+    fn alive_until(&self) -> u64;
     /// Backend index in a ring slot.
     fn ring(&self, slot: u32) -> Option<u32>;
     /// Counts up the cursor of a service and gives its former value.
@@ -81,6 +92,8 @@ pub trait Tables {
     fn service_stats(&self, service: u32) -> Option<&mut ServiceStats>;
     /// Counters of a backend.
     fn backend_stats(&self, backend: u32) -> Option<&mut BackendStats>;
+    /// How fast a backend answers.
+    fn latency(&self, backend: u32) -> Option<&mut Latency>;
     /// Counts what became of a packet.
     fn count(&self, reason: Reason);
     /// Who wants to see packets.
@@ -88,9 +101,15 @@ pub trait Tables {
     /// Shows one.
     fn sample(&self, sample: &Sample);
 
+    /// A virtual address. The node's own are none: its stack answers for them, lease or not.
+    #[inline(always)]
+    fn virtual_address(&self, addr: &Addr) -> Option<&Vip> {
+        self.vip(addr).filter(|vip| !vip.is_own())
+    }
+
     /// Whether this node may act for addresses of `router` at `now`: the daemon has renewed the lease recently enough.
     #[inline(always)]
     fn owns(&self, router: u32, now: u64) -> bool {
-        self.lease(router).is_some_and(|lease| lease.is_valid(now))
+        self.lease(router).is_some_and(|lease| lease.is_valid(self.precise(now)))
     }
 }

@@ -7,12 +7,14 @@ use std::cell::{Cell, RefCell, UnsafeCell};
 use std::collections::{HashMap, VecDeque};
 
 use lb_common::{
-    addr::Addr,
+    addr::{Addr, Port},
     checksum::{fold, update},
     flow::{Flow, FlowKey, FlowRef},
     fragment::{FragmentKey, FragmentRef},
     half_open,
+    latency::Latency,
     lease::Lease,
+    reach::RangeKey,
     reason::{REASON_SLOTS, Reason},
     sample::{Capture, HEAD, Sample},
     service::{Backend, Interface, Path, Service, ServiceKey, Vip},
@@ -162,6 +164,10 @@ pub struct Memory {
     leases: HashMap<u32, UnsafeCell<Lease>>,
     /// Services.
     pub services: HashMap<ServiceKey, Service>,
+    /// First port of each port that belongs to a range.
+    pub ranges: HashMap<RangeKey, Port>,
+    /// Until when the daemon counts as alive.
+    pub alive_until: u64,
     /// Ring slots.
     pub rings: HashMap<u32, u32>,
     /// Cursors by service.
@@ -180,6 +186,8 @@ pub struct Memory {
     pub key_capacity: usize,
     /// Free slots.
     pub free: RefCell<VecDeque<u32>>,
+    /// How far the time that programs are given is behind, ns.
+    pub behind: u64,
     /// What became of packets, by number of the reason.
     pub reasons: RefCell<[u64; REASON_SLOTS]>,
     /// Who listens.
@@ -191,6 +199,7 @@ pub struct Memory {
     flows: Vec<UnsafeCell<Flow>>,
     service_stats: UnsafeCell<Box<[ServiceStats; 8]>>,
     backend_stats: UnsafeCell<Box<[BackendStats; 32]>>,
+    latency: UnsafeCell<Box<[Latency; 32]>>,
 }
 
 impl Memory {
@@ -208,6 +217,8 @@ impl Memory {
             vips: HashMap::new(),
             leases: HashMap::new(),
             services: HashMap::new(),
+            ranges: HashMap::new(),
+            alive_until: u64::MAX,
             rings: HashMap::new(),
             cursors: RefCell::default(),
             backends: HashMap::new(),
@@ -216,6 +227,7 @@ impl Memory {
             interfaces: HashMap::new(),
             keys: RefCell::default(),
             fragments: RefCell::default(),
+            behind: 0,
             capture: Capture::default(),
             samples: RefCell::default(),
             key_capacity: 2 * records as usize,
@@ -225,6 +237,7 @@ impl Memory {
             flows: (0..records).map(|_| UnsafeCell::default()).collect(),
             service_stats: UnsafeCell::default(),
             backend_stats: UnsafeCell::default(),
+            latency: UnsafeCell::default(),
         }
     }
 
@@ -260,6 +273,12 @@ impl Memory {
         unsafe { (&*self.service_stats.get())[service as usize] }
     }
 
+    /// A copy of a backend's times.
+    pub fn latency_of(&self, backend: u32) -> Latency {
+        // SAFETY: as above.
+        unsafe { (&*self.latency.get())[backend as usize] }
+    }
+
     /// A copy of a backend's counters.
     pub fn backend_counters(&self, backend: u32) -> BackendStats {
         // SAFETY: as above.
@@ -268,6 +287,10 @@ impl Memory {
 }
 
 impl Tables for Memory {
+    fn precise(&self, now: u64) -> u64 {
+        now + self.behind
+    }
+
     fn settings(&self) -> Option<&Settings> {
         Some(&self.settings)
     }
@@ -283,6 +306,14 @@ impl Tables for Memory {
 
     fn service(&self, key: &ServiceKey) -> Option<&Service> {
         self.services.get(key)
+    }
+
+    fn range(&self, key: &RangeKey) -> Option<Port> {
+        self.ranges.get(key).copied()
+    }
+
+    fn alive_until(&self) -> u64 {
+        self.alive_until
     }
 
     fn ring(&self, slot: u32) -> Option<u32> {
@@ -387,6 +418,11 @@ impl Tables for Memory {
     fn backend_stats(&self, backend: u32) -> Option<&mut BackendStats> {
         // SAFETY: single thread; the core holds one at a time.
         unsafe { (&mut *self.backend_stats.get()).get_mut(backend as usize) }
+    }
+
+    fn latency(&self, backend: u32) -> Option<&mut Latency> {
+        // SAFETY: as above.
+        unsafe { (&mut *self.latency.get()).get_mut(backend as usize) }
     }
 
     fn count(&self, reason: Reason) {

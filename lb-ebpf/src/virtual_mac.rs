@@ -24,7 +24,7 @@ pub fn is_for<P: Packet, T: Tables>(p: &P, t: &T, frame: Frame, destination: &Ad
         Frame::Ip => *destination,
         Frame::Other => return false,
     };
-    t.vip(&target).is_some_and(|vip| vip.mac.0 == to)
+    t.virtual_address(&target).is_some_and(|vip| vip.mac.0 == to)
 }
 
 /// Where a virtual address is said to be: at its virtual hardware address, else at the interface's.

@@ -2,7 +2,7 @@
 
 use aya_ebpf::{
     bindings::xdp_action::{XDP_DROP, XDP_PASS, XDP_TX},
-    helpers::{bpf_ktime_get_boot_ns, bpf_redirect},
+    helpers::bpf_redirect,
     macros::xdp,
     programs::XdpContext,
 };
@@ -19,9 +19,7 @@ use crate::{
 pub fn viplb_xdp(ctx: XdpContext) -> u32 {
     let left = match Frame::new(&ctx) {
         Some(mut frame) => {
-            // SAFETY: the helper has no precondition.
-            let now = unsafe { bpf_ktime_get_boot_ns() };
-            let at = Arrival { now, ifindex: frame.ifindex() };
+            let at = Arrival { now: maps::now(), ifindex: frame.ifindex() };
             match fast::forward(&mut frame, &maps::Kernel, &at, &XdpHops(&ctx)) {
                 Ok(action) => {
                     maps::count_fast(SENT);

@@ -13,6 +13,7 @@ pub mod log;
 pub mod netlink;
 pub mod notify;
 pub mod program;
+mod sockets;
 pub mod track;
 pub mod units;
 pub mod vrrp;

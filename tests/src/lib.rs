@@ -13,6 +13,7 @@ pub mod down;
 pub mod expect;
 pub mod foreign;
 pub mod galera;
+pub mod hosts;
 pub mod keepalived;
 pub mod lab;
 pub mod netns;

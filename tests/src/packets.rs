@@ -98,6 +98,7 @@ impl Family {
             services: vec![DesiredService {
                 addr: vip,
                 port,
+                last: None,
                 proto: PROTO_TCP,
                 router: 0,
                 snat: vip,

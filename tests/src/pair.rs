@@ -1,17 +1,21 @@
 //! A packet case's two sides: the core on in-memory tables, and the loaded programs on live maps (`BPF_PROG_TEST_RUN`).
 //!
 //! A frame goes through both, and verdict, bytes, flow records, leases and counters must be equal; the caller judges what
-//! came out. The kernel's clock is the real one and the host's stands still, so deadlines in cases are far away or over.
+//! came out. The XDP program gets each frame before, and leaves it: the tables of the cases name no way for it. The kernel's
+//! clock is the real one and the host's stands still, so deadlines in cases are far away or over.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use lb_common::{
+    addr::Port,
     flow::{Flow, Stage},
+    latency::Latency,
     lease::Lease,
     maps::RING_SLOTS,
     probe,
+    reach::RangeKey,
     reason::Reason,
-    service::{Service, ServiceKey},
+    service::Service,
     settings::Settings,
 };
 use lb_ebpf::{
@@ -20,7 +24,12 @@ use lb_ebpf::{
 };
 use lb_userspace::{
     config::model::Hook,
-    datapath::{counters, load::Datapath, pins::Pins, tables::Desired},
+    datapath::{
+        counters,
+        load::Datapath,
+        pins::Pins,
+        tables::{Desired, key},
+    },
 };
 
 use crate::{
@@ -55,6 +64,9 @@ pub struct Outcome {
 pub const FOREVER: u64 = u64::MAX;
 /// A deadline that is over on both sides.
 pub const OVER: u64 = 1;
+const XDP_PASS: u32 = 2;
+/// Test runs of XDP take no larger frame than fits into a page beside what the kernel needs there.
+const XDP_LARGEST: usize = 3000;
 /// The host's clock.
 pub const NOW: u64 = 1_000_000_000_000;
 /// When and where frames come in on the host's side.
@@ -90,6 +102,7 @@ impl Pair {
         let flows = host.records();
         let mut pair = Self { host, pins, flows, kernel: Some(kernel), runtime, _bpffs: bpffs };
         pair.lease(FOREVER);
+        pair.alive(FOREVER);
         pair
     }
 
@@ -107,6 +120,12 @@ impl Pair {
     /// Gives router 0 a lease until then.
     pub fn lease(&mut self, until: u64) {
         self.set_lease(Lease { until, term: 1, ..Lease::default() });
+    }
+
+    /// Has the daemon count as alive until then.
+    pub fn alive(&mut self, until: u64) {
+        self.host.alive_until = until;
+        self.kernel().tables.maps().alive.set(0, until, 0).expect("alive");
     }
 
     /// Gives router 0 this lease.
@@ -141,6 +160,10 @@ impl Pair {
         action: Action,
         out: Vec<u8>,
     ) -> Outcome {
+        if !egress && frame.len() <= XDP_LARGEST {
+            let left = self.kernel().test_run_xdp(frame).expect("test run");
+            assert_eq!(left, (XDP_PASS, frame.to_vec()), "what XDP does not send on it leaves as it is");
+        }
         let (returned, kernel_out) = self.kernel().test_run(egress, frame).expect("test run");
         let expected = match action {
             Action::Pass => -1,
@@ -162,6 +185,7 @@ impl Pair {
         let host: Vec<Flow> = (0..flows).map(|slot| timeless(self.host.record(slot))).collect();
         let host_service = self.host.service_counters(0);
         let host_backends: Vec<_> = (0..3).map(|i| self.host.backend_counters(i)).collect();
+        let host_times: Vec<_> = (0..3).map(|i| times(&self.host.latency_of(i))).collect();
         let host_reasons: Vec<u64> = Reason::ALL.iter().map(|r| self.host.counted(*r)).collect();
         let host_lease = timeless_lease(self.host.lease_of(0));
         let maps = self.kernel().tables.maps();
@@ -171,6 +195,8 @@ impl Pair {
         assert_eq!(counters::service(maps, 0).expect("counters"), host_service);
         let backends: Vec<_> = (0..3).map(|i| counters::backend(maps, i).expect("counters")).collect();
         assert_eq!(backends, host_backends);
+        let latency = |i| times(&counters::latency(maps, i).expect("times"));
+        assert_eq!((0..3).map(latency).collect::<Vec<_>>(), host_times, "times taken");
         let reasons: Vec<u64> =
             counters::reasons(maps).expect("counters").into_iter().map(|(_, n)| n).collect();
         assert_eq!(reasons, host_reasons, "reasons");
@@ -225,10 +251,12 @@ fn memory(desired: &Desired, flows: u32) -> Memory {
     m.backends = (0..).zip(desired.backends.iter().copied()).collect();
     m.paths = (0..).zip(desired.paths.iter().copied()).collect();
     for (id, s) in (0..).zip(&desired.services) {
-        let key = ServiceKey { addr: s.addr, port: s.port, proto: s.proto, pad: [0; 5] };
+        for port in s.last.into_iter().flat_map(|last| s.port.number()..=last.number()) {
+            m.ranges.insert(RangeKey::new(&s.addr, s.proto, Port::new(port)), s.port);
+        }
         let ring_base = (id * 2 + 1) * RING_SLOTS as u32;
         let ring_len = s.ring.len() as u32;
-        m.services.insert(key, Service { id, router: s.router, ring_base, ring_len, snat: s.snat });
+        m.services.insert(key(s), Service { id, router: s.router, ring_base, ring_len, snat: s.snat });
         m.rings.extend((ring_base..).zip(s.ring.iter().copied()));
     }
     m
@@ -236,6 +264,11 @@ fn memory(desired: &Desired, flows: u32) -> Memory {
 
 fn timeless(f: Flow) -> Flow {
     Flow { seen: 0, born: 0, ..f }
+}
+
+/// How many times were taken: to connect, to answer.
+fn times(latency: &Latency) -> [u64; 2] {
+    [latency.connect.times(), latency.response.times()]
 }
 
 fn timeless_lease(lease: Lease) -> Lease {

@@ -156,14 +156,14 @@ pub(crate) fn send(socket: &OwnedFd, frame: &[u8]) -> io::Result<()> {
 }
 
 /// One frame, or nothing within the limit.
-fn receive(socket: &OwnedFd, limit: Duration) -> io::Result<Option<Vec<u8>>> {
+pub(crate) fn receive(socket: &OwnedFd, limit: Duration) -> io::Result<Option<Vec<u8>>> {
     let mut poll = libc::pollfd { fd: socket.as_raw_fd(), events: libc::POLLIN, revents: 0 };
     let millis = i32::try_from(limit.as_millis()).unwrap_or(i32::MAX).max(1);
     // SAFETY: one valid pollfd.
     if check(unsafe { libc::poll(&raw mut poll, 1, millis) } as isize)? == 0 {
         return Ok(None);
     }
-    let mut frame = vec![0; 128];
+    let mut frame = vec![0; 2048];
     // SAFETY: pointer and length are those of `frame`.
     let len = unsafe { libc::recv(socket.as_raw_fd(), frame.as_mut_ptr().cast(), frame.len(), 0) };
     frame.truncate(check(len)?);

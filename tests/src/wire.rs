@@ -1,13 +1,17 @@
 //! Hosts in namespaces on one switch, two of which run the packet programs by themselves, without a daemon: what a test run
 //! of a program cannot show (offloaded checksums, redirection, neighbour resolution) is shown here by real sockets.
 //!
-//! Hosts are named by a letter; `c` is the client, `s` the backend, `a` and `b` run the programs. The virtual address is on
-//! no interface: only the programs answer for it.
+//! Hosts are named by a letter; `c` is the client, `s` the backend, `a` and `b` run the programs, `h` what they are compared with. The virtual address is on
+//! no interface: only the programs answer for it. When a node's programs go, each packet that came in must have had its reason.
 
+mod books;
+pub mod peers;
+pub mod raw;
 pub mod traffic;
 
 use std::{net::IpAddr, process::Command};
 
+use books::Books;
 use lb_common::{
     addr::{Mac, PROTO_TCP, PROTO_UDP, Port},
     lease::Lease,
@@ -33,7 +37,7 @@ use crate::{
 };
 
 /// The hosts and their last octet, or group.
-const HOSTS: [(char, u8); 4] = [('c', 100), ('s', 2), ('a', 7), ('b', 8)];
+const HOSTS: [(char, u8); 5] = [('c', 100), ('s', 2), ('a', 7), ('b', 8), ('h', 9)];
 
 /// The switch and its hosts.
 pub struct Wire {
@@ -166,6 +170,26 @@ impl Wire {
         hook: Hook,
         (mode, crossed): (Mode, bool),
     ) -> Node {
+        self.node_of(host, hook, 64, |desired| {
+            if virtual_mac {
+                desired.vips.iter_mut().zip(FAMILIES).for_each(|((_, vip), family)| {
+                    vip.mac = Mac::virtual_router(family == Family::V6, 51);
+                });
+            }
+            desired.backends.iter_mut().for_each(|b| b.mode = mode as u8);
+            if crossed {
+                desired.backends.reverse();
+                desired.paths.reverse();
+            }
+        })
+    }
+
+    /// Likewise with room for `flows` flows, and tables as `edit` leaves them.
+    ///
+    /// # Panics
+    ///
+    /// If the kernel refuses them.
+    pub fn node_of(&self, host: char, hook: Hook, flows: u32, edit: impl FnOnce(&mut Desired)) -> Node {
         let bpffs = Bpffs::claim(&format!("{}{host}", self.name)).expect("bpffs");
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
         let pins = Pins::of(&format!("{}{host}", self.name));
@@ -174,7 +198,7 @@ impl Wire {
             .run(|| {
                 let _inside = runtime.enter();
                 let ifindex = nix::net::if_::if_nametoindex("eth0").expect("eth0");
-                let opened = Datapath::open(&pins, &["eth0".into()], hook, 64);
+                let opened = Datapath::open(&pins, &["eth0".into()], hook, flows);
                 let mut datapath = opened.expect("programs load");
                 let neighbours = ['s', 'c'].map(|host| IpAddr::from([172, 18, 0, number(host)]));
                 let port = runtime.block_on(async {
@@ -185,18 +209,16 @@ impl Wire {
                 (datapath, ifindex)
             })
             .expect("the namespace");
-        let mut desired = desired(ifindex, self.mac(host), virtual_mac);
-        desired.backends.iter_mut().for_each(|b| b.mode = mode as u8);
+        let mut desired = desired(ifindex, self.mac(host));
         desired.paths = FAMILIES.map(|f| own_way(f, host)).to_vec();
-        if crossed {
-            desired.backends.reverse();
-            desired.paths.reverse();
-        }
+        edit(&mut desired);
         for (way, proven) in desired.interfaces[0].1.ways.iter_mut().zip(&datapath.attached[0].ways) {
             *way = *proven;
         }
         datapath.tables.publish(&desired).expect("tables are written");
-        Node { datapath: Some(datapath), desired, runtime, _bpffs: bpffs }
+        let mut node = Node { desired, datapath: Some(datapath), runtime, books: None, _bpffs: bpffs };
+        node.books = Books::open(&self.host(host), &mut node);
+        node
     }
 }
 
@@ -217,6 +239,7 @@ pub struct Node {
     desired: Desired,
     datapath: Option<Datapath>,
     runtime: tokio::runtime::Runtime,
+    books: Option<Books>,
     _bpffs: Bpffs,
 }
 
@@ -255,6 +278,9 @@ impl Node {
 
 impl Drop for Node {
     fn drop(&mut self) {
+        if let Some(books) = self.books.take().filter(|_| !std::thread::panicking()) {
+            books.balance(self);
+        }
         let _inside = self.runtime.enter();
         if let Some(datapath) = self.datapath.take() {
             let closed = datapath.close();
@@ -271,16 +297,13 @@ fn own_way(family: Family, host: char) -> Path {
     Path { source, mtu: 1500, least: 1500, ..Path::default() }
 }
 
-fn desired(ifindex: u32, mac: Mac, virtual_mac: bool) -> Desired {
+fn desired(ifindex: u32, mac: Mac) -> Desired {
     let port = Port::new(PORT);
     let backend = |f: Family| Backend { addr: f.backend(0).into(), ifindex, port, ..Backend::default() };
-    let vip = |f: Family| {
-        let own = if virtual_mac { Mac::virtual_router(f == Family::V6, 51) } else { Mac::default() };
-        (f.vip().into(), Vip { mac: own, ..Vip::default() })
-    };
+    let vip = |f: Family| (f.vip().into(), Vip::default());
     let service = |(ring, f): (u32, Family), proto| {
         let addr = IpAddr::into(f.vip());
-        DesiredService { addr, port, proto, router: 0, snat: addr, ring: vec![ring] }
+        DesiredService { addr, port, last: None, proto, router: 0, snat: addr, ring: vec![ring] }
     };
     let services = (0..).zip(FAMILIES).flat_map(|f| [PROTO_TCP, PROTO_UDP].map(|proto| service(f, proto)));
     Desired {

@@ -1,7 +1,12 @@
 //! Packet cases: each frame goes through the host core and, by `BPF_PROG_TEST_RUN`, through the programs in the kernel;
 //! verdict, bytes, flow records and counters must be equal, and what comes out is judged by an independent parser.
 
-use lb_common::{flow::Stage, reason::Reason};
+use lb_common::{
+    addr::PROTO_TCP,
+    checksum::{fold, sum_addr},
+    flow::Stage,
+    reason::Reason,
+};
 use lb_ebpf::Action;
 use lb_tests::packets::{
     CLIENT, CLIENT_MAC, LO, PORT, REPLY_MAC, Segment, VIP, arp_request, backend, echo_request,
@@ -32,6 +37,23 @@ fn a_connection_is_translated_both_ways_and_its_stages_follow_the_flags() {
     assert_eq!((data.dst, data.src, data.data), ((backend(0), PORT), syn.src, 8));
     let f = p.only_flow();
     assert_eq!((f.stage(), f.client_next, f.backend_next), (Stage::Established, 1009, 9001));
+}
+
+#[test]
+fn a_finished_checksum_that_looks_unfinished_is_right_after_translation() {
+    let mut p = Pair::new(&world(3));
+    p.establish(40_000);
+    let segment = |data: u16| {
+        let data = data.to_be_bytes().to_vec();
+        Segment { seq: 1001, ack: Some(9001), data, ..Segment::from_client(40_000) }.frame()
+    };
+    // What a frame holds whose checksum the hardware is to complete: the pseudo-header's sum.
+    let pseudo = sum_addr(&CLIENT.into()) + sum_addr(&VIP.into()) + u32::from(PROTO_TCP) + 22;
+    let looks_unfinished = |frame: &Vec<u8>| frame[50..52] == fold(pseudo).to_be_bytes();
+    let frame = (0..=u16::MAX).map(segment).find(looks_unfinished).expect("one word makes up for any sum");
+    let out = p.receive(&frame);
+    assert_eq!(out.reason, Reason::Forwarded);
+    assert_eq!(seen(&out.frame).dst, (backend(0), PORT));
 }
 
 #[test]

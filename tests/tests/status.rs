@@ -20,7 +20,9 @@ use lb_tests::{
     proc,
 };
 use lb_userspace::{
-    api::snapshot::{Backend, Flows, Health, Interface, Node, Packets, RUNNING, Service, Snapshot, Vrrp},
+    api::snapshot::{
+        Backend, Flows, Health, Interface, Node, Packets, RUNNING, Service, Snapshot, Times, Vrrp,
+    },
     cli::status::render,
 };
 use nix::{
@@ -46,6 +48,8 @@ fn healthy() -> Snapshot {
         active: i,
         packets: 1000 * i,
         bytes: 123_456 * i,
+        connect: (i < 3).then(|| Times { p50_ms: 0.064, p99_ms: 0.192, count: 41, ..Times::default() }),
+        response: (i == 1).then(|| Times { p50_ms: 1.024, p99_ms: 12.288, count: 30, ..Times::default() }),
         ..Backend::default()
     };
     let packets =

@@ -8,11 +8,11 @@ use std::ffi::OsString;
 use anyhow::Result;
 
 use crate::paths::Paths;
-use crate::toolchain::{BENCH_NEEDS, PEER_NEEDS, Purpose};
+use crate::toolchain::{BENCH_NEEDS, FORWARD_NEEDS, PEER_NEEDS, Purpose};
 use crate::{build, install, process};
 
 /// Measure viplb: bench failover (--runs N, --only stop,freeze, --json FILE, --no-peers, --hogs, …), bench election,
-/// bench program
+/// bench program, bench forward, bench flood
 #[derive(Debug, clap::Args)]
 #[command(disable_help_flag = true)]
 pub struct Options {
@@ -34,11 +34,14 @@ impl Options {
 /// Runs the subcommand.
 pub fn run(paths: &Paths, mut options: Options) -> Result<()> {
     install::ensure(paths, Purpose::Build, options.install)?;
-    if says(&options.args, &["failover"]) {
+    if says(&options.args, &["failover", "forward", "flood"]) {
         install::ensure_of(paths, BENCH_NEEDS, Purpose::Lab, options.install)?;
     }
     if compares(&options.args) {
         install::ensure_of(paths, PEER_NEEDS, Purpose::Lab, options.install)?;
+    }
+    if says(&options.args, &["forward"]) && !says(&options.args, &["--no-peers", "--help", "-h"]) {
+        install::ensure_of(paths, FORWARD_NEEDS, Purpose::Lab, options.install)?;
     }
     build::all(paths, true)?;
     if says(&options.args, &["program"]) {

@@ -19,6 +19,7 @@ mod suite;
 mod summary;
 mod test;
 mod toolchain;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -43,6 +44,7 @@ enum Command {
     Test(test::Options),
     Bench(bench::Options),
     Lint(lint::Options),
+    Vm(vm::Options),
 }
 
 fn main() -> ExitCode {
@@ -64,6 +66,7 @@ fn dispatch(paths: &Paths, command: Command) -> Result<ExitCode> {
         Command::Test(options) => return test::run(paths, &options),
         Command::Bench(options) => bench::run(paths, options),
         Command::Lint(options) => lint::run(paths, options),
+        Command::Vm(options) => return vm::run(paths, &options),
     }
     .map(|()| ExitCode::SUCCESS)
 }
@@ -84,6 +87,14 @@ mod tests {
         let args = Args::try_parse_from(["xtask", "run", "--", "--db", "5", "--seconds", "30"]).unwrap();
         let Command::Run(options) = args.command else { panic!("not run") };
         assert_eq!(options.passed_on(), ["--db", "5", "--seconds", "30"]);
+    }
+
+    #[test]
+    fn what_a_guest_is_to_run_follows_the_dashes() {
+        for line in [&["xtask", "vm", "6.1", "--", "test", "--exact"][..], &["xtask", "vm", "6.12"]] {
+            let args = Args::try_parse_from(line).unwrap();
+            assert!(matches!(args.command, Command::Vm(_)), "{line:?}");
+        }
     }
 
     #[test]

@@ -55,6 +55,11 @@ impl Paths {
     pub fn test_logs(&self) -> PathBuf {
         self.target.join("test-logs")
     }
+
+    /// Where `cargo xtask vm` keeps kernels.
+    pub fn vm(&self) -> PathBuf {
+        self.target.join("vm")
+    }
 }
 
 /// Cargo marks its target directory with one of these files.

@@ -220,6 +220,12 @@ fn suites(paths: &Paths, group: &Group, filter: Option<&str>) -> Result<Vec<Suit
         .collect())
 }
 
+/// The test binaries of the group `programs`.
+pub fn program_suites(paths: &Paths) -> Result<Vec<String>> {
+    let binaries = test_binaries(paths)?;
+    Ok(binaries.into_iter().filter(|binary| group_of(binary) == Choice::Programs).collect())
+}
+
 /// The test binaries cargo makes of `tests/tests`.
 fn test_binaries(paths: &Paths) -> Result<Vec<String>> {
     let dir = paths.root.join("tests/tests");

@@ -142,14 +142,46 @@ pub static LINT_NEEDS: &[Need] = &[Need {
 }];
 
 /// What the benches in namespaces need; no database.
-pub static BENCH_NEEDS: &[Need] =
-    &[lab("iproute2", "network namespaces and links of the bench", &["ip"], &["iproute2"])];
+pub static BENCH_NEEDS: &[Need] = &[lab(
+    "iproute2, ethtool",
+    "network namespaces and links of the bench",
+    &["ip", "ethtool"],
+    &["iproute2", "ethtool"],
+)];
 
 /// What `cargo xtask bench` compares with; it can be done without (`--no-peers`).
 pub static PEER_NEEDS: &[Need] = &[Need {
     required: Purpose::Test,
     ..lab("keepalived", "viplb's failover is measured beside it", &["keepalived"], &["keepalived"])
 }];
+
+/// What `cargo xtask bench forward` compares with; likewise.
+pub static FORWARD_NEEDS: &[Need] = &[
+    lab("nftables", "the kernel's own translation, which viplb is measured beside", &["nft"], &["nftables"]),
+    lab("HAProxy", "viplb's forwarding is measured beside it", &["haproxy"], &["haproxy"]),
+];
+
+/// What `cargo xtask vm` needs beside what the tests do.
+pub static VM_NEEDS: &[Need] = &[
+    test_of("QEMU", "runs another kernel", &["qemu-system-x86_64"], &["qemu-system-x86"]),
+    test_of("busybox", "the first program under another kernel", &["busybox"], &["busybox-static"]),
+    test_of(
+        "cpio, kmod, xz, zstd",
+        "pack what another kernel begins with",
+        &["cpio", "depmod", "modprobe", "xz", "zstd"],
+        &["cpio", "kmod", "xz-utils", "zstd"],
+    ),
+];
+
+const fn test_of(
+    name: &'static str,
+    reason: &'static str,
+    programs: &'static [&'static str],
+    packages: &'static [&'static str],
+) -> Need {
+    let (purpose, required) = (Purpose::Test, Purpose::Test);
+    Need { name, purpose, required, reason, probe: Probe::Programs(programs), packages }
+}
 
 const fn lab(
     name: &'static str,

@@ -12,7 +12,10 @@ use aya_ebpf::{
 };
 use core::mem::MaybeUninit;
 
-use lb_common::{checksum::fold, sample::HEAD};
+use lb_common::{
+    checksum::{fold, update},
+    sample::HEAD,
+};
 use lb_ebpf::{
     packet::{Checksum, Delivery, Packet, Plain, Room},
     parse::{L4, L4_V6},
@@ -120,13 +123,13 @@ impl Packet for Frame<'_> {
     #[inline(always)]
     fn read<T: Plain>(&self, offset: usize) -> Option<T> {
         // SAFETY: `at` has checked the bounds; `Plain` allows any alignment and bit pattern.
-        self.at::<T>(offset).map(|p| unsafe { p.read_unaligned() })
+        self.at::<T>(offset).map(|p| unsafe { super::read(p) })
     }
 
     #[inline(always)]
     fn write<T: Plain>(&mut self, offset: usize, value: &T) -> Option<()> {
         // SAFETY: `at` has checked the bounds; `Plain` allows any alignment.
-        self.at::<T>(offset).map(|p| unsafe { p.write_unaligned(*value) })
+        self.at::<T>(offset).map(|p| unsafe { super::write(p, value) })
     }
 
     #[inline(always)]
@@ -151,10 +154,9 @@ impl Packet for Frame<'_> {
 
     #[inline(always)]
     fn head(&self, to: &mut [u8; HEAD]) -> u16 {
-        let length = self.ctx.len().min(HEAD as u32);
-        if length == 0 {
-            return 0;
-        }
+        // Never zero, in a way that verifiers follow (6.1's learns nothing from a comparison with zero); there are no frames
+        // without a byte, and of such one the helper would read nothing.
+        let length = self.ctx.len().wrapping_sub(1).min(HEAD as u32 - 1) + 1;
         let to = to.as_mut_ptr().cast();
         // SAFETY: the context is the one the program was called with; `length` is no more than there is room for.
         let done = unsafe { bpf_skb_load_bytes(self.ctx.skb.skb.cast(), 0, to, length) };
@@ -166,6 +168,30 @@ impl Packet for Frame<'_> {
         let zero = if field.optional { ZERO_IS_NONE } else { 0 };
         self.replace(field.offset, pseudo, PSEUDO_HEADER | zero)?;
         self.replace(field.offset, body, zero)
+    }
+
+    /// Without the helper where the checksum is finished. It would do the same, and tell the kernel too that a sum which the hardware
+    /// has formed of the whole frame changes by what the pseudo-header changes: IPv4's header checksum makes up for its addresses,
+    /// and this field for both its ports and, once more, for the addresses.
+    #[inline(always)]
+    fn update_known_l4_checksum(
+        &mut self,
+        field: Checksum,
+        unfinished: u16,
+        pseudo: u16,
+        body: u16,
+    ) -> Option<()> {
+        let old = u16::from_be_bytes(self.read(field.offset)?);
+        if old == unfinished || field.optional && old == 0 {
+            return self.update_l4_checksum(field, pseudo, body);
+        }
+        let new = match update(old, fold(u32::from(pseudo) + u32::from(body))) {
+            0 if field.optional => 0xffff,
+            new => new,
+        };
+        self.write(field.offset, &new.to_be_bytes())?;
+        self.amend_frame_sum(!pseudo);
+        Some(())
     }
 
     /// One sequence for both kinds of frame. The field is first given the pseudo-header's sum P: what a frame that is

@@ -87,13 +87,13 @@ impl Packet for Frame<'_> {
     #[inline(always)]
     fn read<T: Plain>(&self, offset: usize) -> Option<T> {
         // SAFETY: `at` has checked the bounds; `Plain` allows any alignment and bit pattern.
-        self.at::<T>(offset).map(|p| unsafe { p.read_unaligned() })
+        self.at::<T>(offset).map(|p| unsafe { super::read(p) })
     }
 
     #[inline(always)]
     fn write<T: Plain>(&mut self, offset: usize, value: &T) -> Option<()> {
         // SAFETY: `at` has checked the bounds; `Plain` allows any alignment.
-        self.at::<T>(offset).map(|p| unsafe { p.write_unaligned(*value) })
+        self.at::<T>(offset).map(|p| unsafe { super::write(p, value) })
     }
 
     #[inline(always)]
@@ -124,10 +124,8 @@ impl Packet for Frame<'_> {
 
     #[inline(always)]
     fn head(&self, to: &mut [u8; HEAD]) -> u16 {
-        let length = self.length().min(HEAD as u32);
-        if length == 0 {
-            return 0;
-        }
+        // Never zero, as on TC.
+        let length = self.length().wrapping_sub(1).min(HEAD as u32 - 1) + 1;
         // SAFETY: the context is the one the program was called with; `length` is no more than there is room for.
         let done = unsafe { bpf_xdp_load_bytes(self.ctx.ctx, 0, to.as_mut_ptr().cast(), length) };
         if done == 0 { length as u16 } else { 0 }

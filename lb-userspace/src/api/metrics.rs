@@ -6,7 +6,7 @@
 
 use std::fmt::{Display, Write};
 
-use super::snapshot::{Backend, RUNNING, Service, Snapshot, Track, Vrrp};
+use super::snapshot::{Backend, RUNNING, Service, Snapshot, Times, Track, Vrrp};
 
 /// States of a virtual router, each a series of its own: exactly one of them is 1.
 const STATES: [&str; 4] = ["Init", "Backup", "Master", "Fault"];
@@ -48,6 +48,36 @@ impl Text {
             }
             let close = if labels.as_ref().is_empty() { "" } else { "}" };
             let _ = writeln!(self.0, "{close} {value}");
+        }
+    }
+}
+
+impl Text {
+    /// A family of histograms. Buckets above the slowest time are left out but for the infinite one.
+    fn histogram<'a>(
+        &mut self,
+        (name, help): (&str, &str),
+        samples: impl IntoIterator<Item = ([(&'static str, String); 2], &'a Times)>,
+    ) {
+        let mut samples = samples.into_iter().peekable();
+        if samples.peek().is_none() {
+            return;
+        }
+        let _ = write!(self.0, "# HELP {name} {help}\n# TYPE {name} histogram\n");
+        for (labels, times) in samples {
+            let labels: Vec<String> = labels.iter().map(|(k, v)| format!("{k}=\"{}\"", escape(v))).collect();
+            let labels = labels.join(",");
+            let mut below = 0;
+            for (end, n) in &times.buckets {
+                below += n;
+                let _ = writeln!(self.0, "{name}_bucket{{{labels},le=\"{}\"}} {below}", end / 1000.0);
+                if below == times.count {
+                    break;
+                }
+            }
+            let (sum, count) = (times.sum_ms / 1000.0, times.count);
+            let _ = writeln!(self.0, "{name}_bucket{{{labels},le=\"+Inf\"}} {count}");
+            let _ = writeln!(self.0, "{name}_sum{{{labels}}} {sum}\n{name}_count{{{labels}}} {count}");
         }
     }
 }
@@ -205,6 +235,23 @@ fn backends(out: &mut Text, all: &[Service]) {
     family(("viplb_backend_bytes_total", "counter", "Bytes of both directions."), &|b| b.bytes);
     let checks = each().filter_map(|(v, b)| Some((labels(v, b), b.check_ms? / 1000.0)));
     out.family(("viplb_backend_check_seconds", "gauge", "Duration of the last passed check."), checks);
+    latency(out, all);
+}
+
+fn latency(out: &mut Text, all: &[Service]) {
+    let each = |times: fn(&Backend) -> Option<&Times>| {
+        all.iter().flat_map(|v| v.backends.iter().map(move |b| (v, b))).filter_map(move |(v, b)| {
+            Some(([("service", v.name.clone()), ("backend", b.name.clone())], times(b)?))
+        })
+    };
+    out.histogram(
+        ("viplb_backend_connect_seconds", "From a client's SYN to the backend's SYN-ACK."),
+        each(|b| b.connect.as_ref()),
+    );
+    out.histogram(
+        ("viplb_backend_response_seconds", "From a flow's first request byte to its first response byte."),
+        each(|b| b.response.as_ref()),
+    );
 }
 
 fn packets(out: &mut Text, s: &Snapshot) {

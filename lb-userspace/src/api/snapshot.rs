@@ -291,6 +291,27 @@ pub struct Backend {
     /// What a `galera` check last saw.
     #[serde(default)]
     pub galera: Option<GaleraNode>,
+    /// From a SYN to the backend's SYN-ACK; none before the first.
+    #[serde(default)]
+    pub connect: Option<Times>,
+    /// From a flow's first request byte to its first response byte.
+    #[serde(default)]
+    pub response: Option<Times>,
+}
+
+/// Times measured by the packet programs since the maps were made.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Default)]
+pub struct Times {
+    /// Half of them were shorter, ms.
+    pub p50_ms: f64,
+    /// 99 of 100 were shorter, ms.
+    pub p99_ms: f64,
+    /// How many.
+    pub count: u64,
+    /// All together, ms.
+    pub sum_ms: f64,
+    /// The end of each bucket, ms, and the times in it.
+    pub buckets: Vec<(f64, u64)>,
 }
 
 /// A Galera node as its last check saw it; names as in SHOW STATUS, without `wsrep_`.

@@ -14,7 +14,7 @@ use super::{Format, node, runtime, table::Table};
 use crate::{
     api::{
         client::{self, AskError},
-        snapshot::{Backend, Health, RUNNING, Snapshot, Vrrp},
+        snapshot::{Backend, Health, RUNNING, Snapshot, Times, Vrrp},
     },
     datapath::{observe, pins, pins::Pins},
     units::{age, bytes},
@@ -159,8 +159,8 @@ fn services(s: &Snapshot, since: &dyn Fn(u64) -> String) -> String {
             bytes(v.bytes)
         );
         let mut t = Table::new(&[
-            "BACKEND", "ADDRESS", "STATE", "SINCE", "WEIGHT", "CHECK", "FLOWS", "ACTIVE", "PACKETS", "BYTES",
-            "CAUSE",
+            "BACKEND", "ADDRESS", "STATE", "SINCE", "WEIGHT", "CHECK", "CONNECT", "RESPONSE", "FLOWS",
+            "ACTIVE", "PACKETS", "BYTES", "CAUSE",
         ]);
         for b in &v.backends {
             let asked = b.state != "unknown";
@@ -171,6 +171,8 @@ fn services(s: &Snapshot, since: &dyn Fn(u64) -> String) -> String {
                 since(b.since),
                 known(asked, b.weight),
                 b.check_ms.map_or_else(|| "-".into(), |ms| format!("{ms} ms")),
+                times(b.connect.as_ref()),
+                times(b.response.as_ref()),
                 b.flows.to_string(),
                 known(asked, b.active),
                 b.packets.to_string(),
@@ -191,6 +193,11 @@ fn state(b: &Backend) -> String {
         (part, _) if b.state == "up" => format!("{} {part}", b.state),
         _ => b.state.clone(),
     }
+}
+
+/// Median and 99th percentile.
+fn times(t: Option<&Times>) -> String {
+    t.map_or_else(|| "-".into(), |t| format!("{}/{} ms", t.p50_ms, t.p99_ms))
 }
 
 /// A value that only the daemon has, or `-`: the pinned maps do not tell it.

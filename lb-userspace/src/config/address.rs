@@ -24,6 +24,53 @@ impl Endpoint {
     }
 }
 
+/// Where a service listens: an address, and a port or several.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Listen {
+    /// The address and the port, of several the first; 0 of all.
+    pub first: SocketAddr,
+    /// The last of several; 65535 of all.
+    pub last: Option<u16>,
+}
+
+impl Listen {
+    /// Whether every port is meant.
+    pub fn is_all(&self) -> bool {
+        self.first.port() == 0
+    }
+
+    /// Whether both claim a port in the same way: two single ports that are one, or two ranges that overlap.
+    pub fn overlaps(&self, other: &Self) -> bool {
+        let (a, b) = (self.first.port(), other.first.port());
+        self.first.ip() == other.first.ip()
+            && match (self.last, other.last) {
+                (None, None) => a == b,
+                (Some(last), Some(other_last)) if self.is_all() == other.is_all() => {
+                    a <= other_last && b <= last
+                }
+                // The narrower one goes first.
+                _ => false,
+            }
+    }
+}
+
+impl std::fmt::Display for Listen {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let ip = self.first.ip();
+        match self.last {
+            None => self.first.fmt(f),
+            Some(last) => {
+                if ip.is_ipv4() {
+                    write!(f, "{ip}:")?
+                } else {
+                    write!(f, "[{ip}]:")?
+                }
+                if self.is_all() { f.write_str("*") } else { write!(f, "{}-{last}", self.first.port()) }
+            }
+        }
+    }
+}
+
 /// A virtual address as written: where it differs from the default is known.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Placed {
@@ -67,10 +114,23 @@ pub fn host(text: &str) -> Result<IpAddr, Refusal> {
     unicast(text)
 }
 
-/// `ADDR:PORT` or `[ADDR]:PORT` of a service.
-pub fn listen(text: &str) -> Result<SocketAddr, Refusal> {
+/// `ADDR:PORT`, `ADDR:FIRST-LAST` or `ADDR:*` of a service; IPv6 in brackets.
+pub fn listen(text: &str) -> Result<Listen, Refusal> {
+    if let Some(addr) = text.strip_suffix(":*") {
+        return several(addr, 0, u16::MAX);
+    }
+    if let Some((rest, last)) = text.rsplit_once('-') {
+        let (addr, first) = rest.rsplit_once(':').unwrap_or((rest, ""));
+        return match (first.parse(), last.parse()) {
+            (Ok(first @ 1..), Ok(last)) if first < last => several(addr, first, last),
+            _ => {
+                let help = "write the first port and a higher one, as \"30000-30100\", or `*` for all ports";
+                Err((format!("`{text}` has a bad range of ports"), Some(help.into())))
+            }
+        };
+    }
     match endpoint(text)? {
-        Endpoint { addr, port: Some(port) } => Ok(SocketAddr::new(addr, port)),
+        Endpoint { addr, port: Some(port) } => Ok(Listen { first: SocketAddr::new(addr, port), last: None }),
         Endpoint { addr, port: None } => {
             let help = match addr {
                 IpAddr::V4(v4) => format!("write \"{v4}:3306\""),
@@ -84,8 +144,27 @@ pub fn listen(text: &str) -> Result<SocketAddr, Refusal> {
     }
 }
 
-/// `ADDR`, `ADDR:PORT` or `[ADDR]:PORT` of a backend.
-pub fn endpoint(text: &str) -> Result<Endpoint, Refusal> {
+fn several(addr: &str, first: u16, last: u16) -> Result<Listen, Refusal> {
+    match endpoint(addr)? {
+        // Brackets or not: an IPv6 address without them could not be told from its port before.
+        Endpoint { addr: ip, port: None } if ip.is_ipv4() || addr.starts_with('[') => {
+            Ok(Listen { first: SocketAddr::new(ip, first), last: Some(last) })
+        }
+        _ => Err((format!("`{addr}` is not an address"), Some("put an IPv6 address in brackets".into()))),
+    }
+}
+
+/// `ADDR`, `ADDR:PORT` or `[ADDR]:PORT` of a backend: a loopback address too, which the mode may allow.
+pub fn backend(text: &str) -> Result<Endpoint, Refusal> {
+    parts(text, |text| text.parse().ok().filter(IpAddr::is_loopback).map_or_else(|| unicast(text), Ok))
+}
+
+/// `ADDR`, `ADDR:PORT` or `[ADDR]:PORT`.
+fn endpoint(text: &str) -> Result<Endpoint, Refusal> {
+    parts(text, unicast)
+}
+
+fn parts(text: &str, address: impl Fn(&str) -> Result<IpAddr, Refusal>) -> Result<Endpoint, Refusal> {
     let (addr, port) = match text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
         Some((addr, "")) => (addr, None),
         Some((addr, rest)) => (addr, Some(rest.strip_prefix(':').unwrap_or_default())),
@@ -96,7 +175,7 @@ pub fn endpoint(text: &str) -> Result<Endpoint, Refusal> {
             None => (text, None),
         },
     };
-    let addr = unicast(addr)?;
+    let addr = address(addr)?;
     if let IpAddr::V6(v6) = addr
         && v6.is_unicast_link_local()
     {
@@ -117,6 +196,9 @@ pub fn local(text: &str) -> Result<SocketAddr, Refusal> {
         (format!("`{}` is not an address and a port", text.escape_debug()), Some(help.into()))
     })
 }
+
+/// What is wrong with a loopback address.
+pub const LOOPBACK: &str = "is a loopback address, which no other host can reach";
 
 /// An address that one host on a network can have.
 fn unicast(text: &str) -> Result<IpAddr, Refusal> {
@@ -143,7 +225,7 @@ fn unicast(text: &str) -> Result<IpAddr, Refusal> {
         a if a.is_unspecified() => "stands for no host",
         a if a.is_multicast() => "is a multicast address",
         IpAddr::V4(Ipv4Addr::BROADCAST) => "is the broadcast address",
-        a if a.is_loopback() => "is a loopback address, which no other host can reach",
+        a if a.is_loopback() => LOOPBACK,
         _ => return Ok(addr),
     };
     Err((format!("`{addr}` {problem}"), None))

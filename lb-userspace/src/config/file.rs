@@ -57,6 +57,8 @@ pub struct Node {
     pub hook: Field<Hook>,
     /// `hooks`: interface and hook.
     pub hooks: Vec<(String, Hook)>,
+    /// `local_clients`.
+    pub local_clients: Field<bool>,
     /// `realtime`.
     pub realtime: Field<bool>,
 }
@@ -136,6 +138,7 @@ fn read_node(table: &Spanned<&DeTable<'_>>, report: &mut Report) -> Node {
         datapath_log: r.boolean("datapath_log"),
         hook: r.choice("hook", &HOOKS),
         hooks: Vec::new(),
+        local_clients: r.boolean("local_clients"),
         realtime: r.boolean("realtime"),
     };
     r.finish();

@@ -14,6 +14,7 @@ use std::{
     time::Duration,
 };
 
+pub use super::address::Listen;
 pub use check::{
     AgentCheck, Check, CheckKind, DnsCheck, Donor, Failback, Galera, GaleraCheck, HttpCheck, MysqlLogin,
     Role, ScriptCheck, Tls, UdpCheck,
@@ -53,6 +54,8 @@ pub struct Node {
     pub datapath_log: bool,
     /// Where the packet programs are attached. Default [`Hook::Auto`].
     pub hooks: Hooks,
+    /// Clients on this node itself reach the services: programs are on the loopback interface too. Default `true`.
+    pub local_clients: bool,
     /// The VRRP thread asks for real-time priority, and for the memory to be locked. Default `true`.
     pub realtime: bool,
 }
@@ -267,10 +270,11 @@ impl Default for Garp {
 pub struct Service {
     /// The `NAME` of `[service.NAME]`.
     pub name: String,
-    /// Virtual address and port.
-    pub listen: SocketAddr,
-    /// Index into [`Config::vrrp`] of the router that `listen` belongs to.
-    pub router: usize,
+    /// Address and port, or ports.
+    pub listen: Listen,
+    /// Index into [`Config::vrrp`] of the router that `listen` belongs to; `None`: it is one of the node's own addresses, under
+    /// no lease.
+    pub router: Option<usize>,
     /// Layer-4 protocol.
     pub protocol: Protocol,
     /// How packets reach a backend that says nothing else.
@@ -312,8 +316,10 @@ pub enum Scheduler {
 pub struct Backend {
     /// `name`, default the address as text; unique within the service.
     pub name: String,
-    /// Address and port; unique within the service.
+    /// Address and port; unique within the service. In mode `local` it is where the check goes.
     pub addr: SocketAddr,
+    /// Connections go to the port that the client spoke to, whatever `addr` says; that is where the check goes.
+    pub keeps_port: bool,
     /// 0–256; 0 takes no new connections. Default 1.
     pub weight: u16,
     /// The highest of a `role = "writer"` service becomes its writer; 0–255. Default 0.

@@ -5,6 +5,7 @@
 mod check;
 mod compare;
 mod group;
+mod own;
 mod path;
 mod reach;
 mod router;
@@ -87,6 +88,7 @@ impl Resolver<'_, '_> {
                 node: or(&written.hook, Hook::Auto),
                 named: written.hooks.iter().cloned().collect(),
             },
+            local_clients: or(&written.local_clients, true),
             realtime: or(&written.realtime, true),
         })
     }

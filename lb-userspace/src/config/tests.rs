@@ -1,7 +1,9 @@
 //! Whole files in, the model or every mistake out. What a bad file prints stands in `tests/fixtures/config/*.stderr`
 //! and is compared whole; `VIPLB_BLESS=1 cargo test` writes those files anew.
 
+mod hooks;
 mod modes;
+mod reach;
 mod track;
 
 use std::{fs, path::PathBuf, time::Duration};
@@ -142,7 +144,7 @@ fn the_set_up_of_the_users_is_read_as_they_mean_it() {
     assert_eq!(router.auth_pass.unwrap().0, *b"123456\0\0");
     assert_eq!(router.ipv4().map(|a| a.to_string()).collect::<Vec<_>>(), ["172.18.0.201"]);
     let service = &config.services[0];
-    assert_eq!((service.router, service.listen.to_string().as_str()), (0, "172.18.0.201:3306"));
+    assert_eq!((service.router, service.listen.to_string().as_str()), (Some(0), "172.18.0.201:3306"));
     let backends: Vec<_> = service.backends.iter().map(|b| format!("{} {}", b.name, b.addr)).collect();
     assert_eq!(backends, ["db1 172.18.0.2:3306", "db2 172.18.0.3:3306", "172.18.0.4 172.18.0.4:3306"]);
 }
@@ -230,7 +232,7 @@ fn addresses_are_read_with_their_prefix_and_interface() {
     assert_eq!(shown(&vrrp[0].excluded), ["10.0.0.1/8 Some(\"eth1\")"]);
     assert!(!vrrp[0].assign);
     assert_eq!(services[0].backends[0].addr.to_string(), "[fd00::2]:3306", "the port is that of `listen`");
-    assert_eq!((services[0].router, services[0].protocol), (0, Protocol::Tcp));
+    assert_eq!((services[0].router, services[0].protocol), (Some(0), Protocol::Tcp));
 }
 
 #[test]

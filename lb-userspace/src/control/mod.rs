@@ -8,7 +8,10 @@ mod shutdown;
 mod start;
 pub mod tracking;
 
-use std::time::{Duration, Instant, SystemTime};
+use std::{
+    net::IpAddr,
+    time::{Duration, Instant, SystemTime},
+};
 
 use anyhow::{Context, Result};
 use lb_common::lease::Standing;
@@ -29,7 +32,7 @@ use crate::{
     health,
     netlink::Netlink,
     notify::Notifier,
-    track,
+    sockets, track,
     vrrp::{self, timers},
 };
 use model::{Model, ms};
@@ -117,7 +120,8 @@ impl Control {
     async fn on_tick(&mut self) -> Result<()> {
         let slice = self.datapath.collector.records().div_ceil(TICKS_PER_PASS);
         let now = vrrp::BootTime::now();
-        let Datapath { tables, collector, .. } = &mut self.datapath;
+        let Datapath { tables, collector, alive, .. } = &mut self.datapath;
+        alive.renew(now);
         collector.sweep(tables.maps(), now.0, slice)?;
         self.model.on_tick((Instant::now(), SystemTime::now()), |id| collector.used_by(id));
         self.look_at_mtus().await;
@@ -154,6 +158,9 @@ impl Control {
             // The programs answer for the address whether the interface has it or not: say it, and go on.
             if let Err(e) = done {
                 tracing::warn!("{e:#}");
+            }
+            if !change.present {
+                end_own_connections(change.addr);
             }
         }
         let snapshot = self.read_snapshot()?;
@@ -196,6 +203,15 @@ impl Control {
         s.flows.capacity = u64::from(collector.capacity());
         counters::fill_packets(maps, &mut s)?;
         Ok(s)
+    }
+}
+
+/// Ends connections of this node's own clients from an address that has gone.
+fn end_own_connections(from: IpAddr) {
+    match sockets::end_connections_from(from) {
+        Ok(0) => {}
+        Ok(n) => tracing::info!("{from} has gone: {n} connections of this node's own from it are ended"),
+        Err(e) => tracing::debug!("connections of this node's own from {from} are left to time out: {e}"),
     }
 }
 

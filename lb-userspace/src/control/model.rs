@@ -14,6 +14,7 @@ use std::{
 
 use lb_common::{
     addr::{Addr, Mac, PROTO_TCP, PROTO_UDP, Port},
+    reach::NO_ROUTER,
     service::{Backend, Interface, Vip, WAYS},
     settings::{Settings, SnatPorts},
 };
@@ -260,7 +261,9 @@ impl Model {
 
     /// What the packet programs shall know.
     pub fn desired(&self) -> Desired {
-        let vips = (0..).zip(&self.config.vrrp).flat_map(|(i, r)| vips(i, r));
+        let virtual_ones = (0..).zip(&self.config.vrrp).flat_map(|(i, r)| vips(i, r));
+        let own = self.config.services.iter().filter(|s| s.router.is_none());
+        let own = own.map(|s| (s.listen.first.ip().into(), Vip::OWN));
         let mac = |i: &MachineInterface| {
             (i.ifindex, Interface { mac: i.mac, mtu: paths::short(Some(i.mtu)), ways: i.ways })
         };
@@ -268,7 +271,7 @@ impl Model {
         let backends = all.zip(&self.machine.routes).map(|(b, ifindex)| Backend {
             addr: b.addr.ip().into(),
             ifindex: *ifindex,
-            port: Port::new(b.addr.port()),
+            port: if b.keeps_port { Port::default() } else { Port::new(b.addr.port()) },
             mode: b.mode as u8,
             ..Backend::default()
         });
@@ -280,7 +283,7 @@ impl Model {
                 places: 0,
                 snat_ports: self.machine.snat_ports,
             },
-            vips: vips.collect(),
+            vips: virtual_ones.chain(own).collect(),
             interfaces: self.machine.interfaces.iter().map(mac).collect(),
             backends: backends.collect(),
             paths: self.paths(),
@@ -295,15 +298,16 @@ impl Model {
             let (scheduler, takers) = pool.ring();
             let up: Vec<_> = takers.into_iter().map(|(b, weight)| (first + b as u32, weight)).collect();
             first += s.backends.len() as u32;
-            let addr = Addr::from(s.listen.ip());
+            let addr = Addr::from(s.listen.first.ip());
             services.push(DesiredService {
                 addr,
-                port: Port::new(s.listen.port()),
+                port: Port::new(s.listen.first.port()),
+                last: s.listen.last.map(Port::new),
                 proto: match s.protocol {
                     Protocol::Tcp => PROTO_TCP,
                     Protocol::Udp => PROTO_UDP,
                 },
-                router: s.router as u32,
+                router: s.router.map_or(NO_ROUTER, |router| router as u32),
                 snat: addr,
                 ring: ring::build(scheduler, &up),
             });

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Result;
 use tokio::time::timeout;
 
-use super::Control;
+use super::{Control, end_own_connections};
 
 /// How long programs that are told of the stop may take, all together: less than `docker stop` waits.
 const NOTIFY_LIMIT: Duration = Duration::from_secs(5);
@@ -24,6 +24,7 @@ impl Control {
             if let Err(e) = self.netlink.remove_address(change.ifindex, change.addr).await {
                 tracing::warn!("{e:#}");
             }
+            end_own_connections(change.addr);
         }
         for notice in stopping {
             self.notifier.tell(notice);

@@ -13,6 +13,8 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+mod reach;
+
 use super::{
     Control,
     model::{Machine, MachineInterface, Model, Way},
@@ -45,7 +47,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<()> {
     let pins = Pins::of(&config.node.name);
     let netlink = Netlink::open()?;
     let routes = routes(&config, &netlink).await?;
-    let interfaces = interfaces(&placements, &routes)?;
+    let interfaces = interfaces(&config, &placements, &routes)?;
     let mut datapath = Datapath::open(&pins, &interfaces, config.node.hooks.clone(), config.node.flows)?;
     if datapath.adopted {
         tracing::info!("adopted the maps and flows of a former daemon");
@@ -84,10 +86,12 @@ fn placements(config: &Config) -> Result<BTreeMap<String, u32>> {
 }
 
 /// Interfaces to attach to, each once: those of the virtual routers and of their addresses, where clients come in, and
-/// those that backends are reached by, where replies come in. Nobody else is on the loopback.
-fn interfaces(placements: &BTreeMap<String, u32>, routes: &[u32]) -> Result<Vec<String>> {
-    let mut names: Vec<String> = placements.keys().filter(|name| *name != "lo").cloned().collect();
-    for ifindex in routes {
+/// those that backends are reached by, where replies come in; and the loopback, where this node's own clients come in.
+fn interfaces(config: &Config, placements: &BTreeMap<String, u32>, routes: &[u32]) -> Result<Vec<String>> {
+    let mut names: Vec<String> = placements.keys().filter(|name| *name != reach::LOOPBACK).cloned().collect();
+    names.extend(reach::own_interfaces(config)?);
+    names.extend(config.node.local_clients.then(|| reach::LOOPBACK.to_owned()));
+    for ifindex in routes.iter().filter(|ifindex| **ifindex != NO_INTERFACE) {
         names.push(preflight::ifname(*ifindex)?);
     }
     names.sort();
@@ -95,14 +99,22 @@ fn interfaces(placements: &BTreeMap<String, u32>, routes: &[u32]) -> Result<Vec<
     Ok(names)
 }
 
+/// Instead of an interface: the backend is this node's own stack.
+const NO_INTERFACE: u32 = 0;
+
 async fn routes(config: &Config, netlink: &Netlink) -> Result<Vec<u32>> {
     let mut routes = Vec::new();
     for backend in config.services.iter().flat_map(|s| &s.backends) {
+        if backend.mode == Mode::Local {
+            routes.push(NO_INTERFACE);
+            continue;
+        }
         let to = backend.addr.ip();
         let ifindex = netlink.route_ifindex(to).await.with_context(|| format!("backend {}", backend.name))?;
         anyhow::ensure!(
             preflight::ifname(ifindex)? != "lo",
-            "backend {}: {to} is this node itself, to which nothing is forwarded: name another host's address",
+            "backend {}: {to} is this node itself, to which nothing is forwarded: name another host's address, or write `mode = \"local\"` \
+             to leave its connections to this node's own stack",
             backend.name
         );
         routes.push(ifindex);
@@ -118,7 +130,7 @@ async fn ways(config: &Config, netlink: &Netlink) -> Result<Vec<Way>> {
         let to = backend.addr.ip();
         let (source, mtu) = netlink.way(to).await.with_context(|| format!("backend {}", backend.name))?;
         let chosen = service.path.tunnel_source.filter(|a| a.is_ipv4() == to.is_ipv4());
-        let mixed = backend.mode == Mode::Nat && service.listen.is_ipv4() != to.is_ipv4();
+        let mixed = backend.mode == Mode::Nat && service.listen.first.is_ipv4() != to.is_ipv4();
         let own = if mixed { source } else { chosen.or(source) };
         let virtual_one = config.vrrp.iter().flat_map(|r| r.addresses.iter().chain(&r.excluded));
         let is_virtual = virtual_one.map(|a| a.addr).any(|a| Some(a) == own);
@@ -138,7 +150,7 @@ async fn raise_xdp(config: &Config, netlink: &Netlink, routes: &[u32], datapath:
     let backends = config.services.iter().flat_map(|s| &s.backends).map(|b| b.addr.ip());
     let backends: Vec<_> = backends.zip(routes).collect();
     let mut ports = Vec::new();
-    for a in &datapath.attached {
+    for a in datapath.attached.iter().filter(|a| a.interface != reach::LOOPBACK) {
         let Ok(ifindex) = preflight::ifindex(&a.interface) else { continue };
         let there: Vec<_> = backends.iter().filter(|(_, by)| **by == ifindex).map(|(ip, _)| *ip).collect();
         match netlink.port(&a.interface, ifindex, &there).await {
@@ -146,7 +158,9 @@ async fn raise_xdp(config: &Config, netlink: &Netlink, routes: &[u32], datapath:
             Err(e) => tracing::warn!("no XDP on {}: {e:#}", a.interface),
         }
     }
-    for name in config.node.hooks.named.keys().filter(|n| ports.iter().all(|p| p.name != **n)) {
+    for name in
+        config.node.hooks.named.keys().filter(|n| datapath.attached.iter().all(|a| a.interface != **n))
+    {
         tracing::warn!("`hooks` names {name:?}, which viplb has no programs on");
     }
     datapath.raise_xdp(&ports);
@@ -210,6 +224,7 @@ async fn parts(
     let mut model = Model::new(config.clone(), machine, SystemTime::now());
     // Services are in the maps, without backends, before anybody can own their address.
     datapath.tables.publish(&model.desired())?;
+    datapath.alive.renew(vrrp::BootTime::now());
     let listener = api::bind(&pins::socket(&config.node.name))?;
     let http = match config.http {
         Some(addr) => Some(api::http::bind(addr).await?),

@@ -67,7 +67,7 @@ impl Tracking {
             base: r.priority,
             uses: uses(config, i),
             serving: members(config, i)
-                .filter(|m| config.services.iter().any(|s| s.router == *m))
+                .filter(|m| config.services.iter().any(|s| s.router == Some(*m)))
                 .map(|m| (m, true))
                 .collect(),
             told: None,

@@ -3,6 +3,7 @@
 use anyhow::{Context, Result};
 use lb_common::{
     fast::{Left, SENT},
+    latency::{Histogram, Latency, bound},
     reason::{Kind, Reason},
     stats::{BackendStats, ServiceStats},
 };
@@ -21,6 +22,13 @@ pub fn service(maps: &Maps, id: u32) -> Result<ServiceStats> {
 pub fn backend(maps: &Maps, id: u32) -> Result<BackendStats> {
     let mut sum = BackendStats::default();
     maps.backend_stats.get(&id, 0).context("map BACKEND_STATS")?.iter().for_each(|c| sum.add(c));
+    Ok(sum)
+}
+
+/// How fast a backend answers.
+pub fn latency(maps: &Maps, id: u32) -> Result<Latency> {
+    let mut sum = Latency::default();
+    maps.latency.get(&id, 0).context("map LATENCY")?.iter().for_each(|l| sum.add(l));
     Ok(sum)
 }
 
@@ -60,7 +68,21 @@ pub fn fill_backend(maps: &Maps, id: u32, b: &mut snapshot::Backend) -> Result<(
     b.flows = c.flows;
     b.packets = c.forward.packets + c.reverse.packets;
     b.bytes = c.forward.bytes + c.reverse.bytes;
+    let l = latency(maps, id)?;
+    (b.connect, b.response) = (times(&l.connect), times(&l.response));
     Ok(())
+}
+
+fn times(h: &Histogram) -> Option<snapshot::Times> {
+    let ms = |us: u64| us as f64 / 1000.0;
+    let used = h.buckets.iter().rposition(|n| *n > 0)? + 1;
+    Some(snapshot::Times {
+        p50_ms: ms(h.quantile(500)?),
+        p99_ms: ms(h.quantile(990)?),
+        count: h.times(),
+        sum_ms: ms(h.sum),
+        buckets: (0..).zip(&h.buckets[..used]).map(|(i, n)| (ms(bound(i)), u64::from(*n))).collect(),
+    })
 }
 
 /// Fills in what became of packets.

@@ -18,7 +18,7 @@ use aya_log::EbpfLogger;
 use lb_common::{half_open, maps as names};
 use tokio::io::unix::AsyncFd;
 
-use super::{attach, flows::Collector, maps::Maps, pins::Pins, tables::Tables, tails, xdp};
+use super::{alive::Alive, attach, flows::Collector, maps::Maps, pins::Pins, tables::Tables, tails, xdp};
 use crate::{
     config::model::{Hook, Hooks},
     log::DatapathLog,
@@ -53,6 +53,8 @@ pub struct Datapath {
     pub tables: Tables,
     /// Frees expired flows.
     pub collector: Collector,
+    /// Tells the programs that the daemon lives.
+    pub alive: Alive,
     /// Where programs are attached.
     pub attached: Vec<Attached>,
     /// Whether maps of a former daemon were adopted.
@@ -101,7 +103,7 @@ impl Datapath {
         for interface in interfaces {
             let wanted = hooks.of(interface);
             let (hook, why) = attach::choose(wanted);
-            for (program, direction, attach_type) in PROGRAMS {
+            for (program, direction, attach_type) in directions(interface) {
                 let program = classifier(&mut ebpf, program)?;
                 attach::attach(program, pins, interface, direction, attach_type, hook)
                     .with_context(|| format!("cannot attach to {interface} ({hook} {direction})"))?;
@@ -113,6 +115,7 @@ impl Datapath {
         Ok(Self {
             tables: Tables::new(maps),
             collector: Collector::open(pins, capacity, places)?,
+            alive: Alive::open(pins)?,
             pins: pins.clone(),
             attached,
             adopted,
@@ -164,6 +167,12 @@ impl Datapath {
         drop(self);
         pins.remove().with_context(|| format!("cannot remove {}", pins.root.display()))
     }
+}
+
+/// The programs that an interface gets. What this node's own stack sends to itself is judged where it comes in again.
+fn directions(interface: &str) -> impl Iterator<Item = (&'static str, &'static str, TcAttachType)> {
+    let loopback = interface == "lo";
+    PROGRAMS.into_iter().filter(move |(_, direction, _)| !loopback || *direction == "ingress")
 }
 
 pub(super) fn classifier<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut SchedClassifier> {

@@ -9,6 +9,7 @@ use aya::{
 use lb_common::{
     addr::Addr,
     flow::{Flow, FlowKey, FlowRef},
+    latency::Latency,
     lease::Lease,
     maps as names,
     service::{Backend, Interface, Path, Service, ServiceKey, Vip},
@@ -16,7 +17,7 @@ use lb_common::{
     stats::{BackendStats, ServiceStats},
 };
 
-use super::pins::Pins;
+use super::{pins::Pins, ranges::Ranges};
 
 /// Why a pinned map could not be used.
 #[derive(Debug, thiserror::Error)]
@@ -52,6 +53,10 @@ pub struct Maps {
     pub leases: Array<MapData, Lease>,
     /// Services.
     pub services: HashMap<MapData, ServiceKey, Service>,
+    /// Ports that belong to ranges.
+    pub(super) ranges: Ranges,
+    /// Until when the daemon counts as alive.
+    pub alive: Array<MapData, u64>,
     /// Ring slots.
     pub rings: Array<MapData, u32>,
     /// Backends.
@@ -74,6 +79,8 @@ pub struct Maps {
     pub service_stats: PerCpuArray<MapData, ServiceStats>,
     /// Counters of backends.
     pub backend_stats: PerCpuArray<MapData, BackendStats>,
+    /// How fast backends answer.
+    pub latency: PerCpuArray<MapData, Latency>,
     /// Counters of reasons.
     pub reasons: PerCpuArray<MapData, u64>,
     /// Counters of the XDP fast path.
@@ -105,6 +112,8 @@ impl Maps {
             vips: hash(pins, names::VIPS)?,
             leases: array(pins, names::LEASES)?,
             services: hash(pins, names::SERVICES)?,
+            ranges: Open::open(pins, names::RANGES, Map::LpmTrie)?,
+            alive: array(pins, names::ALIVE)?,
             rings: array(pins, names::RINGS)?,
             backends: array(pins, names::BACKENDS)?,
             paths: array(pins, names::PATHS)?,
@@ -116,6 +125,7 @@ impl Maps {
             settings,
             service_stats: PerCpuArray::open(pins, names::SERVICE_STATS, Map::PerCpuArray)?,
             backend_stats: PerCpuArray::open(pins, names::BACKEND_STATS, Map::PerCpuArray)?,
+            latency: PerCpuArray::open(pins, names::LATENCY, Map::PerCpuArray)?,
             reasons: PerCpuArray::open(pins, names::REASONS, Map::PerCpuArray)?,
             fast: PerCpuArray::open(pins, names::FAST, Map::PerCpuArray)?,
         })

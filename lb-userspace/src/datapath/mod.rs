@@ -4,6 +4,7 @@
 //! `lease` is what the VRRP thread renews; `counters` and `flows` read back. Everything is reached through
 //! `Maps`, opened from pins, so that a status command after a crash uses the same code as the daemon.
 
+mod alive;
 mod attach;
 pub mod capture;
 pub mod counters;
@@ -15,6 +16,7 @@ pub mod maps;
 pub mod observe;
 pub mod pins;
 pub mod preflight;
+mod ranges;
 pub mod ring;
 mod self_test;
 pub mod tables;

@@ -41,6 +41,9 @@ fn routers(maps: &Maps) -> Result<Vec<snapshot::Vrrp>> {
     let mut addresses: BTreeMap<u32, Vec<Addr>> = BTreeMap::new();
     for entry in maps.vips.iter() {
         let (addr, vip) = entry.context("map VIPS")?;
+        if vip.is_own() {
+            continue;
+        }
         addresses.entry(vip.router).or_default().push(addr);
     }
     let router = |(router, mut addrs): (u32, Vec<Addr>)| {
@@ -65,7 +68,8 @@ fn services(maps: &Maps) -> Result<Vec<snapshot::Service>> {
 }
 
 fn service(maps: &Maps, key: &ServiceKey, s: &lb_common::service::Service) -> Result<snapshot::Service> {
-    let listen = format!("{}:{}", key.addr, key.port.number());
+    let ports = if key.is_range() { "-…" } else { "" };
+    let listen = format!("{}:{}{ports}", key.addr, key.port.number());
     let mut ids = Vec::new();
     for slot in s.ring_base..s.ring_base + s.ring_len {
         ids.push(maps.rings.get(&slot, 0).context("map RINGS")?);

@@ -4,6 +4,7 @@
 use std::{
     ffi::{CStr, CString},
     fs,
+    net::IpAddr,
     os::fd::OwnedFd,
     path::Path,
 };
@@ -109,6 +110,18 @@ pub fn ifname(ifindex: u32) -> Result<String> {
     let named = unsafe { !libc::if_indextoname(ifindex, buffer.as_mut_ptr().cast()).is_null() };
     let name = CStr::from_bytes_until_nul(&buffer).ok().filter(|_| named).and_then(|n| n.to_str().ok());
     name.map(str::to_owned).with_context(|| format!("interface {ifindex} is gone"))
+}
+
+/// Name of the interface that an address of this node's is on; `None` if the node does not have it.
+pub fn interface_of(addr: IpAddr) -> Result<Option<String>> {
+    let has = |a: &nix::ifaddrs::InterfaceAddress| {
+        let address = a.address.as_ref();
+        let v4 = address.and_then(|s| s.as_sockaddr_in()).map(|s| IpAddr::V4(s.ip()));
+        let v6 = address.and_then(|s| s.as_sockaddr_in6()).map(|s| IpAddr::V6(s.ip()));
+        v4.or(v6) == Some(addr)
+    };
+    let mut list = nix::ifaddrs::getifaddrs().context("cannot list this node's addresses")?;
+    Ok(list.find(has).map(|a| a.interface_name))
 }
 
 /// The ports that the node's own sockets take (`net.ipv4.ip_local_port_range`).

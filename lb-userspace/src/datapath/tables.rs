@@ -9,7 +9,7 @@ use lb_common::{
     settings::Settings,
 };
 
-use super::maps::Maps;
+use super::{maps::Maps, ranges};
 
 /// What the packet programs shall know.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -33,11 +33,13 @@ pub struct Desired {
 pub struct DesiredService {
     /// Virtual address.
     pub addr: Addr,
-    /// Port.
+    /// Port; of a range the first.
     pub port: Port,
+    /// Last port of a range.
+    pub last: Option<Port>,
     /// IP protocol.
     pub proto: u8,
-    /// Its virtual router.
+    /// Its virtual router; [`NO_ROUTER`](lb_common::reach::NO_ROUTER) on an address of the node's own.
     pub router: u32,
     /// Source that backends see.
     pub snat: Addr,
@@ -118,11 +120,13 @@ impl Tables {
             snat: s.snat,
         };
         self.maps.services.insert(key(s), value, 0).context("map SERVICES")?;
+        ranges::publish(&mut self.maps.ranges, s)?;
         self.area[index] = flip;
         Ok(())
     }
 
     fn remove_others(&mut self, desired: &Desired) -> Result<()> {
+        ranges::remove_others(&mut self.maps.ranges, &desired.services)?;
         let services: Vec<_> = self.maps.services.keys().collect::<Result<_, _>>().context("map SERVICES")?;
         for k in services {
             if !desired.services.iter().any(|s| key(s) == k) {
@@ -139,6 +143,10 @@ impl Tables {
     }
 }
 
-fn key(s: &DesiredService) -> ServiceKey {
-    ServiceKey { addr: s.addr, port: s.port, proto: s.proto, pad: [0; 5] }
+/// Where the service is in the map.
+pub fn key(s: &DesiredService) -> ServiceKey {
+    match s.last {
+        None => ServiceKey::port(s.addr, s.proto, s.port),
+        Some(_) => ServiceKey::range(s.addr, s.proto, s.port),
+    }
 }

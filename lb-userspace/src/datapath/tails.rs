@@ -13,10 +13,11 @@ use lb_common::maps::{TAILS, Tail};
 use super::{load::classifier, pins::Pins};
 
 /// The programs by their places.
-pub(super) const PROGRAMS: [(Tail, &str); 6] = [
+pub(super) const PROGRAMS: [(Tail, &str); 7] = [
     (Tail::Rest, "viplb_rest"),
     (Tail::Errors, "viplb_errors"),
     (Tail::Fragments, "viplb_fragments"),
+    (Tail::OpeningFragments, "viplb_opening"),
     (Tail::Detour, "viplb_detour"),
     (Tail::Report, "viplb_report"),
     (Tail::ForeignErrors, "viplb_foreign"),

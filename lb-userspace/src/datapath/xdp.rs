@@ -10,7 +10,7 @@ use aya::{
     Ebpf,
     maps::HashMap,
     programs::{
-        Xdp, XdpMode,
+        TestRun, TestRunOptions, Xdp, XdpMode,
         links::{FdLink, PinnedLink},
         loaded_programs,
         xdp::XdpLink,
@@ -64,6 +64,20 @@ fn program(ebpf: &mut Ebpf) -> Result<&mut Xdp> {
 }
 
 impl Datapath {
+    /// Runs a frame through the loaded XDP program against the live maps (`BPF_PROG_TEST_RUN`), as [`Datapath::test_run`] does.
+    pub fn test_run_xdp(&self, frame: &[u8]) -> Result<(u32, Vec<u8>)> {
+        let program: &Xdp =
+            self.programs.program(PROGRAM).context("the object lacks a program")?.try_into()?;
+        let mut out = vec![0; frame.len() + 256];
+        let result = program.test_run(TestRunOptions {
+            data_in: Some(frame),
+            data_out: Some(&mut out),
+            ..TestRunOptions::default()
+        })?;
+        out.truncate(result.data_size_out as usize);
+        Ok((result.return_value, out))
+    }
+
     /// Attaches XDP to those of `ports` that are to have it and pass the self-test.
     pub fn raise_xdp(&mut self, ports: &[Port]) {
         for i in 0..self.attached.len() {

@@ -10,6 +10,8 @@ pub mod echo;
 pub mod election;
 pub mod event;
 pub mod failover;
+pub mod flood;
+pub mod forward;
 pub mod hogs;
 pub mod prober;
 pub mod program;

@@ -3,13 +3,17 @@
 //! Only parses, calls the library and prints: progress on standard error, the table of rows on standard output. Exit
 //! code 0: every target is met, 1: one is missed, or the bench could not be run.
 
-use std::{net::SocketAddrV4, path::PathBuf, process::ExitCode};
+use std::{
+    net::{IpAddr, SocketAddrV4},
+    path::PathBuf,
+    process::ExitCode,
+};
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use lb_tests::{
     bench::{
-        echo, election, failover, hogs, program,
+        echo, election, failover, flood, forward, hogs, program,
         row::{self, Row},
     },
     console::{self, Console},
@@ -35,10 +39,23 @@ enum What {
     Failover(failover::Options),
     Election(election::Options),
     Program(program::Options),
+    Forward(forward::Options),
+    Flood(flood::Options),
     /// An echo server, TCP and UDP.
     #[command(hide = true)]
     Echo {
         listen: SocketAddrV4,
+    },
+    /// A backend of `flood`.
+    #[command(hide = true)]
+    FloodEcho {
+        listen: IpAddr,
+    },
+    /// Connections of `flood`.
+    #[command(hide = true)]
+    FloodHeld {
+        from: IpAddr,
+        count: u32,
     },
     /// A process that is busy.
     #[command(hide = true)]
@@ -67,7 +84,17 @@ fn run(cli: &Cli) -> Result<Vec<Row>> {
         }
         What::Election(options) => election::run(options)?,
         What::Program(options) => program::run(options, &prefix, &console)?,
+        What::Forward(options) => {
+            console::catch_signals()?;
+            forward::run(options, &console)?
+        }
+        What::Flood(options) => {
+            console::catch_signals()?;
+            flood::run(options, &console)?
+        }
         What::Echo { listen } => return echo::serve_forever(*listen).map(|()| Vec::new()),
+        What::FloodEcho { listen } => return flood::sockets::serve(*listen).map(|()| Vec::new()),
+        What::FloodHeld { from, count } => return flood::sockets::hold(*from, *count).map(|()| Vec::new()),
         What::Hog => hogs::be_busy(),
     };
     put(&row::table(&rows));

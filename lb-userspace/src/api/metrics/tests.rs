@@ -27,8 +27,20 @@ fn snapshot() -> Snapshot {
         lateness_max_ms: 9000.0,
         ..Vrrp::default()
     };
-    let backend =
-        Backend { name: "db1".into(), state: "up".into(), check_ms: Some(0.46), ..Backend::default() };
+    let connect = Times {
+        p50_ms: 0.048,
+        p99_ms: 0.064,
+        count: 3,
+        sum_ms: 0.15,
+        buckets: vec![(0.032, 0), (0.048, 2), (0.064, 1)],
+    };
+    let backend = Backend {
+        name: "db1".into(),
+        state: "up".into(),
+        check_ms: Some(0.46),
+        connect: Some(connect),
+        ..Backend::default()
+    };
     let thread = VrrpThread { realtime: true, memory_locked: false, missing: vec!["why\nnot".into()] };
     let alarm =
         Alarm { kind: "two_owners".into(), router: "VI_1".into(), text: "172.18.0.8 advertises".into() };
@@ -58,7 +70,8 @@ fn parse(text: &str) -> Result<BTreeMap<String, f64>, String> {
             if !families.insert(name.to_owned()) {
                 return wrong("a family twice");
             }
-            if kind != "gauge" && kind != "counter" || (kind == "counter") != name.ends_with("_total") {
+            let known = matches!(kind, "gauge" | "counter" | "histogram");
+            if !known || (kind == "counter") != name.ends_with("_total") {
                 return wrong("type and name do not fit");
             }
             family = name.to_owned();
@@ -76,7 +89,9 @@ fn parse(text: &str) -> Result<BTreeMap<String, f64>, String> {
             None => (series, ""),
         };
         let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
-        if name != family || !name.chars().all(fits) {
+        let part = name.strip_prefix(family.as_str());
+        let of_family = part.is_some_and(|part| matches!(part, "" | "_bucket" | "_sum" | "_count"));
+        if !of_family || !name.chars().all(fits) {
             return wrong("outside of its family");
         }
         check_labels(labels).map_err(|why| format!("{why}: {line}"))?;
@@ -136,6 +151,11 @@ fn the_text_is_well_formed_and_says_what_the_snapshot_says() {
         ("viplb_service_backends{service=\"mysql\"}", 1.0),
         ("viplb_backend_up{service=\"mysql\",backend=\"db1\"}", 1.0),
         ("viplb_backend_check_seconds{service=\"mysql\",backend=\"db1\"}", 0.00046),
+        ("viplb_backend_connect_seconds_bucket{service=\"mysql\",backend=\"db1\",le=\"0.000032\"}", 0.0),
+        ("viplb_backend_connect_seconds_bucket{service=\"mysql\",backend=\"db1\",le=\"0.000064\"}", 3.0),
+        ("viplb_backend_connect_seconds_bucket{service=\"mysql\",backend=\"db1\",le=\"+Inf\"}", 3.0),
+        ("viplb_backend_connect_seconds_sum{service=\"mysql\",backend=\"db1\"}", 0.00015),
+        ("viplb_backend_connect_seconds_count{service=\"mysql\",backend=\"db1\"}", 3.0),
         ("viplb_packets_total{kind=\"dropped\",reason=\"not-owner\"}", 19.0),
     ] {
         assert_eq!(samples.get(series), Some(&value), "{series} in {samples:#?}");

@@ -2,7 +2,7 @@
 //!
 //! `file` calls [`read`] once per section; what HAProxy and keepalived call otherwise is answered with viplb's word.
 
-use std::{net::SocketAddr, time::Duration};
+use std::time::Duration;
 
 use toml::{Spanned, de::DeTable};
 
@@ -13,7 +13,7 @@ use super::{
     path::{self, PathKeys},
 };
 use crate::config::{
-    address::{self, Endpoint},
+    address::{self, Endpoint, Listen},
     diagnostic::Report,
     model::{Failback, Mode, Protocol, Role, Scheduler},
     reader::{Bare, Field, Reader, Refusal},
@@ -24,7 +24,9 @@ pub struct Service {
     /// The `NAME`, with its place.
     pub name: Spanned<String>,
     /// `listen`.
-    pub listen: Field<SocketAddr>,
+    pub listen: Field<Listen>,
+    /// `lease`.
+    pub lease: Field<bool>,
     /// `protocol`.
     pub protocol: Field<Protocol>,
     /// `mode`.
@@ -65,6 +67,7 @@ pub fn read(name: Spanned<String>, table: &DeTable<'_>, report: &mut Report) -> 
     let mut r = Reader::new(table, title, name.span(), report).hints(SERVICE_HINTS);
     let listen = r.parsed("listen", address::listen);
     r.require("listen", &listen, "listen = \"172.18.0.201:3306\"");
+    let lease = r.boolean("lease");
     let protocol = r.choice("protocol", &[("tcp", Protocol::Tcp), ("udp", Protocol::Udp)]);
     let mode = r.parsed("mode", parse_mode);
     let path = path::read(&mut r);
@@ -91,7 +94,20 @@ pub fn read(name: Spanned<String>, table: &DeTable<'_>, report: &mut Report) -> 
             Field::Given(Spanned::new(table.span(), check::read(name.get_ref(), &table, report)))
         }
     };
-    Service { name, listen, protocol, mode, path, scheduler, backends, check, slow_start, role, failback }
+    Service {
+        name,
+        listen,
+        lease,
+        protocol,
+        mode,
+        path,
+        scheduler,
+        backends,
+        check,
+        slow_start,
+        role,
+        failback,
+    }
 }
 
 fn read_backend(service: &str, table: &Spanned<&DeTable<'_>>, report: &mut Report) -> Backend {
@@ -99,7 +115,7 @@ fn read_backend(service: &str, table: &Spanned<&DeTable<'_>>, report: &mut Repor
     let mut r = Reader::new(table.get_ref(), title, table.span(), report).hints(SERVICE_HINTS);
     let backend = Backend {
         name: r.parsed("name", check_name),
-        address: r.parsed("address", address::endpoint),
+        address: r.parsed("address", address::backend),
         weight: r.integer("weight", 0..=256),
         priority: r.integer("priority", 0..=255),
         mode: r.parsed("mode", parse_mode),
@@ -117,13 +133,14 @@ fn parse_mode(text: &str) -> Result<Mode, Refusal> {
         "dnat" => Ok(Mode::Dnat),
         "dsr" | "DR" => Ok(Mode::Dsr),
         "tunnel" | "TUN" => Ok(Mode::Tunnel),
+        "local" => Ok(Mode::Local),
         "NAT" => {
             let help = "keepalived's NAT is \"dnat\" (backends see the client, this node is their gateway); with \"nat\" \
                         they see the virtual address and need no route";
             Err(("`mode` cannot be \"NAT\"".into(), Some(help.into())))
         }
         _ => {
-            let help = "offered: \"nat\", \"dnat\", \"dsr\", \"tunnel\"";
+            let help = "offered: \"nat\", \"dnat\", \"dsr\", \"tunnel\", \"local\"";
             Err((format!("`mode` cannot be \"{}\"", text.escape_debug()), Some(help.into())))
         }
     }

@@ -63,7 +63,7 @@ impl Resolver<'_, '_> {
                 login_every: or(&c.login_every, 10),
             }),
             CheckType::Tcp => {
-                if s.listen.value().is_some_and(|l| l.port() == 3306) {
+                if s.listen.value().is_some_and(|l| l.first.port() == 3306) {
                     let message = "a \"tcp\" check passes while the database is frozen or refuses logins";
                     self.warning(place, message, "write `type = \"mysql\"` for a MySQL server");
                 }

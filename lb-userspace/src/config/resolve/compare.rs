@@ -8,7 +8,8 @@ use crate::config::{file, model::Protocol, reader::Field};
 impl Resolver<'_, '_> {
     /// What two routers must not share.
     pub(super) fn compare_routers(&mut self) {
-        if self.file.vrrp.is_empty() && self.report.errors() == 0 {
+        let own = self.file.services.iter().any(|s| s.lease.value() == Some(&false));
+        if self.file.vrrp.is_empty() && !own && self.report.errors() == 0 {
             self.error(0..0, "there is no virtual router", "add a `[vrrp.NAME]`; see docs/configuration.md");
         }
         for (i, router) in self.file.vrrp.iter().enumerate() {
@@ -60,7 +61,8 @@ impl Resolver<'_, '_> {
             let Some(listen) = service.listen.given() else { continue };
             let protocol = or(&service.protocol, Protocol::Tcp);
             let same = |s: &&file::Service| {
-                s.listen.value() == Some(listen.get_ref()) && or(&s.protocol, Protocol::Tcp) == protocol
+                let overlaps = s.listen.value().is_some_and(|other| other.overlaps(listen.get_ref()));
+                overlaps && or(&s.protocol, Protocol::Tcp) == protocol
             };
             if let Some(other) = self.file.services[..i].iter().find(same) {
                 let message = format!(

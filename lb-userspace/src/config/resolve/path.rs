@@ -1,7 +1,5 @@
 //! The part of `resolve` that is about the ways to backends: tunnels, segment sizes, and which families may meet.
 
-use std::{net::SocketAddr, ops::Range};
-
 use toml::Spanned;
 
 use super::{Resolver, or, virtual_addrs};
@@ -48,34 +46,6 @@ impl Resolver<'_, '_> {
             tunnel_source: keys.tunnel_source.value().copied(),
             tunnel_mtu: keys.tunnel_mtu.value().copied(),
             mss,
-        }
-    }
-
-    /// What a mode asks of a backend: the service's port where nothing is translated, and its family where there is no other
-    /// packet around it.
-    pub(super) fn check_mode(
-        &mut self,
-        span: Range<usize>,
-        mode: Mode,
-        listen: Option<&SocketAddr>,
-        addr: SocketAddr,
-    ) {
-        let Some(listen) = listen else { return };
-        if mode.is_one_way() && listen.port() != addr.port() {
-            let message = format!(
-                "{addr} is not on port {}: with `mode = \"{}\"` packets reach the backend as they are",
-                listen.port(),
-                mode.word()
-            );
-            let help = format!(
-                "write \"{}\", or choose \"nat\" or \"dnat\"",
-                SocketAddr::new(addr.ip(), listen.port())
-            );
-            self.error(span, message, help);
-        } else if matches!(mode, Mode::Dnat | Mode::Dsr) && listen.is_ipv4() != addr.is_ipv4() {
-            let message =
-                format!("{} is of another family than `listen`, which \"{}\" keeps", addr.ip(), mode.word());
-            self.error(span, message, "choose \"nat\" or \"tunnel\", or write an address of the same family");
         }
     }
 }

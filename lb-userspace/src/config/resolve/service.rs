@@ -6,14 +6,16 @@ use toml::Spanned;
 
 use super::{Resolver, or, virtual_addrs};
 use crate::config::{
+    address::{Endpoint, LOOPBACK},
     file,
-    model::{Backend, Mode, Protocol, Scheduler, Service},
+    model::{Backend, Listen, Mode, Protocol, Scheduler, Service},
     reader::Field,
 };
 
 impl Resolver<'_, '_> {
     pub(super) fn service(&mut self, s: &file::Service) -> Option<Service> {
         let router = self.router_of(s);
+        self.check_port(s);
         let backends = self.backends(s);
         let check = s.check.value().and_then(|check| self.check(s, check));
         let galera = self.galera(s);
@@ -32,9 +34,17 @@ impl Resolver<'_, '_> {
         })
     }
 
-    fn router_of(&mut self, s: &file::Service) -> Option<usize> {
+    /// The router whose lease the service is under, or none if it is to be under none.
+    fn router_of(&mut self, s: &file::Service) -> Option<Option<usize>> {
+        if s.lease.value() == Some(&false) {
+            return self.own_address(s).then_some(None);
+        }
+        self.router_by_address(s).map(Some)
+    }
+
+    fn router_by_address(&mut self, s: &file::Service) -> Option<usize> {
         let listen = s.listen.given()?;
-        let addr = listen.get_ref().ip();
+        let addr = listen.get_ref().first.ip();
         if let Some(router) = self.file.vrrp.iter().position(|v| virtual_addrs(v).any(|a| a == addr)) {
             return Some(router);
         }
@@ -51,9 +61,14 @@ impl Resolver<'_, '_> {
             self.file.vrrp.iter().flat_map(virtual_addrs).map(|a| a.to_string()).collect();
         known.dedup();
         let help = if known.is_empty() {
-            format!("add {addr} to the `virtual_ipaddress` of a `[vrrp.NAME]`")
+            format!(
+                "add {addr} to the `virtual_ipaddress` of a `[vrrp.NAME]`, or write `lease = false` if it is the node's own"
+            )
         } else {
-            format!("virtual addresses are: {}", known.join(", "))
+            format!(
+                "virtual addresses are: {}; for an address of the node's own add `lease = false`",
+                known.join(", ")
+            )
         };
         self.error(listen.span(), format!("{addr} belongs to no virtual router"), help);
         None
@@ -75,28 +90,65 @@ impl Resolver<'_, '_> {
         for backend in written {
             let Some(address) = backend.address.given() else { continue };
             // Without a good `listen` there is no default port; any will do to find further mistakes.
-            let port = s.listen.value().map_or(0, SocketAddr::port);
+            let port = s.listen.value().map_or(0, |l| l.first.port());
             let addr = address.get_ref().with_port(port);
+            let keeps_port =
+                s.listen.value().is_some_and(|l| l.last.is_some()) && address.get_ref().port.is_none();
             let name = or_else(&backend.name, || address.get_ref().addr.to_string());
             let mode = or(&backend.mode, or(&s.mode, Mode::Nat));
-            self.check_mode(address.span(), mode, s.listen.value(), addr);
+            self.check_mode(address, mode, s.listen.value(), addr);
             self.compare_backend(address.span(), addr, &backend.name, &name, &seen);
             seen.push(Backend {
                 name,
                 addr,
+                keeps_port,
                 weight: or(&backend.weight, 1),
                 priority: or(&backend.priority, 0),
                 mode,
             });
         }
-        if !seen.is_empty() && seen.iter().all(|b| b.weight == 0) {
+        self.warn_of_weights(place, s, &seen);
+        Some(seen)
+    }
+
+    fn warn_of_weights(&mut self, place: Range<usize>, s: &file::Service, backends: &[Backend]) {
+        if !backends.is_empty() && backends.iter().all(|b| b.weight == 0) {
             let message = format!(
                 "every backend of [service.{}] has weight 0: new connections are refused",
                 s.name.get_ref()
             );
             self.warning(place, message, "give one a weight of 1 or more");
         }
-        Some(seen)
+    }
+
+    /// What a mode asks of a backend.
+    fn check_mode(&mut self, at: &Spanned<Endpoint>, mode: Mode, listen: Option<&Listen>, addr: SocketAddr) {
+        if mode != Mode::Local && addr.ip().is_loopback() {
+            let help = "write the server's own address; `mode = \"local\"` is for what runs on this node";
+            return self.error(at.span(), format!("`{}` {LOOPBACK}", addr.ip()), help);
+        }
+        let Some(listen) = listen else { return };
+        if matches!(mode, Mode::Dnat | Mode::Dsr | Mode::Local) && listen.first.is_ipv4() != addr.is_ipv4() {
+            let message =
+                format!("{} is of another family than `listen`, which \"{}\" keeps", addr.ip(), mode.word());
+            let help = "choose \"nat\" or \"tunnel\", or write an address of the same family";
+            return self.error(at.span(), message, help);
+        }
+        if !mode.is_one_way() {
+            return;
+        }
+        let untranslated = format!("with `mode = \"{}\"` packets reach the backend as they are", mode.word());
+        if listen.last.is_some() {
+            if at.get_ref().port.is_some() {
+                let help = format!("leave the port out: \"{}\"", addr.ip());
+                self.error(at.span(), format!("{addr} is one port for several: {untranslated}"), help);
+            }
+        } else if listen.first.port() != addr.port() {
+            let port = listen.first.port();
+            let right = SocketAddr::new(addr.ip(), port);
+            let help = format!("write \"{right}\", or choose \"nat\" or \"dnat\"");
+            self.error(at.span(), format!("{addr} is not on port {port}: {untranslated}"), help);
+        }
     }
 
     fn compare_backend(

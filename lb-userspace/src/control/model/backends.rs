@@ -89,7 +89,9 @@ impl Model {
         // Until each has been checked once, their number says nothing.
         let checked = states().all(|state| state != health::State::Unchecked);
         let up = states().filter(|state| *state == health::State::Up).count();
-        self.tracking.on_serving(router, serving);
+        if let Some(router) = router {
+            self.tracking.on_serving(router, serving);
+        }
         if checked {
             self.tracking.on_backends(service, up as u32, now);
         }

@@ -132,6 +132,28 @@ fn all_addresses_of_a_router_are_virtual_and_at_its_own_hardware_address_if_that
 }
 
 #[test]
+fn services_on_own_addresses_and_on_several_ports_are_published_as_such() {
+    let mut m = model();
+    let own: SocketAddr = "172.18.0.7:30000".parse().unwrap();
+    let service = &mut m.config.services[1];
+    service.router = None;
+    service.listen = config::model::Listen { first: own, last: Some(30_100) };
+    service.backends[0].keeps_port = true;
+    let desired = m.desired();
+    assert!(desired.vips.contains(&(own.ip().into(), Vip::OWN)));
+    let (one, several) = (&desired.services[0], &desired.services[1]);
+    assert_eq!((one.router, one.last), (0, None));
+    assert_eq!(
+        (several.router, several.port.number(), several.last),
+        (NO_ROUTER, 30_000, Some(Port::new(30_100)))
+    );
+    assert_eq!(several.snat, own.ip().into());
+    let ports: Vec<_> = desired.backends.iter().map(|b| b.port.number()).collect();
+    assert_eq!(ports, [3306, 3306, 0], "0: the one that the client spoke to");
+    assert_eq!(m.snapshot(T).services[1].listen, "172.18.0.7:30000-30100");
+}
+
+#[test]
 fn a_lost_backend_leaves_the_ring_and_returns_to_its_place() {
     let mut m = model();
     check(&mut m, 0, 0, Up::Up);

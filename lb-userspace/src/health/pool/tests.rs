@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{
-    config::model::{Backend, Check, CheckKind, Donor, Failback, Mode, Protocol},
+    config::model::{Backend, Check, CheckKind, Donor, Failback, Listen, Mode, Protocol},
     galera::Observation,
 };
 
@@ -15,14 +15,15 @@ fn service(backends: &[(u16, u8)], galera: Option<Galera>, slow_start: Duration)
     let backend = |(i, (weight, priority)): (u8, &(u16, u8))| Backend {
         name: format!("b{i}"),
         addr: SocketAddr::from(([10, 0, 0, i], 3306)),
+        keeps_port: false,
         weight: *weight,
         priority: *priority,
         mode: Mode::Nat,
     };
     Service {
         name: "db".into(),
-        listen: "172.18.0.201:3306".parse().unwrap(),
-        router: 0,
+        listen: Listen { first: "172.18.0.201:3306".parse().unwrap(), last: None },
+        router: Some(0),
         protocol: Protocol::Tcp,
         mode: Mode::Nat,
         path: Default::default(),

@@ -7,21 +7,28 @@ use super::super::{
     testserver::{Script, Server},
 };
 use super::*;
-use crate::config::model::{Backend, Mode, MysqlLogin, Protocol, Scheduler};
+use crate::config::model::{Backend, Listen, Mode, MysqlLogin, Protocol, Scheduler};
 
 fn service(addrs: &[SocketAddr], kind: CheckKind) -> Service {
     let (interval, timeout) = (Duration::from_millis(50), Duration::from_secs(5));
     Service {
         name: "db".into(),
-        listen: "172.18.0.201:3306".parse().unwrap(),
-        router: 0,
+        listen: Listen { first: "172.18.0.201:3306".parse().unwrap(), last: None },
+        router: Some(0),
         protocol: Protocol::Tcp,
         mode: Mode::Nat,
         path: Default::default(),
         scheduler: Scheduler::Rr,
         backends: addrs
             .iter()
-            .map(|a| Backend { name: a.to_string(), addr: *a, weight: 1, priority: 0, mode: Mode::Nat })
+            .map(|a| Backend {
+                name: a.to_string(),
+                addr: *a,
+                keeps_port: false,
+                weight: 1,
+                priority: 0,
+                mode: Mode::Nat,
+            })
             .collect(),
         check: Check { kind, port: None, interval, fast_interval: interval, timeout, rise: 2, fall: 3 },
         slow_start: Duration::ZERO,

@@ -99,6 +99,9 @@ impl Kernel {
             self.feed_viplb(case, flag::SYN | flag::ACK, Reason::Returned, count)?;
             self.set_tuples(clients)?;
             self.feed_viplb(case, flag::ACK, Reason::Forwarded, count)?;
+            // Every frame carries data: the client has asked now, and is answered.
+            self.set_tuples(&back)?;
+            self.feed_viplb(case, flag::ACK, Reason::Returned, count)?;
             if case.kind == Kind::Reverse {
                 tuples.extend(back);
             }

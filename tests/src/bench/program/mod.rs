@@ -32,6 +32,9 @@ pub struct Options {
     /// Packets of a run.
     #[arg(long, default_value_t = 1_000_000)]
     pub packets: u32,
+    /// Only the cases whose names contain this.
+    #[arg(long, default_value = "")]
+    pub only: String,
     /// The bare programs and the feeding one, as `cargo xtask build` makes them.
     #[arg(long, hide = true)]
     pub object: PathBuf,
@@ -50,7 +53,7 @@ struct Figures {
 pub fn run(options: &Options, prefix: &str, console: &Console) -> Result<Vec<Row>> {
     ensure!(options.runs > 0 && options.packets > 0, "nothing to measure");
     let mut rows = Vec::new();
-    for case in world::cases() {
+    for case in world::cases().into_iter().filter(|case| case.name().contains(&options.only)) {
         console.say(case.name());
         let mut kernel = Kernel::open(prefix, &options.object, &case)?;
         let mut figures = Figures::default();
@@ -61,7 +64,9 @@ pub fn run(options: &Options, prefix: &str, console: &Console) -> Result<Vec<Row
         rows.extend(figures.rows(&case));
         kernel.close()?;
     }
-    rows.push(memory(prefix, options)?);
+    if options.only.is_empty() {
+        rows.push(memory(prefix, options)?);
+    }
     Ok(rows)
 }
 

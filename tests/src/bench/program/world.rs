@@ -191,6 +191,7 @@ impl Case {
         let service = |id: u32| DesiredService {
             addr: VIP.into(),
             port: Port::new(PORT + id as u16),
+            last: None,
             proto,
             router: 0,
             snat: VIP.into(),
