@@ -64,7 +64,7 @@ pub fn handle<P: Packet, T: Tables>(p: &mut P, t: &T, at: &Arrival) -> Result<Ve
         return Err(tail);
     }
     let verdict = if plan.step == Step::Nat {
-        apply::verdict(&plan, nat(p, t, &plan, &chain).map(Action::Route))
+        translated(&plan, nat(p, t, &plan, &chain))
     } else {
         apply::apply_known(p, t, &plan, at.ifindex, None)
     };
@@ -265,10 +265,7 @@ fn apply<P: Packet, T: Tables>(
     ifindex: u32,
 ) -> Verdict {
     if plan.step == Step::Nat {
-        return match nat(p, t, plan, chain) {
-            Some(UNTRANSLATABLE) => Verdict { reason: Reason::Untranslatable, action: Action::Drop },
-            ifindex => apply::verdict(plan, ifindex.map(Action::Route)),
-        };
+        return translated(plan, nat(p, t, plan, chain));
     }
     if plan.step == Step::Reset {
         // A reset has no extension headers: the ports go where they are looked for.
@@ -278,6 +275,15 @@ fn apply<P: Packet, T: Tables>(
         }
     }
     apply::apply(p, t, plan, ifindex)
+}
+
+/// What becomes of a packet that [`nat`] has rewritten, or has not.
+#[inline(always)]
+fn translated(plan: &Plan, leaves_by: Option<u32>) -> Verdict {
+    match leaves_by {
+        Some(UNTRANSLATABLE) => Verdict { reason: Reason::Untranslatable, action: Action::Drop },
+        ifindex => apply::verdict(plan, ifindex.map(Action::Route)),
+    }
 }
 
 /// As `apply` does for packets whose transport header is where it mostly is. Gives [`UNTRANSLATABLE`] if the packet would have to

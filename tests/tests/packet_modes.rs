@@ -123,7 +123,11 @@ fn a_dsr_packet_ends_with_its_ttl_and_without_the_lease() {
         let mut p = Pair::new(&in_mode(family.world(1), Mode::Dsr));
         p.receive(&Segment { syn: true, ..Segment::of(family, 40_000) }.frame());
         let spent = p.receive(&Segment { ttl: 1, ..ack(family, 40_000) }.frame());
-        assert_eq!((spent.reason, spent.action), (Reason::TtlExpired, Action::Drop));
+        assert_eq!(
+            (spent.reason, spent.action),
+            (Reason::TtlExpired, Action::Send(LO)),
+            "its sender is told"
+        );
         p.lease(OVER);
         let late = p.receive(&ack(family, 40_000).frame());
         assert_eq!((late.reason, late.action), (Reason::NotOwner, Action::Drop));
