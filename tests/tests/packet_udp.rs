@@ -85,10 +85,13 @@ fn what_cannot_be_forwarded_is_dropped_in_silence_and_counted() {
     p.receive(&first.answer().frame());
     let full = p.receive(&Datagram::of(Family::V4, 40_001).frame());
     assert_eq!((full.reason, full.action), (Reason::FlowTableFull, Action::Drop));
+}
 
+#[test]
+fn the_sender_of_a_datagram_whose_ttl_is_used_up_is_told() {
     let mut p = Pair::new(&Family::V4.udp_world(1));
     let spent = p.receive(&Datagram { ttl: 1, ..Datagram::of(Family::V4, 40_000) }.frame());
-    assert_eq!((spent.reason, spent.action), (Reason::TtlExpired, Action::Drop));
+    assert_eq!((spent.reason, spent.action), (Reason::TtlExpired, Action::Send(LO)));
 }
 
 #[test]
