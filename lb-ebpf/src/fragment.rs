@@ -5,8 +5,8 @@
 //! mean memory that anybody may fill. IPv6 extension headers are walked to a bound; hop-by-hop options, destination options and
 //! routing headers that have been used up lead on, all others (and more) are left to the node's stack.
 //!
-//! `rest` leaves these packets to programs of their own in the kernel, one for what is known and one for what opens flows. Offsets vary here, so packet bytes are read and written by
-//! helper only.
+//! `rest` leaves these packets to programs of their own in the kernel, one for what is known and one for what opens flows. Offsets
+//! vary here, so packet bytes are read and written by helper only.
 
 use lb_common::{
     addr::{PROTO_TCP, PROTO_UDP, Port},
