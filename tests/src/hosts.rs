@@ -19,7 +19,14 @@ use nix::{
     unistd::Pid,
 };
 
-use crate::{daemon, down::Bpffs, expect::wait_until, netns::Netns, proc};
+use crate::{
+    books::{self, Books},
+    daemon,
+    down::Bpffs,
+    expect::wait_until,
+    netns::Netns,
+    proc,
+};
 
 /// Long for what these hosts do, short for a reader of failures.
 pub const LIMIT: Duration = Duration::from_secs(30);
@@ -104,7 +111,12 @@ impl Hosts {
             }
             std::os::unix::net::UnixStream::connect(&socket).is_ok()
         });
-        Daemon { node, child: Some(child), log }
+        let mut daemon = Daemon { node, child: Some(child), log, books: None };
+        let interfaces: Vec<_> = daemon.status().interfaces.into_iter().map(|i| i.name).collect();
+        let interfaces: Vec<_> = interfaces.iter().map(String::as_str).collect();
+        let accounted = books::of_pins(&daemon.node).expect("its maps");
+        daemon.books = Books::open(&self.host(host), &interfaces, accounted);
+        daemon
     }
 
     /// Runs an echo server on a host that first says its number.
@@ -196,6 +208,7 @@ pub struct Daemon {
     node: String,
     child: Option<Child>,
     log: PathBuf,
+    books: Option<Books>,
 }
 
 impl Daemon {
@@ -231,14 +244,28 @@ impl Daemon {
     }
 
     /// Ends it with this signal and waits until it has.
+    ///
+    /// # Panics
+    ///
+    /// If packets came to it without getting a reason.
     pub fn end(&mut self, signal: Signal) {
+        self.close_books();
         self.signal(signal);
         self.child.take().expect("it runs").wait().expect("a child");
     }
 }
 
+impl Daemon {
+    fn close_books(&mut self) {
+        if let Some(books) = self.books.take().filter(|_| self.child.is_some() && !thread::panicking()) {
+            books.balance(books::of_pins(&self.node).expect("its maps")).expect("every packet has a reason");
+        }
+    }
+}
+
 impl Drop for Daemon {
     fn drop(&mut self) {
+        self.close_books();
         if let Some(mut child) = self.child.take() {
             let _ = child.kill();
             let _ = child.wait();

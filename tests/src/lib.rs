@@ -6,6 +6,7 @@
 //! and no process may be signalled that does not live in one of the lab's namespaces.
 
 pub mod bench;
+pub mod books;
 pub mod console;
 pub mod daemon;
 pub mod decapsulator;
