@@ -129,6 +129,9 @@ pub struct VirtualRouter {
     pub assign: bool,
     /// The addresses are at the router's virtual hardware address (00:00:5e:00:01:VRID, IPv6 00:00:5e:00:02:VRID).
     pub virtual_mac: bool,
+    /// Whether a node that reaches no backend must not own the addresses without a sign of a peer. Default: where a service has a
+    /// `galera` check.
+    pub witness: bool,
     /// Whether a lower-priority owner is pre-empted, and when.
     pub preempt: Preempt,
     /// How long the packet programs go on for this router after the daemon's last renewal, while no peer probes it.

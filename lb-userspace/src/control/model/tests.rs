@@ -321,7 +321,7 @@ fn a_backends_tracker_speaks_once_every_backend_has_been_checked() {
     check(&mut m, 0, 0, Up::Down);
     assert_eq!(m.tracking.changes(), [], "the other one may be up");
     check(&mut m, 0, 1, Up::Up);
-    assert_eq!(m.tracking.changes(), [(0, vrrp::Tracked { priority: 96, fault: false })]);
+    assert_eq!(m.tracking.changes(), [(0, vrrp::Tracked { priority: 96, fault: false, blind: false })]);
     assert_eq!((m.snapshot(T).vrrp[0].priority, m.snapshot(T).vrrp[0].effective_priority), (101, 96));
 }
 

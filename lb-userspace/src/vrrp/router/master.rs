@@ -48,6 +48,11 @@ impl Router {
     }
 
     pub(super) fn master_timeout(&mut self, now: BootTime, mut master: Master) {
+        // A peer that watched and does so no more, and no witness: the peer may own by now.
+        let watched_before = self.probed != BootTime(0) && !self.is_watched(now);
+        if self.lacks_a_witness() && watched_before && master.leaving.is_none() {
+            return self.leave(now, State::Backup, Reason::CutOff);
+        }
         if let Some(leaving) = master.leaving
             && self.leaving_timeout(now, leaving)
         {
