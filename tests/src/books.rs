@@ -16,6 +16,7 @@ use lb_userspace::datapath::{counters, maps::Maps, pins::Pins};
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    daemon,
     lab::{Balancer, Lab, Node, Role},
     netns::Netns,
     node, proc,
@@ -118,7 +119,10 @@ pub fn of_pins(name: &str) -> Result<impl FnMut() -> u64 + use<>> {
 /// Notes the counters of a lab's node whose daemon has just started.
 pub(crate) fn begin(lab: &Lab, node: &Node) -> Result<()> {
     let file = lab.node_dir(node).join(FILE);
-    match Books::open(&lab.netns(node), &["eth0"], of_pins(&lab.viplb_name(node))?) {
+    let status = daemon::status(lab, node)?;
+    let interfaces = status["interfaces"].as_array().context("interfaces in the status")?;
+    let interfaces: Vec<_> = interfaces.iter().filter_map(|i| i["name"].as_str()).collect();
+    match Books::open(&lab.netns(node), &interfaces, of_pins(&lab.viplb_name(node))?) {
         Some(books) => fs::write(&file, serde_json::to_vec(&books)?).context("the node's books"),
         None => Ok(()),
     }
