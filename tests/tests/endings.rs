@@ -17,8 +17,9 @@ const INTERVAL: Duration = Duration::from_millis(500);
 
 /// A balancer `a`, a client `c` and two servers on one switch.
 struct Net {
-    hosts: Hosts,
+    // Goes before its host does.
     node: Daemon,
+    hosts: Hosts,
 }
 
 impl Net {
@@ -29,7 +30,7 @@ impl Net {
             hosts.plug(host, "eth0", &addresses.each_ref().map(String::as_str), "sw");
         }
         let node = hosts.start("a", &config(listen, more));
-        Some(Self { hosts, node })
+        Some(Self { node, hosts })
     }
 
     fn vip(&self) -> SocketAddr {
@@ -160,7 +161,7 @@ fn an_operator_ends_connections_by_service_backend_client_and_silence_and_is_tol
     let [mut of1, mut of2] = net.connections(3);
     let (n1, n2) = (of1.len(), of2.len());
     assert_eq!(net.kill(&["--client", "172.18.0.99"]), "0 connections ended");
-    assert_eq!(net.kill(&["--idle", "1h"]), "0 connections ended");
+    assert_eq!(net.kill(&["--idle", "60m"]), "0 connections ended");
     assert_eq!(net.kill(&["--service", "db", "--backend", "s1"]), format!("{n1} connections ended"));
     for talk in &mut of1 {
         reset_at(&mut talk.stream);
