@@ -9,6 +9,10 @@ use std::{
     net::{SocketAddr, TcpListener, TcpStream},
     path::PathBuf,
     process::{Child, Command, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     thread,
     time::Duration,
 };
@@ -123,13 +127,20 @@ impl Hosts {
     pub fn serve(&self, host: &str, at: SocketAddr, number: u8) -> Server {
         let listener = self.host(host).run(|| TcpListener::bind(at)).unwrap().expect("bind");
         let shared = listener.try_clone().expect("a descriptor");
+        let busy = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&busy);
         thread::spawn(move || {
             while let Ok((stream, _)) = shared.accept() {
-                // A check goes as soon as it is connected, which does not matter to the server.
-                thread::spawn(move || drop(echo(stream, number)));
+                let count = Arc::clone(&count);
+                count.fetch_add(1, Ordering::Relaxed);
+                thread::spawn(move || {
+                    // A check goes as soon as it is connected, which does not matter to the server.
+                    drop(echo(stream, number));
+                    count.fetch_sub(1, Ordering::Relaxed);
+                });
             }
         });
-        Server { listener }
+        Server { listener, busy }
     }
 
     /// Connects from a host.
@@ -170,6 +181,14 @@ fn echo(mut stream: TcpStream, number: u8) -> io::Result<()> {
 /// An echo server, until it is dropped.
 pub struct Server {
     listener: TcpListener,
+    busy: Arc<AtomicUsize>,
+}
+
+impl Server {
+    /// Until all its connections have ended.
+    pub fn wait_idle(&self, limit: Duration) {
+        wait_until("all connections have ended", limit, || self.busy.load(Ordering::Relaxed) == 0);
+    }
 }
 
 impl Drop for Server {
@@ -212,6 +231,11 @@ pub struct Daemon {
 }
 
 impl Daemon {
+    /// Its name as a node.
+    pub fn name(&self) -> &str {
+        &self.node
+    }
+
     /// What it says of itself; of its maps if it is dead.
     pub fn status(&self) -> Snapshot {
         let mut viplb = Command::new(daemon::binary().expect("viplb is built"));

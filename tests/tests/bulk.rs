@@ -343,11 +343,9 @@ fn a_backend_that_goes_down_gets_no_new_connections_until_it_is_back() {
     assert!(seen.backends[1].cause.contains("refused"), "{}", seen.backends[1].cause);
     assert_eq!((seen.up, net.viplb(&["status"]).status.code()), (2, Some(1)), "degraded");
     assert_eq!(net.spread(PORT, 20), [10, 0, 10]);
-    // What was connected before goes on.
-    old.write_all(&[NAME]).unwrap();
-    let mut answer = [9];
-    old.read_exact(&mut answer).unwrap();
-    assert_eq!(usize::from(answer[0]), number);
+    // Who was connected to it, and said nothing, is told.
+    let told = old.read(&mut [0]).unwrap_err();
+    assert_eq!(told.kind(), io::ErrorKind::ConnectionReset, "of server {number}");
 
     let again = Server::start(&net.lab, 1);
     net.servers.insert(1, again);

@@ -292,8 +292,38 @@ pub struct Service {
     pub check: Check,
     /// How long a backend that came back takes to reach its full share of new connections. Default zero.
     pub slow_start: Duration,
+    /// What becomes of connections of backends that are lost or taken out.
+    pub sessions: Sessions,
     /// What is made of the cluster's state; with a check of kind [`CheckKind::Galera`] only.
     pub galera: Option<Galera>,
+}
+
+/// What becomes of a backend's connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Then {
+    /// They go on until they end by themselves.
+    Keep,
+    /// Both ends are told by a RST, so long after.
+    Reset(Duration),
+}
+
+/// What becomes of the connections of a backend whose standing changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sessions {
+    /// It answers nobody any more, or is outside of its Galera cluster's primary component. Default: reset at once.
+    pub lost: Then,
+    /// It answers, but its checks fail. Default: keep.
+    pub failed: Then,
+    /// It is drained. Default: keep.
+    pub drain: Then,
+    /// It is in maintenance. Default: keep.
+    pub maint: Then,
+}
+
+impl Default for Sessions {
+    fn default() -> Self {
+        Self { lost: Then::Reset(Duration::ZERO), failed: Then::Keep, drain: Then::Keep, maint: Then::Keep }
+    }
 }
 
 /// Layer-4 protocols a service can have.

@@ -2,6 +2,7 @@
 //! of a snapshot come out.
 
 mod backends;
+mod endings;
 mod notices;
 mod paths;
 mod shown;
@@ -9,7 +10,7 @@ mod shown;
 use std::{
     collections::BTreeMap,
     net::IpAddr,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use lb_common::{
@@ -31,6 +32,7 @@ use crate::{
 };
 
 use super::tracking::Tracking;
+pub use endings::ToEnd;
 pub use paths::Way;
 
 /// How long an alarm is shown after its cause was last seen.
@@ -97,6 +99,7 @@ struct BackendState {
     since: SystemTime,
     latency: Option<Duration>,
     output: String,
+    ending: endings::Ending,
 }
 
 /// What somebody should look at.
@@ -139,7 +142,12 @@ impl Model {
             heard: None,
             addresses_present: None,
         };
-        let backend = || BackendState { since: now, latency: None, output: String::new() };
+        let backend = || BackendState {
+            since: now,
+            latency: None,
+            output: String::new(),
+            ending: endings::Ending::default(),
+        };
         Self {
             datapath_log: config.node.datapath_log,
             routers: config.vrrp.iter().map(|_| router()).collect(),
@@ -241,7 +249,9 @@ impl Model {
         }
         if state == vrrp::State::Master {
             r.heard = None;
+            self.end_as_owner(router, Instant::now());
         }
+        let r = &self.routers[router];
         tracing::info!("vrrp {}: {old:?} → {state:?} ({})", self.config.vrrp[router].name, r.reason);
         let reason = r.reason.clone();
         self.notice(Subject::Router(router), old, state, &reason);

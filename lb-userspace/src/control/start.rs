@@ -17,6 +17,7 @@ mod reach;
 
 use super::{
     Control,
+    ender::Ender,
     model::{Machine, MachineInterface, Model, Way},
 };
 use crate::{
@@ -187,6 +188,7 @@ async fn prepare(
             health_events: p.health_events,
             track_events: p.track_events,
             notifier: p.notifier,
+            ender: p.ender,
             commands: p.commands,
             snapshot: p.snapshot,
             cancel: p.cancel,
@@ -205,6 +207,7 @@ struct Parts {
     health_events: mpsc::UnboundedReceiver<health::Event>,
     track_events: mpsc::UnboundedReceiver<track::Event>,
     notifier: Notifier,
+    ender: Ender,
     commands: mpsc::Receiver<api::Command>,
     snapshot: watch::Sender<Snapshot>,
     cancel: CancellationToken,
@@ -235,6 +238,7 @@ async fn parts(
     let track_events = watch_trackers(config, &mut model, &cancel, &tasks).await?;
     let (driver, vrrp_events) = elect(config, pins, &mut model)?;
     let notifier = Notifier::spawn(config);
+    let ender = Ender::open().context("cannot open the sockets that resets are sent by")?;
     let (health_sender, health_events) = mpsc::unbounded_channel();
     health::spawn(&config.services, &health_sender, &cancel, &tasks);
 
@@ -251,6 +255,7 @@ async fn parts(
         health_events,
         track_events,
         notifier,
+        ender,
         commands,
         snapshot,
         cancel,

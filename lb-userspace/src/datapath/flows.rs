@@ -102,6 +102,20 @@ impl Collector {
         if flow.place != 0 {
             return Ok(self.empty_place(maps, slot, flow));
         }
+        // Looked at again before the keys go, not after: a record without keys would stay for as long as its stage allows.
+        Ok(self.records.is_unchanged(slot, flow) && self.end(maps, slot, flow)?)
+    }
+
+    /// The flow in a slot, if there is one.
+    pub fn flow(&self, slot: u32) -> Option<Flow> {
+        (slot < self.records()).then(|| self.records.read(slot)).filter(|flow| flow.stage() != Stage::Free)
+    }
+
+    /// Ends a flow, whatever passes through it: from now on its packets belong to no flow. `false` if it has ended by itself.
+    pub fn end(&mut self, maps: &mut Maps, slot: u32, flow: &Flow) -> Result<bool> {
+        if flow.place != 0 {
+            return Ok(self.empty_place(maps, slot, flow));
+        }
         Self::unlink(maps, slot, flow);
         let freed = self.records.free_if(slot, flow);
         if freed {
@@ -155,15 +169,20 @@ impl Records {
         unsafe { self.at(slot).read_volatile() }
     }
 
-    /// Marks the slot free unless it was used again meanwhile.
+    /// Whether no packet has come since.
+    fn is_unchanged(&self, slot: u32, was: &Flow) -> bool {
+        // SAFETY: a live element; `seen` is a single word.
+        unsafe { (&raw const (*self.at(slot)).seen).read_volatile() == was.seen }
+    }
+
+    /// Marks the slot free unless another flow has it by now.
     fn free_if(&self, slot: u32, was: &Flow) -> bool {
         let p = self.at(slot);
         // SAFETY: a live element; `stage` and `generation` are single words.
         unsafe {
             let generation = (&raw const (*p).generation).read_volatile();
-            let seen = (&raw const (*p).seen).read_volatile();
             let stage = (&raw const (*p).stage).read_volatile();
-            if generation != was.generation || stage == Stage::Free as u8 || seen != was.seen {
+            if generation != was.generation || stage == Stage::Free as u8 {
                 return false;
             }
             (&raw mut (*p).stage).write_volatile(Stage::Free as u8);

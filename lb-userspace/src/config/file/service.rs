@@ -15,8 +15,8 @@ use super::{
 use crate::config::{
     address::{self, Endpoint, Listen},
     diagnostic::Report,
-    model::{Failback, Mode, Protocol, Role, Scheduler},
-    reader::{Bare, Field, Reader, Refusal},
+    model::{Failback, Mode, Protocol, Role, Scheduler, Then},
+    reader::{Bare, Field, Reader, Refusal, parse_duration},
 };
 
 /// `[service.NAME]`.
@@ -41,6 +41,14 @@ pub struct Service {
     pub check: Field<Check>,
     /// `slow_start`.
     pub slow_start: Field<Duration>,
+    /// `on_lost`.
+    pub on_lost: Field<Then>,
+    /// `on_failed`.
+    pub on_failed: Field<Then>,
+    /// `on_drain`.
+    pub on_drain: Field<Then>,
+    /// `on_maint`.
+    pub on_maint: Field<Then>,
     /// `role`.
     pub role: Field<Role>,
     /// `failback`.
@@ -73,6 +81,8 @@ pub fn read(name: Spanned<String>, table: &DeTable<'_>, report: &mut Report) -> 
     let path = path::read(&mut r);
     let scheduler = r.choice("scheduler", &[("rr", Scheduler::Rr), ("wrr", Scheduler::Wrr)]);
     let slow_start = r.duration("slow_start", Bare::Refused, Duration::ZERO..=HOUR);
+    let [on_lost, on_failed, on_drain, on_maint] =
+        ["on_lost", "on_failed", "on_drain", "on_maint"].map(|key| r.parsed(key, parse_then));
     let role = r.choice("role", check::ROLES);
     let failback = r.choice("failback", check::FAILBACKS);
     let backends = r.tables("backend");
@@ -105,6 +115,10 @@ pub fn read(name: Spanned<String>, table: &DeTable<'_>, report: &mut Report) -> 
         backends,
         check,
         slow_start,
+        on_lost,
+        on_failed,
+        on_drain,
+        on_maint,
         role,
         failback,
     }
@@ -146,6 +160,28 @@ fn parse_mode(text: &str) -> Result<Mode, Refusal> {
     }
 }
 
+/// What becomes of connections: a word, or how long they may go on.
+fn parse_then(text: &str) -> Result<Then, Refusal> {
+    match text {
+        "keep" => Ok(Then::Keep),
+        "reset" => Ok(Then::Reset(Duration::ZERO)),
+        _ => match parse_duration(text) {
+            Some(after) if after <= DAY => Ok(Then::Reset(after)),
+            Some(_) => {
+                let help = "write \"keep\" to have connections end by themselves";
+                Err((format!("\"{text}\" is longer than a day"), Some(help.into())))
+            }
+            None => {
+                let help = "offered: \"reset\", \"keep\", or how long connections may go on before they are reset, as \"30s\"";
+                Err((format!("it cannot be \"{}\"", text.escape_debug()), Some(help.into())))
+            }
+        },
+    }
+}
+
+/// The longest time that connections may be given.
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
 const SERVICE_HINTS: Hints = &[
     ("bind", "write `listen`"),
     ("balance", "write `scheduler`"),
@@ -159,5 +195,7 @@ const SERVICE_HINTS: Hints = &[
     ("backends", "write `[[service.NAME.backend]]`, once for each"),
     ("port", "write `address = \"ADDR:PORT\"`"),
     ("slowstart", "write `slow_start`"),
+    ("on-marked-down", "write `on_lost`"),
+    ("shutdown-sessions", "write `on_lost = \"reset\"`"),
     ("backup", "write `priority`, and `role = \"writer\"` in the service"),
 ];

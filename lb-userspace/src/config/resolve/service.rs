@@ -8,7 +8,7 @@ use super::{Resolver, or, virtual_addrs};
 use crate::config::{
     address::{Endpoint, LOOPBACK},
     file,
-    model::{Backend, Listen, Mode, Protocol, Scheduler, Service},
+    model::{Backend, Listen, Mode, Protocol, Scheduler, Service, Sessions},
     reader::Field,
 };
 
@@ -30,6 +30,12 @@ impl Resolver<'_, '_> {
             backends: backends?,
             check: check?,
             slow_start: or(&s.slow_start, Duration::ZERO),
+            sessions: Sessions {
+                lost: or(&s.on_lost, Sessions::default().lost),
+                failed: or(&s.on_failed, Sessions::default().failed),
+                drain: or(&s.on_drain, Sessions::default().drain),
+                maint: or(&s.on_maint, Sessions::default().maint),
+            },
             galera,
         })
     }

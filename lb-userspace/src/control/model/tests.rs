@@ -395,3 +395,5 @@ fn ways_to_backends_follow_the_mtu_of_their_interface_and_the_file() {
     assert_eq!(m.desired().paths[1].source, Addr::v4([172, 18, 0, 7]), "a backend in another mode");
     assert_eq!(path(&m).source, Addr::v4([172, 18, 0, 9]));
 }
+
+mod endings;

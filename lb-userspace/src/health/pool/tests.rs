@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{
-    config::model::{Backend, Check, CheckKind, Donor, Failback, Listen, Mode, Protocol},
+    config::model::{Backend, Check, CheckKind, Donor, Failback, Listen, Mode, Protocol, Sessions},
     galera::Observation,
 };
 
@@ -39,6 +39,7 @@ fn service(backends: &[(u16, u8)], galera: Option<Galera>, slow_start: Duration)
             fall: 1,
         },
         slow_start,
+        sessions: Sessions::default(),
         galera,
     }
 }

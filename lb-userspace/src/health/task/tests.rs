@@ -7,7 +7,7 @@ use super::super::{
     testserver::{Script, Server},
 };
 use super::*;
-use crate::config::model::{Backend, Listen, Mode, MysqlLogin, Protocol, Scheduler};
+use crate::config::model::{Backend, Listen, Mode, MysqlLogin, Protocol, Scheduler, Sessions};
 
 fn service(addrs: &[SocketAddr], kind: CheckKind) -> Service {
     let (interval, timeout) = (Duration::from_millis(50), Duration::from_secs(5));
@@ -31,6 +31,7 @@ fn service(addrs: &[SocketAddr], kind: CheckKind) -> Service {
             })
             .collect(),
         check: Check { kind, port: None, interval, fast_interval: interval, timeout, rise: 2, fall: 3 },
+        sessions: Sessions::default(),
         slow_start: Duration::ZERO,
         galera: None,
     }
