@@ -62,6 +62,8 @@ pub struct Router {
     blind: bool,
     /// A peer was heard, or asked for this lease, since the start. A node that is alone has nobody to leave the addresses to.
     peered: bool,
+    /// Such a peer is a viplb, which as a Backup would ask for this lease.
+    probing_peer: bool,
     nonces: u64,
     actions: VecDeque<Action>,
 }
@@ -82,6 +84,7 @@ impl Router {
             held: false,
             blind: false,
             peered: false,
+            probing_peer: false,
             nonces: params.seed,
             actions: VecDeque::with_capacity(16),
         };
@@ -215,7 +218,8 @@ impl Router {
     /// that it is over. To be handed in before anything else of a round.
     pub fn handle_noted(&mut self, now: BootTime, noted: super::Noted) {
         self.probed = noted.probed;
-        self.peered |= noted.probed != BootTime(0);
+        self.probing_peer |= noted.probed != BootTime(0);
+        self.peered |= self.probing_peer;
         if let (Phase::Master(master), true) = (self.phase, noted.fenced)
             && master.lease.is_some()
         {

@@ -150,6 +150,7 @@ impl Router {
         if !watch.answered(now, nonce, standing, mac) {
             return;
         }
+        self.probing_peer = true;
         match (standing, self.phase) {
             (Standing::Expired, Phase::Backup(_) | Phase::Requesting(_)) => {
                 self.replace(now, Reason::MasterFrozen);

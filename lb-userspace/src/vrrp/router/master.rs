@@ -48,9 +48,9 @@ impl Router {
     }
 
     pub(super) fn master_timeout(&mut self, now: BootTime, mut master: Master) {
-        // A peer that watched and does so no more, and no witness: the peer may own by now.
-        let watched_before = self.probed != BootTime(0) && !self.is_watched(now);
-        if self.lacks_a_witness() && watched_before && master.leaving.is_none() {
+        // No witness, and a peer that would watch if it heard this node: it may own.
+        let alone = self.probing_peer && !self.is_watched(now) && now >= master.since + WATCH_HOLD;
+        if self.lacks_a_witness() && alone && master.leaving.is_none() {
             return self.leave(now, State::Backup, Reason::CutOff);
         }
         if let Some(leaving) = master.leaving
@@ -101,6 +101,7 @@ impl Router {
     pub(super) fn enter_master(&mut self, now: BootTime, reason: Reason) {
         let granted = matches!(self.phase, Phase::Requesting(_));
         let master = Master {
+            since: now,
             advert_at: now + self.params.advert_int,
             renew_at: None,
             lease: None,
