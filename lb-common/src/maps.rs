@@ -1,7 +1,7 @@
 //! Names and capacities of the maps: the schema that programs, daemon and a status command after a crash share.
 
 /// Number of the map layout. A daemon refuses pins of another number.
-pub const SCHEMA: u32 = 3;
+pub const SCHEMA: u32 = 4;
 
 /// `Addr → Vip`: virtual addresses.
 pub const VIPS: &str = "VIPS";
@@ -9,10 +9,14 @@ pub const VIPS: &str = "VIPS";
 pub const LEASES: &str = "LEASES";
 /// `ServiceKey → Service`.
 pub const SERVICES: &str = "SERVICES";
-/// `u32 → u32`: slots of all services' rings, each a backend index.
+/// `u32 → u64`: slots of all services' rings (`schedule`); the daemon maps the array into its memory.
 pub const RINGS: &str = "RINGS";
-/// `u32 → u32`: next ring position of each service.
+/// `u32 → u64`: next ring position of each service.
 pub const CURSORS: &str = "CURSORS";
+/// `u32 → Occupancy`: connections of each backend and, behind those, of each service; mapped into the daemon's memory.
+pub const OCCUPANCY: &str = "OCCUPANCY";
+/// `ClientKey → Remembered`: backends of clients that keep to them; the longest unused one gives way.
+pub const PERSISTENCE: &str = "PERSISTENCE";
 /// `u32 → Backend`.
 pub const BACKENDS: &str = "BACKENDS";
 /// `u32 backend → Path`.
@@ -86,12 +90,14 @@ pub enum Tail {
 pub const TAIL_SLOTS: usize = 8;
 
 /// All maps that a later daemon adopts.
-pub const ALL: [&str; 24] = [
+pub const ALL: [&str; 26] = [
     VIPS,
     LEASES,
     SERVICES,
     RINGS,
     CURSORS,
+    OCCUPANCY,
+    PERSISTENCE,
     BACKENDS,
     PATHS,
     REPORTED,
@@ -123,10 +129,13 @@ pub const MAX_SERVICES: usize = 256;
 pub const MAX_RANGES: usize = MAX_SERVICES * 30;
 /// Backends of all services together.
 pub const MAX_BACKENDS: usize = 1024;
-/// Slots of one ring.
-pub const RING_SLOTS: usize = 256;
-/// Rings of all services: two each, so that the new one is whole before the service turns to it.
-pub const MAX_RING_SLOTS: usize = MAX_SERVICES * 2 * RING_SLOTS;
+/// Slots of one ring of weights at most.
+pub const MAX_RING: usize = 16_384;
+/// Slots of all rings unless the configuration takes more: two halves, so that all new ones are whole before a service turns to its
+/// own.
+pub const DEFAULT_RING_SLOTS: usize = 131_072;
+/// Clients whose backends are remembered.
+pub const MAX_PERSISTENT: usize = 32_768;
 /// Fragmented datagrams under way.
 pub const MAX_FRAGMENTS: usize = 8192;
 /// Interfaces.

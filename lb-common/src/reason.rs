@@ -116,6 +116,10 @@ reasons! {
     TooBig = 33, Dropped, "too-big";
     /// Has no counterpart in the other side's family: a fragment, extension headers, a datagram without checksum.
     Untranslatable = 34, Dropped, "untranslatable";
+    /// Every backend that takes new connections has as many as it may have.
+    BackendsFull = 35, Refused, "backends-full";
+    /// The service has as many connections as it may have.
+    ServiceFull = 36, Refused, "service-full";
 }
 
 /// Elements of the `REASONS` map.

@@ -75,6 +75,7 @@ fn throw_out<T: Tables>(slot: u32, t: &T) {
         s.displaced += 1;
     }
     unlink(f, slot, t);
+    t.release(slot);
     f.stage = Stage::Free as u8;
 }
 
@@ -112,6 +113,7 @@ pub fn abandon<T: Tables>(f: &mut Flow, slot: u32, t: &T) {
     let own = place(slot, f.generation);
     if t.exchange_place(f.place, own, TAKEN) {
         unlink(f, slot, t);
+        t.release(slot);
         f.stage = Stage::Closed as u8;
         t.set_place(f.place, own);
     }

@@ -7,6 +7,10 @@
 #[cfg(target_arch = "bpf")]
 mod access;
 #[cfg(target_arch = "bpf")]
+mod atomics;
+#[cfg(target_arch = "bpf")]
+mod global;
+#[cfg(target_arch = "bpf")]
 mod maps;
 #[cfg(target_arch = "bpf")]
 mod xdp;

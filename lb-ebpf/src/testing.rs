@@ -9,11 +9,13 @@ use std::collections::{HashMap, VecDeque};
 use lb_common::{
     addr::{Addr, Port},
     checksum::{fold, update},
-    flow::{Flow, FlowKey, FlowRef},
+    flow::{COUNTED, Flow, FlowKey, FlowRef},
     fragment::{FragmentKey, FragmentRef},
     half_open,
     latency::Latency,
     lease::Lease,
+    occupancy::{ELEMENTS, Occupancy},
+    persistence::{ClientKey, Remembered},
     reach::RangeKey,
     reason::{REASON_SLOTS, Reason},
     sample::{Capture, HEAD, Sample},
@@ -168,10 +170,12 @@ pub struct Memory {
     pub ranges: HashMap<RangeKey, Port>,
     /// Until when the daemon counts as alive.
     pub alive_until: u64,
-    /// Ring slots.
-    pub rings: HashMap<u32, u32>,
+    /// Words in ring slots.
+    pub rings: HashMap<u32, u64>,
     /// Cursors by service.
     pub cursors: RefCell<HashMap<u32, u32>>,
+    /// Backends of clients that keep to them.
+    pub remembered: RefCell<HashMap<ClientKey, Remembered>>,
     /// Backends.
     pub backends: HashMap<u32, Backend>,
     /// Ways to backends.
@@ -195,6 +199,7 @@ pub struct Memory {
     /// What a listener was shown.
     pub samples: RefCell<Vec<Sample>>,
     reported: UnsafeCell<u64>,
+    occupancy: Vec<Cell<Occupancy>>,
     places: Vec<Cell<u64>>,
     flows: Vec<UnsafeCell<Flow>>,
     service_stats: UnsafeCell<Box<[ServiceStats; 8]>>,
@@ -221,6 +226,8 @@ impl Memory {
             alive_until: u64::MAX,
             rings: HashMap::new(),
             cursors: RefCell::default(),
+            remembered: RefCell::default(),
+            occupancy: vec![Cell::default(); ELEMENTS],
             backends: HashMap::new(),
             paths: HashMap::new(),
             reported: UnsafeCell::default(),
@@ -254,6 +261,12 @@ impl Memory {
     /// A copy of the lease of a router.
     pub fn lease_of(&self, router: u32) -> Lease {
         self.lease(router).copied().unwrap_or_default()
+    }
+
+    /// How many connections a backend or service may have; 0: any number.
+    pub fn set_limit(&mut self, element: u32, limit: u64) {
+        let o = self.occupancy[element as usize].get_mut();
+        o.limit = limit;
     }
 
     /// Times a packet ended in `reason`.
@@ -316,7 +329,7 @@ impl Tables for Memory {
         self.alive_until
     }
 
-    fn ring(&self, slot: u32) -> Option<u32> {
+    fn ring(&self, slot: u32) -> Option<u64> {
         self.rings.get(&slot).copied()
     }
 
@@ -329,6 +342,41 @@ impl Tables for Memory {
 
     fn backend(&self, id: u32) -> Option<&Backend> {
         self.backends.get(&id)
+    }
+
+    fn occupancy(&self, element: u32) -> Option<Occupancy> {
+        self.occupancy.get(element as usize).map(Cell::get)
+    }
+
+    fn occupy(&self, element: u32) -> bool {
+        let Some(cell) = self.occupancy.get(element as usize) else { return false };
+        let o = cell.get();
+        if !o.is_full() {
+            cell.set(Occupancy { connections: o.connections + 1, ..o });
+        }
+        !o.is_full()
+    }
+
+    fn leave(&self, element: u32) {
+        if let Some(cell) = self.occupancy.get(element as usize) {
+            let o = cell.get();
+            cell.set(Occupancy { connections: o.connections.wrapping_sub(1), ..o });
+        }
+    }
+
+    fn unmark(&self, flow: &mut Flow) -> bool {
+        let was = flow.is_counted();
+        flow.mode &= !COUNTED;
+        was
+    }
+
+    fn remembered(&self, key: &ClientKey) -> Option<&mut Remembered> {
+        // SAFETY: single thread; the core holds one at a time, and adds none meanwhile.
+        unsafe { &mut *self.remembered.as_ptr() }.get_mut(key)
+    }
+
+    fn remember(&self, key: &ClientKey, to: &Remembered) {
+        self.remembered.borrow_mut().insert(*key, *to);
     }
 
     fn path(&self, backend: u32) -> Option<&Path> {

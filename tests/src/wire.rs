@@ -316,7 +316,7 @@ fn desired(ifindex: u32, mac: Mac) -> Desired {
     let vip = |f: Family| (f.vip().into(), Vip::default());
     let service = |(ring, f): (u32, Family), proto| {
         let addr = IpAddr::into(f.vip());
-        DesiredService { addr, port, last: None, proto, router: 0, snat: addr, ring: vec![ring] }
+        DesiredService { addr, port, proto, snat: addr, ring: vec![ring], ..DesiredService::default() }
     };
     let services = (0..).zip(FAMILIES).flat_map(|f| [PROTO_TCP, PROTO_UDP].map(|proto| service(f, proto)));
     Desired {
@@ -329,6 +329,7 @@ fn desired(ifindex: u32, mac: Mac) -> Desired {
         interfaces: vec![(ifindex, Interface { mac, ..Interface::default() })],
         backends: FAMILIES.map(backend).to_vec(),
         paths: Vec::new(),
+        limits: Vec::new(),
         services: services.collect(),
     }
 }

@@ -6,6 +6,7 @@
 //! passwords.
 
 mod check;
+mod choice;
 pub mod group;
 mod path;
 mod service;

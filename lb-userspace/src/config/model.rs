@@ -19,7 +19,7 @@ pub use check::{
     AgentCheck, Check, CheckKind, DnsCheck, Donor, Failback, Galera, GaleraCheck, HttpCheck, MysqlLogin,
     Role, ScriptCheck, Tls, UdpCheck,
 };
-pub use lb_common::mode::Mode;
+pub use lb_common::{mode::Mode, schedule::Scheduler};
 pub use path::{Mss, PathOptions};
 pub use track::{
     Backends, FileValue, Notify, Peer, Process, Program, RunAs, Script, SyncGroup, Track, TrackKind, TrackUse,
@@ -286,6 +286,12 @@ pub struct Service {
     pub path: PathOptions,
     /// How a backend is chosen for a new connection.
     pub scheduler: Scheduler,
+    /// Slots of the table that schedulers by hash use; a prime. Default [`HASH_TABLE_SIZE`].
+    pub hash_table_size: u32,
+    /// Whether clients keep to their backend. Default not.
+    pub persistence: Option<Persistence>,
+    /// Connections that the service may have at a time; 0, the default: any number.
+    pub max_connections: u32,
     /// Backends, in the order of the file; at least one.
     pub backends: Vec<Backend>,
     /// How backends are checked.
@@ -326,6 +332,10 @@ impl Default for Sessions {
     }
 }
 
+/// Slots of a table of backends that is entered by a hash: more than a hundred for each of a hundred backends, as Maglev's authors
+/// advise; two of 128 KiB.
+pub const HASH_TABLE_SIZE: u32 = 16_381;
+
 /// Layer-4 protocols a service can have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Protocol {
@@ -335,13 +345,13 @@ pub enum Protocol {
     Udp,
 }
 
-/// Schedulers.
+/// Clients that keep to their backend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Scheduler {
-    /// Round robin; weights are ignored except 0 (no new connections).
-    Rr,
-    /// Smooth weighted round robin.
-    Wrr,
+pub struct Persistence {
+    /// For how long after their last new connection; whole seconds.
+    pub timeout: Duration,
+    /// Bits of their address that they are known by, of 128: a prefix of IPv4 is 96 longer here.
+    pub bits: u8,
 }
 
 /// `[[service.NAME.backend]]`.
@@ -355,7 +365,9 @@ pub struct Backend {
     pub keeps_port: bool,
     /// 0–256; 0 takes no new connections. Default 1.
     pub weight: u16,
-    /// The highest of a `role = "writer"` service becomes its writer; 0–255. Default 0.
+    /// Connections that it may have at a time; 0, the default: any number.
+    pub max_connections: u32,
+    /// The highest is the first of `scheduler = "fo"`, and of a `role = "writer"` service becomes its writer; 0–255. Default 0.
     pub priority: u8,
     /// How packets reach it. Default the service's.
     pub mode: Mode,

@@ -3,6 +3,7 @@
 //! `config::parse` calls it once per file. It goes on after a mistake; the model only comes out when there is none.
 
 mod check;
+mod choice;
 mod compare;
 mod group;
 mod own;

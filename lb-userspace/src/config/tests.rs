@@ -1,6 +1,7 @@
 //! Whole files in, the model or every mistake out. What a bad file prints stands in `tests/fixtures/config/*.stderr`
 //! and is compared whole; `VIPLB_BLESS=1 cargo test` writes those files anew.
 
+mod choice;
 mod hooks;
 mod modes;
 mod reach;
@@ -77,6 +78,7 @@ fn every_mistake_of_a_bad_file_is_shown_where_it_stands() {
     for name in [
         "addresses",
         "checks",
+        "choice",
         "conflicts",
         "empty",
         "five-mistakes",

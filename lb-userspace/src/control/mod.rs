@@ -133,7 +133,7 @@ impl Control {
         let Datapath { tables, collector, alive, .. } = &mut self.datapath;
         alive.renew(now);
         collector.sweep(tables.maps(), now.0, slice)?;
-        self.model.on_tick((Instant::now(), SystemTime::now()), |id| collector.used_by(id));
+        self.model.on_tick((Instant::now(), SystemTime::now()), |id| collector.connections(id));
         self.look_at_mtus().await;
         Ok(())
     }
@@ -210,7 +210,6 @@ impl Control {
             counters::fill_service(maps, i as u32, service)?;
             for b in &mut service.backends {
                 counters::fill_backend(maps, id, b)?;
-                b.active = collector.used_by(id);
                 id += 1;
             }
         }

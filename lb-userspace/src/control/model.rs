@@ -2,6 +2,7 @@
 //! of a snapshot come out.
 
 mod backends;
+mod choice;
 mod endings;
 mod notices;
 mod paths;
@@ -297,6 +298,7 @@ impl Model {
             interfaces: self.machine.interfaces.iter().map(mac).collect(),
             backends: backends.collect(),
             paths: self.paths(),
+            limits: self.limits(),
             services: self.desired_services(),
         }
     }
@@ -305,9 +307,9 @@ impl Model {
         let mut first = 0;
         let mut services = Vec::new();
         for (s, pool) in self.config.services.iter().zip(&self.pools) {
-            let (scheduler, takers) = pool.ring();
-            let up: Vec<_> = takers.into_iter().map(|(b, weight)| (first + b as u32, weight)).collect();
-            first += s.backends.len() as u32;
+            let (scheduler, takers) = choice::takers(s, pool, first);
+            let backends = first..first + s.backends.len() as u32;
+            first = backends.end;
             let addr = Addr::from(s.listen.first.ip());
             services.push(DesiredService {
                 addr,
@@ -319,7 +321,9 @@ impl Model {
                 },
                 router: s.router.map_or(NO_ROUTER, |router| router as u32),
                 snat: addr,
-                ring: ring::build(scheduler, &up),
+                backends,
+                ring: ring::table(scheduler, &takers, s.hash_table_size),
+                choice: choice::of(s, scheduler, &takers),
             });
         }
         services

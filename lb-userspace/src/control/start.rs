@@ -23,7 +23,13 @@ use super::{
 use crate::{
     api::{self, snapshot::Snapshot},
     config::model::{Config, Mode, VirtualRouter},
-    datapath::{lease::KernelLease, load::Datapath, pins, pins::Pins, preflight},
+    datapath::{
+        lease::KernelLease,
+        load::{Datapath, Sizes},
+        pins,
+        pins::Pins,
+        preflight, ring,
+    },
     health,
     netlink::Netlink,
     notify::Notifier,
@@ -49,7 +55,8 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<()> {
     let netlink = Netlink::open()?;
     let routes = routes(&config, &netlink).await?;
     let interfaces = interfaces(&config, &placements, &routes)?;
-    let mut datapath = Datapath::open(&pins, &interfaces, config.node.hooks.clone(), config.node.flows)?;
+    let sizes = Sizes { flows: config.node.flows, ring_slots: ring::slots(&config.services) };
+    let mut datapath = Datapath::open(&pins, &interfaces, config.node.hooks.clone(), sizes)?;
     if datapath.adopted {
         tracing::info!("adopted the maps and flows of a former daemon");
     }
@@ -226,7 +233,16 @@ async fn parts(
     let machine = Machine { ways, ..machine(netlink, places, datapath).await? };
     let mut model = Model::new(config.clone(), machine, SystemTime::now());
     // Services are in the maps, without backends, before anybody can own their address.
-    datapath.tables.publish(&model.desired())?;
+    let desired = model.desired();
+    datapath.tables.publish(&desired)?;
+    if datapath.adopted {
+        let moved = datapath.collector.renumber(&desired);
+        if moved > 0 {
+            tracing::info!(
+                "{moved} adopted flows have services or backends whose place in the file is another now"
+            );
+        }
+    }
     datapath.alive.renew(vrrp::BootTime::now());
     let listener = api::bind(&pins::socket(&config.node.name))?;
     let http = match config.http {

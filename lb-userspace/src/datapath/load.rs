@@ -15,7 +15,10 @@ use aya::{
     programs::{ProgramFd, SchedClassifier, TcAttachType, TestRun, TestRunOptions},
 };
 use aya_log::EbpfLogger;
-use lb_common::{half_open, maps as names};
+use lb_common::{
+    half_open,
+    maps::{self as names, DEFAULT_RING_SLOTS},
+};
 use tokio::io::unix::AsyncFd;
 
 use super::{alive::Alive, attach, flows::Collector, maps::Maps, pins::Pins, tables::Tables, tails, xdp};
@@ -46,6 +49,22 @@ pub struct Attached {
     pub ways: Vec<u32>,
 }
 
+/// How much the maps hold whose size is chosen when they are made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sizes {
+    /// Established flows.
+    pub flows: u32,
+    /// Slots of all rings ([`ring::slots`](super::ring::slots)).
+    pub ring_slots: u32,
+}
+
+impl From<u32> for Sizes {
+    /// So many flows, and the usual number of slots.
+    fn from(flows: u32) -> Self {
+        Self { flows, ring_slots: DEFAULT_RING_SLOTS as u32 }
+    }
+}
+
 /// The kernel's side of viplb.
 pub struct Datapath {
     pub(super) pins: Pins,
@@ -65,33 +84,46 @@ pub struct Datapath {
 
 impl Datapath {
     /// Loads, attaches and pins for `interfaces`.
-    pub fn open(pins: &Pins, interfaces: &[String], hooks: impl Into<Hooks>, flows: u32) -> Result<Self> {
+    pub fn open(
+        pins: &Pins,
+        interfaces: &[String],
+        hooks: impl Into<Hooks>,
+        sizes: impl Into<Sizes>,
+    ) -> Result<Self> {
+        let sizes = sizes.into();
         if OBJECT.is_empty() {
             bail!("this viplb was built without its packet programs: build it with `cargo xtask build`");
         }
         let adopted = pins.maps().exists();
         if adopted {
             // Refuses another schema before anything is touched.
-            Maps::open(pins)?;
+            let rings = Maps::open(pins)?.rings.len();
+            if rings < sizes.ring_slots {
+                bail!(
+                    "the adopted maps have {rings} slots for the schedulers' tables, and this configuration takes {}: stop viplb \
+                     properly (SIGTERM) and start it again",
+                    sizes.ring_slots
+                );
+            }
         }
-        let opened = Self::load(pins, interfaces, &hooks.into(), flows, adopted);
+        let opened = Self::load(pins, interfaces, &hooks.into(), sizes, adopted);
         if opened.is_err() && !adopted {
             let _ = pins.remove();
         }
         opened
     }
 
-    fn load(pins: &Pins, interfaces: &[String], hooks: &Hooks, flows: u32, adopted: bool) -> Result<Self> {
+    fn load(pins: &Pins, interfaces: &[String], hooks: &Hooks, sizes: Sizes, adopted: bool) -> Result<Self> {
         for dir in [pins.maps(), pins.links()] {
             fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
         }
-        let mut ebpf = load_object(pins, flows)?;
+        let mut ebpf = load_object(pins, sizes)?;
         forward_log(&mut ebpf);
         let mut maps = Maps::open(pins)?;
         let places = maps.half_open.len() - 1;
         let capacity = maps.flows.len() - places;
         fill_free_slots(&mut maps, capacity, places)?;
-        tell_capacity(pins, capacity, flows);
+        tell_capacity(pins, capacity, sizes.flows);
         let mut attached = Vec::new();
         for program in PROGRAMS.iter().map(|(name, ..)| *name).chain(tails::PROGRAMS.map(|(_, name)| name)) {
             classifier(&mut ebpf, program)?
@@ -112,9 +144,13 @@ impl Datapath {
         }
         // Only now does no program of a former daemon go on in its own tails any more.
         tails::remove_others(pins, &tails)?;
+        let collector = Collector::open(pins, capacity, places)?;
+        if adopted && collector.recount() > 0 {
+            tracing::info!("counts of connections that the former daemon had left unfinished are put right");
+        }
         Ok(Self {
-            tables: Tables::new(maps),
-            collector: Collector::open(pins, capacity, places)?,
+            tables: Tables::open(maps, pins)?,
+            collector,
             alive: Alive::open(pins)?,
             pins: pins.clone(),
             attached,
@@ -179,10 +215,12 @@ pub(super) fn classifier<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut S
     Ok(ebpf.program_mut(name).context("the object lacks a program")?.try_into()?)
 }
 
-fn load_object(pins: &Pins, flows: u32) -> Result<Ebpf> {
+fn load_object(pins: &Pins, sizes: Sizes) -> Result<Ebpf> {
+    let flows = sizes.flows;
     let places = half_open::places(flows);
     let mut loader = EbpfLoader::new();
     loader
+        .map_max_entries(names::RINGS, sizes.ring_slots)
         .map_max_entries(names::FLOWS, flows + places)
         .map_max_entries(names::HALF_OPEN, places + 1)
         .map_max_entries(names::FREE_SLOTS, flows)

@@ -10,12 +10,13 @@ use super::{
     HOUR, Hints,
     check::{self, Check},
     check_name,
+    choice::{self, ChoiceKeys},
     path::{self, PathKeys},
 };
 use crate::config::{
     address::{self, Endpoint, Listen},
     diagnostic::Report,
-    model::{Failback, Mode, Protocol, Role, Scheduler, Then},
+    model::{Failback, Mode, Protocol, Role, Then},
     reader::{Bare, Field, Reader, Refusal, parse_duration},
 };
 
@@ -33,8 +34,8 @@ pub struct Service {
     pub mode: Field<Mode>,
     /// Keys about tunnels and segment sizes.
     pub path: PathKeys,
-    /// `scheduler`.
-    pub scheduler: Field<Scheduler>,
+    /// Keys about how a backend is chosen.
+    pub choice: ChoiceKeys,
     /// `[[service.NAME.backend]]`.
     pub backends: Field<Vec<Backend>>,
     /// `[service.NAME.check]`.
@@ -63,6 +64,8 @@ pub struct Backend {
     pub address: Field<Endpoint>,
     /// `weight`.
     pub weight: Field<u16>,
+    /// `max_connections`.
+    pub max_connections: Field<u32>,
     /// `priority`.
     pub priority: Field<u8>,
     /// `mode`.
@@ -79,7 +82,7 @@ pub fn read(name: Spanned<String>, table: &DeTable<'_>, report: &mut Report) -> 
     let protocol = r.choice("protocol", &[("tcp", Protocol::Tcp), ("udp", Protocol::Udp)]);
     let mode = r.parsed("mode", parse_mode);
     let path = path::read(&mut r);
-    let scheduler = r.choice("scheduler", &[("rr", Scheduler::Rr), ("wrr", Scheduler::Wrr)]);
+    let choice = choice::read(&mut r);
     let slow_start = r.duration("slow_start", Bare::Refused, Duration::ZERO..=HOUR);
     let [on_lost, on_failed, on_drain, on_maint] =
         ["on_lost", "on_failed", "on_drain", "on_maint"].map(|key| r.parsed(key, parse_then));
@@ -111,7 +114,7 @@ pub fn read(name: Spanned<String>, table: &DeTable<'_>, report: &mut Report) -> 
         protocol,
         mode,
         path,
-        scheduler,
+        choice,
         backends,
         check,
         slow_start,
@@ -131,6 +134,7 @@ fn read_backend(service: &str, table: &Spanned<&DeTable<'_>>, report: &mut Repor
         name: r.parsed("name", check_name),
         address: r.parsed("address", address::backend),
         weight: r.integer("weight", 0..=256),
+        max_connections: r.integer("max_connections", 1..=choice::MOST_CONNECTIONS),
         priority: r.integer("priority", 0..=255),
         mode: r.parsed("mode", parse_mode),
     };
@@ -197,5 +201,11 @@ const SERVICE_HINTS: Hints = &[
     ("slowstart", "write `slow_start`"),
     ("on-marked-down", "write `on_lost`"),
     ("shutdown-sessions", "write `on_lost = \"reset\"`"),
+    ("maxconn", "write `max_connections`"),
+    ("fullconn", "write `max_connections`"),
+    ("uthreshold", "write `max_connections`"),
+    ("persistence_granularity", "write `persistence_prefix`, the number of the mask's bits"),
+    ("stick", "write `persistence_timeout`"),
+    ("hash_type", "leave it out: every table by hash is a consistent one"),
     ("backup", "write `priority`, and `role = \"writer\"` in the service"),
 ];

@@ -17,6 +17,7 @@ fn service(backends: &[(u16, u8)], galera: Option<Galera>, slow_start: Duration)
         addr: SocketAddr::from(([10, 0, 0, i], 3306)),
         keeps_port: false,
         weight: *weight,
+        max_connections: 0,
         priority: *priority,
         mode: Mode::Nat,
     };
@@ -28,6 +29,9 @@ fn service(backends: &[(u16, u8)], galera: Option<Galera>, slow_start: Duration)
         mode: Mode::Nat,
         path: Default::default(),
         scheduler: Scheduler::Rr,
+        hash_table_size: 251,
+        persistence: None,
+        max_connections: 0,
         backends: (0..).zip(backends).map(backend).collect(),
         check: Check {
             kind: CheckKind::Tcp,

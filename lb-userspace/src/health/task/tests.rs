@@ -19,6 +19,9 @@ fn service(addrs: &[SocketAddr], kind: CheckKind) -> Service {
         mode: Mode::Nat,
         path: Default::default(),
         scheduler: Scheduler::Rr,
+        hash_table_size: 251,
+        persistence: None,
+        max_connections: 0,
         backends: addrs
             .iter()
             .map(|a| Backend {
@@ -26,6 +29,7 @@ fn service(addrs: &[SocketAddr], kind: CheckKind) -> Service {
                 addr: *a,
                 keeps_port: false,
                 weight: 1,
+                max_connections: 0,
                 priority: 0,
                 mode: Mode::Nat,
             })

@@ -191,11 +191,10 @@ impl Case {
         let service = |id: u32| DesiredService {
             addr: VIP.into(),
             port: Port::new(PORT + id as u16),
-            last: None,
             proto,
-            router: 0,
             snat: VIP.into(),
             ring: ring(id),
+            ..DesiredService::default()
         };
         let backend = |id: u32| Backend {
             addr: Ipv4Addr::from_bits(0x0a02_0000 + id).into(),
@@ -213,6 +212,7 @@ impl Case {
             interfaces: vec![(LO, Interface { mac: REPLY_MAC, ..Interface::default() })],
             backends: (0..self.backends).map(backend).collect(),
             paths: Vec::new(),
+            limits: Vec::new(),
             services: (0..self.services).map(service).collect(),
         }
     }
