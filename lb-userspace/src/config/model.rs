@@ -298,6 +298,10 @@ pub struct Service {
     pub check: Check,
     /// How long a backend that came back takes to reach its full share of new connections. Default zero.
     pub slow_start: Duration,
+    /// How many ordinary backends must be up for the service to be served by them; at least 1. Default 1.
+    pub quorum: u32,
+    /// So many fewer end that, and so many more are needed to begin it again. Less than `quorum`; default 0.
+    pub hysteresis: u32,
     /// What becomes of connections of backends that are lost or taken out.
     pub sessions: Sessions,
     /// What is made of the cluster's state; with a check of kind [`CheckKind::Galera`] only.
@@ -369,6 +373,8 @@ pub struct Backend {
     pub max_connections: u32,
     /// The highest is the first of `scheduler = "fo"`, and of a `role = "writer"` service becomes its writer; 0–255. Default 0.
     pub priority: u8,
+    /// A server of last resort: new connections go to it only while too few others are up (`quorum`). Default no.
+    pub sorry: bool,
     /// How packets reach it. Default the service's.
     pub mode: Mode,
 }

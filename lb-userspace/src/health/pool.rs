@@ -19,6 +19,7 @@ use crate::{
         policy::{self, Verdict},
         writer,
     },
+    track::state::Quorum,
 };
 
 pub use standing::{Admin, Cause, Change, Order, Part, Standing};
@@ -31,11 +32,15 @@ pub struct Pool {
     slow_start: Duration,
     galera: Option<Galera>,
     writer: Option<usize>,
+    /// Whether enough ordinary backends are up; with a hysteresis once all of them have been checked.
+    quorum: Quorum,
+    enough: bool,
 }
 
 #[derive(Debug, Clone)]
 struct Member {
     addr: SocketAddr,
+    sorry: bool,
     priority: u8,
     configured_weight: u16,
     health: State,
@@ -68,6 +73,7 @@ impl Pool {
     pub fn new(service: &Service) -> Self {
         let member = |b: &crate::config::model::Backend| Member {
             addr: b.addr,
+            sorry: b.sorry,
             priority: b.priority,
             configured_weight: b.weight,
             health: State::Unchecked,
@@ -94,6 +100,8 @@ impl Pool {
             slow_start: service.slow_start,
             galera: service.galera,
             writer: None,
+            quorum: Quorum::new(service.quorum, service.hysteresis),
+            enough: true,
         }
     }
 
@@ -139,7 +147,7 @@ impl Pool {
     /// Whether this node can do something for clients of the service: it reaches a backend that is of use to anybody. What
     /// holds for every viplb alike (an order, a policy, a full server) is no reason to leave the addresses to a peer.
     pub fn serves(&self) -> bool {
-        self.members.iter().any(Member::serves)
+        self.members.iter().any(|m| !m.sorry && m.serves())
     }
 
     /// How a backend stands.
@@ -164,7 +172,11 @@ impl Pool {
 
     /// Backends and weights that new connections go to, and the scheduler that does justice to them.
     pub fn ring(&self) -> (Scheduler, Vec<(usize, u16)>) {
-        let up = |s: &Standing| s.state == State::Up && s.part != Part::Standby && s.weight > 0;
+        let last_resort = !self.enough;
+        let up = |s: &Standing| {
+            let asked = s.part != Part::Standby && (s.part == Part::Sorry) == last_resort;
+            s.state == State::Up && asked && s.weight > 0
+        };
         let takers = self.members.iter().map(|m| &m.standing).enumerate().filter(|(_, s)| up(s));
         if takers.clone().all(|(_, s)| s.percent == 100) {
             return (self.scheduler, takers.map(|(i, s)| (i, s.weight)).collect());
@@ -185,6 +197,7 @@ impl Pool {
         let mut standings = self.states(now);
         let writer = self.choose_writer(&mut standings);
         let mut changes = Vec::new();
+        changes.extend(self.count(&standings));
         for (backend, (m, s)) in self.members.iter_mut().zip(standings).enumerate() {
             changes.extend(m.take(backend, s, now, self.slow_start));
         }
@@ -193,6 +206,17 @@ impl Pool {
             self.writer = writer;
         }
         changes
+    }
+
+    /// Whether enough of the ordinary ones are up.
+    fn count(&mut self, standings: &[Standing]) -> Option<Change> {
+        let states = || self.members.iter().zip(standings).filter(|(m, _)| !m.sorry).map(|(_, s)| s.state);
+        let up = states().filter(|s| *s == State::Up).count() as u32;
+        // Until all have been heard a few are no reason to send anybody away for longer than that.
+        let heard = states().all(|s| s != State::Unchecked);
+        let enough = if heard { self.quorum.take(up) } else { self.quorum.is_met_by(up) };
+        let was = std::mem::replace(&mut self.enough, enough);
+        (heard && was != enough).then_some(Change::Quorum { enough, up })
     }
 
     /// State and cause of each. Those that flap are held back, but not when nobody else is left.
@@ -228,7 +252,8 @@ impl Pool {
                 }
                 _ => {}
             }
-            Standing { state, cause, part: Part::Plain, weight: m.weight(), percent: 100, outside }
+            let part = if m.sorry { Part::Sorry } else { Part::Plain };
+            Standing { state, cause, part, weight: m.weight(), percent: 100, outside }
         };
         self.members.iter().enumerate().map(of).collect()
     }
@@ -243,10 +268,10 @@ impl Pool {
     fn choose_writer(&self, standings: &mut [Standing]) -> Option<usize> {
         let rules = self.galera.filter(|g| g.role == Role::Writer)?;
         let candidate = |(m, s): (&Member, &Standing)| {
-            let fit = s.state == State::Up && s.weight > 0;
+            let fit = s.state == State::Up && s.weight > 0 && !m.sorry;
             writer::Candidate {
                 fit,
-                may_stay: fit || s.state == State::Full,
+                may_stay: fit || s.state == State::Full && !m.sorry,
                 idle: m.flows == 0,
                 priority: m.priority,
                 local_index: m.seen.as_ref().map_or(u32::MAX, |s| s.now.local_index),
@@ -260,7 +285,7 @@ impl Pool {
             None if !all_heard => None,
             so_far => writer::choose(&candidates, so_far, rules.failback),
         };
-        for (i, s) in standings.iter_mut().enumerate() {
+        for (i, s) in standings.iter_mut().enumerate().filter(|(_, s)| s.part != Part::Sorry) {
             s.part = if chosen == Some(i) { Part::Writer } else { Part::Standby };
         }
         chosen
@@ -312,7 +337,11 @@ impl Member {
             self.damping.went_down(now);
         }
         // A writer is alone in its ring.
-        to.percent = if to.part == Part::Plain { ramp::percent(self.up_since, now, slow_start) } else { 100 };
+        to.percent = if matches!(to.part, Part::Plain | Part::Sorry) {
+            ramp::percent(self.up_since, now, slow_start)
+        } else {
+            100
+        };
         self.standing = to;
         let (to, cause) = (self.standing.state, self.standing.cause.clone());
         (from != to).then_some(Change::State { backend, from, to, cause })

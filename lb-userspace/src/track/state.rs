@@ -166,6 +166,11 @@ impl Quorum {
         Self { good: None, quorum, hysteresis }
     }
 
+    /// Whether a count is enough, without the hysteresis and without being remembered.
+    pub fn is_met_by(&self, count: u32) -> bool {
+        count >= self.quorum
+    }
+
     /// Takes a count in; whether they are enough.
     pub fn take(&mut self, count: u32) -> bool {
         let limit = match self.good {

@@ -42,6 +42,10 @@ pub struct Service {
     pub check: Field<Check>,
     /// `slow_start`.
     pub slow_start: Field<Duration>,
+    /// `quorum`.
+    pub quorum: Field<u32>,
+    /// `hysteresis`.
+    pub hysteresis: Field<u32>,
     /// `on_lost`.
     pub on_lost: Field<Then>,
     /// `on_failed`.
@@ -68,6 +72,8 @@ pub struct Backend {
     pub max_connections: Field<u32>,
     /// `priority`.
     pub priority: Field<u8>,
+    /// `sorry`.
+    pub sorry: Field<bool>,
     /// `mode`.
     pub mode: Field<Mode>,
 }
@@ -84,6 +90,8 @@ pub fn read(name: Spanned<String>, table: &DeTable<'_>, report: &mut Report) -> 
     let path = path::read(&mut r);
     let choice = choice::read(&mut r);
     let slow_start = r.duration("slow_start", Bare::Refused, Duration::ZERO..=HOUR);
+    let quorum = r.integer("quorum", 1..=MOST_BACKENDS);
+    let hysteresis = r.integer("hysteresis", 0..=MOST_BACKENDS);
     let [on_lost, on_failed, on_drain, on_maint] =
         ["on_lost", "on_failed", "on_drain", "on_maint"].map(|key| r.parsed(key, parse_then));
     let role = r.choice("role", check::ROLES);
@@ -118,6 +126,8 @@ pub fn read(name: Spanned<String>, table: &DeTable<'_>, report: &mut Report) -> 
         backends,
         check,
         slow_start,
+        quorum,
+        hysteresis,
         on_lost,
         on_failed,
         on_drain,
@@ -136,6 +146,7 @@ fn read_backend(service: &str, table: &Spanned<&DeTable<'_>>, report: &mut Repor
         weight: r.integer("weight", 0..=256),
         max_connections: r.integer("max_connections", 1..=choice::MOST_CONNECTIONS),
         priority: r.integer("priority", 0..=255),
+        sorry: r.boolean("sorry"),
         mode: r.parsed("mode", parse_mode),
     };
     r.require("address", &backend.address, "address = \"172.18.0.2:3306\"");
@@ -183,6 +194,8 @@ fn parse_then(text: &str) -> Result<Then, Refusal> {
     }
 }
 
+/// More backends than a service can have.
+const MOST_BACKENDS: u32 = 1024;
 /// The longest time that connections may be given.
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
@@ -207,5 +220,9 @@ const SERVICE_HINTS: Hints = &[
     ("persistence_granularity", "write `persistence_prefix`, the number of the mask's bits"),
     ("stick", "write `persistence_timeout`"),
     ("hash_type", "leave it out: every table by hash is a consistent one"),
-    ("backup", "write `priority`, and `role = \"writer\"` in the service"),
+    ("sorry_server", "write a `[[service.NAME.backend]]` with `sorry = true`"),
+    (
+        "backup",
+        "write `sorry = true`; for one writer at a time `priority`, and `role = \"writer\"` in the service",
+    ),
 ];

@@ -34,6 +34,8 @@ impl Resolver<'_, '_> {
             backends: backends?,
             check: check?,
             slow_start: or(&s.slow_start, Duration::ZERO),
+            quorum: or(&s.quorum, 1),
+            hysteresis: or(&s.hysteresis, 0),
             sessions: Sessions {
                 lost: or(&s.on_lost, Sessions::default().lost),
                 failed: or(&s.on_failed, Sessions::default().failed),
@@ -115,11 +117,36 @@ impl Resolver<'_, '_> {
                 weight: or(&backend.weight, 1),
                 max_connections: or(&backend.max_connections, 0),
                 priority: or(&backend.priority, 0),
+                sorry: or(&backend.sorry, false),
                 mode,
             });
         }
-        self.warn_of_weights(place, s, &seen);
+        self.warn_of_weights(place.clone(), s, &seen);
+        self.check_quorum(place, s, &seen);
         Some(seen)
+    }
+
+    /// It must be possible to meet, and to meet again.
+    fn check_quorum(&mut self, place: Range<usize>, s: &file::Service, backends: &[Backend]) {
+        let ordinary = backends.iter().filter(|b| !b.sorry).count() as u32;
+        if ordinary == 0 && !backends.is_empty() {
+            let message = format!("every backend of [service.{}] is a sorry server", s.name.get_ref());
+            return self.error(place, message, "one at least must be ordinary: remove a `sorry = true`");
+        }
+        let (quorum, hysteresis) = (or(&s.quorum, 1), or(&s.hysteresis, 0));
+        if let Some(written) = s.hysteresis.given().filter(|_| hysteresis >= quorum) {
+            let message = format!("`hysteresis` is {hysteresis}, but must be less than `quorum` ({quorum})");
+            return self.error(written.span(), message, "the quorum would never be lost");
+        }
+        let place = s.hysteresis.given().or(s.quorum.given()).map(Spanned::span);
+        if let Some(place) = place.filter(|_| quorum + hysteresis > ordinary) {
+            let message = format!("{} of {ordinary} backends would have to be up", quorum + hysteresis);
+            self.error(
+                place,
+                message,
+                "`quorum` and `hysteresis` together are at most the number of backends",
+            );
+        }
     }
 
     fn warn_of_weights(&mut self, place: Range<usize>, s: &file::Service, backends: &[Backend]) {

@@ -101,6 +101,18 @@ impl Model {
                     );
                     self.backends[service][backend].since = now;
                 }
+                health::Change::Quorum { enough, up } => {
+                    let then = match (enough, config.backends.iter().any(|b| b.sorry)) {
+                        (true, _) => "its backends take new connections again",
+                        (false, true) => "new connections go to its sorry server",
+                        (false, false) => "new connections are refused",
+                    };
+                    tracing::info!(
+                        "service {}: {up} of its backends up, quorum {}: {then}",
+                        config.name,
+                        config.quorum
+                    );
+                }
                 health::Change::Writer { from, to } => {
                     let who = |w: Option<usize>| w.map_or("nobody", name);
                     tracing::info!("service {}: writer: {} → {}", config.name, who(from), who(to));
@@ -119,7 +131,8 @@ impl Model {
         let states = || (0..self.backends[service].len()).map(|b| self.pools[service].standing(b).state);
         // Until each has been checked once, their number says nothing.
         let checked = states().all(|state| state != health::State::Unchecked);
-        let up = states().filter(|state| *state == health::State::Up).count();
+        let config = &self.config.services[service];
+        let up = states().zip(&config.backends).filter(|(s, b)| *s == health::State::Up && !b.sorry).count();
         if let Some(router) = router {
             self.tracking.on_serving(router, serving);
         }

@@ -36,6 +36,8 @@ pub enum Part {
     Writer,
     /// Good, and not the writer.
     Standby,
+    /// Gets connections only while too few others are up.
+    Sorry,
 }
 
 /// Why a backend stands as it does. `Display` gives the words of status and log.
@@ -82,6 +84,13 @@ pub enum Change {
         /// Why.
         cause: Option<Cause>,
     },
+    /// Whether enough ordinary backends are up.
+    Quorum {
+        /// They are.
+        enough: bool,
+        /// How many.
+        up: u32,
+    },
     /// The writer.
     Writer {
         /// Before.
@@ -119,6 +128,7 @@ impl Part {
             Self::Plain => "",
             Self::Writer => "writer",
             Self::Standby => "standby",
+            Self::Sorry => "sorry",
         }
     }
 }

@@ -19,6 +19,7 @@ fn service(backends: &[(u16, u8)], galera: Option<Galera>, slow_start: Duration)
         weight: *weight,
         max_connections: 0,
         priority: *priority,
+        sorry: false,
         mode: Mode::Nat,
     };
     Service {
@@ -43,6 +44,8 @@ fn service(backends: &[(u16, u8)], galera: Option<Galera>, slow_start: Duration)
             fall: 1,
         },
         slow_start,
+        quorum: 1,
+        hysteresis: 0,
         sessions: Sessions::default(),
         galera,
     }
@@ -480,4 +483,60 @@ fn an_order_hides_from_the_election_no_node_that_is_outside_of_the_primary_compo
         w.pass(Duration::from_secs(10));
         assert!(!w.pool.serves(), "{admin:?}: {:?}", w.states());
     }
+}
+
+/// Of three backends the last is a sorry server.
+fn with_sorry(quorum: u32, hysteresis: u32) -> World {
+    let mut service = service(&[(1, 0); 4], None, Duration::ZERO);
+    service.backends[3].sorry = true;
+    (service.quorum, service.hysteresis) = (quorum, hysteresis);
+    World::of(service)
+}
+
+#[test]
+fn a_sorry_server_takes_connections_only_while_no_other_is_up() {
+    let mut w = with_sorry(1, 0);
+    w.up(3);
+    assert_eq!(w.ring(), [3], "who is up at the start takes what comes");
+    w.up(0);
+    assert_eq!((w.ring(), w.pool.standing(3).part.as_str()), (vec![0], "sorry"));
+    w.down(1);
+    w.down(2);
+    assert_eq!(
+        w.down(0).last(),
+        Some(&Change::State {
+            backend: 0,
+            from: State::Up,
+            to: State::Down,
+            cause: Some(Cause::Check(Failure::Refused))
+        })
+    );
+    assert_eq!(w.ring(), [3]);
+    assert!(!w.pool.serves(), "a sorry server is no reason to own addresses");
+    assert!(w.up(1).contains(&Change::Quorum { enough: true, up: 1 }));
+    assert_eq!(w.ring(), [1]);
+}
+
+#[test]
+fn below_the_quorum_nobody_ordinary_takes_connections_until_more_than_it_are_up() {
+    let mut w = with_sorry(2, 1);
+    for i in 0..4 {
+        w.up(i);
+    }
+    assert_eq!(w.ring(), [0, 1, 2]);
+    w.down(0);
+    w.down(1);
+    assert_eq!(w.ring(), [2], "one less than two is borne");
+    assert!(w.down(2).contains(&Change::Quorum { enough: false, up: 0 }));
+    assert_eq!(w.ring(), [3]);
+    w.up(0);
+    w.up(1);
+    assert_eq!(w.ring(), [3], "two are not enough any more");
+    w.up(2);
+    assert_eq!(w.ring(), [0, 1, 2]);
+    w.down(3);
+    w.down(0);
+    w.down(1);
+    w.down(2);
+    assert_eq!(w.ring(), Vec::<usize>::new(), "refused");
 }

@@ -31,10 +31,13 @@ fn service(addrs: &[SocketAddr], kind: CheckKind) -> Service {
                 weight: 1,
                 max_connections: 0,
                 priority: 0,
+                sorry: false,
                 mode: Mode::Nat,
             })
             .collect(),
         check: Check { kind, port: None, interval, fast_interval: interval, timeout, rise: 2, fall: 3 },
+        quorum: 1,
+        hysteresis: 0,
         sessions: Sessions::default(),
         slow_start: Duration::ZERO,
         galera: None,
