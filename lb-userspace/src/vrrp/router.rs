@@ -58,6 +58,7 @@ pub struct Router {
     tracked_fault: bool,
     group_fault: bool,
     held: bool,
+    catching_up: bool,
     nonces: u64,
     actions: VecDeque<Action>,
 }
@@ -76,6 +77,7 @@ impl Router {
             tracked_fault: false,
             group_fault: false,
             held: false,
+            catching_up: false,
             nonces: params.seed,
             actions: VecDeque::with_capacity(16),
         };
@@ -242,6 +244,7 @@ impl Router {
             LocalEvent::Tracked(tracked) => self.tracked(now, tracked),
             LocalEvent::GroupFault(fault) => self.group_faulted(now, fault),
             LocalEvent::Hold(held) => self.held = held,
+            LocalEvent::CatchingUp(catching_up) => self.catching_up = catching_up,
             LocalEvent::StepDown => self.leave(now, State::Backup, Reason::Group),
             LocalEvent::LateWake => {
                 if matches!(self.phase, Phase::Requesting(_) | Phase::Claiming(_) | Phase::Master(_)) {
@@ -398,7 +401,7 @@ impl Router {
     }
 
     fn preempts(&self) -> bool {
-        self.params.preempt != Preempt::Never || self.params.priority == PRIORITY_OWNER
+        !self.catching_up && (self.params.preempt != Preempt::Never || self.params.priority == PRIORITY_OWNER)
     }
 
     /// splitmix64 of a counter: different each time, and not to be guessed without the seed.
