@@ -282,6 +282,7 @@ impl Model {
                 slots_ready: 0,
                 places: 0,
                 snat_ports: self.machine.snat_ports,
+                sync: 0,
             },
             vips: virtual_ones.chain(own).collect(),
             interfaces: self.machine.interfaces.iter().map(mac).collect(),
