@@ -9,6 +9,7 @@ mod check;
 pub mod group;
 mod path;
 mod service;
+mod sync;
 pub mod track;
 mod vrrp;
 
@@ -25,6 +26,7 @@ use super::{
 };
 pub use check::{Check, CheckType};
 pub use service::Service;
+pub use sync::Sync;
 pub use vrrp::Vrrp;
 
 /// A whole file.
@@ -42,6 +44,8 @@ pub struct File {
     pub groups: Vec<group::Group>,
     /// `[http] listen`.
     pub http: Field<SocketAddr>,
+    /// `[sync]`.
+    pub sync: Option<Sync>,
 }
 
 /// `[node]`.
@@ -79,6 +83,7 @@ pub fn read(source: &str, report: &mut Report) -> File {
     let tracks = named_tables(&mut top, "track");
     let groups = named_tables(&mut top, "sync_group");
     let http = top.table("http");
+    let sync = top.table("sync");
     top.finish();
     File {
         node: node.given().map(|t| read_node(t, report)).unwrap_or_default(),
@@ -87,6 +92,7 @@ pub fn read(source: &str, report: &mut Report) -> File {
         tracks: tracks.into_iter().map(|(name, table)| track::read(name, table, report)).collect(),
         groups: groups.into_iter().map(|(name, table)| group::read(name, table, report)).collect(),
         http: http.given().map_or(Field::Absent, |t| read_http(t, report)),
+        sync: sync.given().map(|t| sync::read(t, report)),
     }
 }
 

@@ -17,6 +17,7 @@ pub mod observe;
 pub mod pins;
 pub mod preflight;
 mod ranges;
+pub mod replica;
 pub mod ring;
 mod self_test;
 pub mod tables;
