@@ -131,10 +131,10 @@ pub struct Host {
 }
 
 impl Host {
-    /// The node that sees the other at this address.
-    pub fn new(run: u64, peer: SocketAddr, now: BootTime) -> Self {
+    /// The node that sees the others at these addresses.
+    pub fn new(run: u64, peers: Vec<SocketAddr>, now: BootTime) -> Self {
         let setup = Setup {
-            peers: vec![peer],
+            peers,
             routers: vec![vec![VIP]],
             keys: keys(&[1]),
             wait: Duration::from_secs(30),
@@ -190,18 +190,25 @@ pub enum Fate {
     Lost,
 }
 
-/// Two nodes and the datagrams between them.
+/// Nodes and the datagrams between them.
 pub struct Sim {
     /// Theirs.
-    pub hosts: [Host; 2],
+    pub hosts: Vec<Host>,
     /// The clock.
     pub now: BootTime,
-    under_way: Vec<(BootTime, usize, Vec<u8>)>,
+    under_way: Vec<UnderWay>,
     /// Datagrams sent so far.
     pub sent: u64,
 }
 
-/// The nodes' addresses.
+struct UnderWay {
+    at: BootTime,
+    from: usize,
+    to: usize,
+    datagram: Vec<u8>,
+}
+
+/// A node's address.
 pub fn address(host: usize) -> SocketAddr {
     SocketAddr::from(([172, 18, 0, 7 + host as u8], 29_113))
 }
@@ -209,9 +216,14 @@ pub fn address(host: usize) -> SocketAddr {
 impl Sim {
     /// Two nodes that have not met.
     pub fn new() -> Self {
+        Self::of(2)
+    }
+
+    /// So many.
+    pub fn of(hosts: usize) -> Self {
         let now = BootTime(1_000_000_000_000);
-        let host = |i: usize| Host::new(100 + i as u64, address(1 - i), now);
-        Self { hosts: [host(0), host(1)], now, under_way: Vec::new(), sent: 0 }
+        let host = |i: usize| Host::new(100 + i as u64, others(i, hosts), now);
+        Self { hosts: (0..hosts).map(host).collect(), now, under_way: Vec::new(), sent: 0 }
     }
 
     /// Lets so much time pass; `fate` decides about the n-th datagram.
@@ -226,41 +238,42 @@ impl Sim {
     fn step(&mut self, fate: &mut impl FnMut(u64) -> Fate) {
         let now = self.now;
         let (arrived, rest): (Vec<_>, Vec<_>) =
-            std::mem::take(&mut self.under_way).into_iter().partition(|(at, ..)| *at <= now);
+            std::mem::take(&mut self.under_way).into_iter().partition(|d| d.at <= now);
         self.under_way = rest;
-        for (_, to, datagram) in arrived {
+        for UnderWay { from, to, datagram, .. } in arrived {
             let Host { node, flows } = &mut self.hosts[to];
             flows.now = now.0;
-            node.receive(now, address(1 - to).ip(), &datagram, flows);
+            node.receive(now, address(from).ip(), &datagram, flows);
         }
-        for from in 0..2 {
+        for from in 0..self.hosts.len() {
             let Host { node, flows } = &mut self.hosts[from];
             node.wake(now);
             node.flush(flows, now);
             for _ in 0..64 {
-                let Some((_, datagram)) = node.poll_transmit(now, flows) else { break };
+                let Some((to, datagram)) = node.poll_transmit(now, flows) else { break };
                 self.sent += 1;
-                let after = |ms| now + Duration::from_millis(ms);
-                let under_way = &mut self.under_way;
+                let to = (0..).find(|host| address(*host) == to).expect("a node");
+                let after = |ms| UnderWay {
+                    at: now + Duration::from_millis(ms),
+                    from,
+                    to,
+                    datagram: datagram.clone(),
+                };
                 match fate(self.sent) {
-                    Fate::Arrives(ms) => under_way.push((after(ms), 1 - from, datagram)),
-                    Fate::Twice(first, second) => {
-                        under_way.push((after(first), 1 - from, datagram.clone()));
-                        under_way.push((after(second), 1 - from, datagram));
-                    }
+                    Fate::Arrives(ms) => self.under_way.push(after(ms)),
+                    Fate::Twice(first, second) => self.under_way.extend([after(first), after(second)]),
                     Fate::Lost => {}
                 }
             }
             node.gate_changes(now);
         }
     }
-}
 
-impl Sim {
     /// A node's daemon starts anew and finds its flow table as it was, or empty.
     pub fn restart(&mut self, host: usize, empty: bool) {
         let flows = std::mem::take(&mut self.hosts[host].flows);
-        let mut fresh = Host::new(1_000 + self.sent + host as u64, address(1 - host), self.now);
+        let run = 1_000 + self.sent * 10 + host as u64;
+        let mut fresh = Host::new(run, others(host, self.hosts.len()), self.now);
         if !empty {
             fresh.flows = flows;
         }
@@ -270,4 +283,8 @@ impl Sim {
         }
         self.hosts[host] = fresh;
     }
+}
+
+fn others(host: usize, of: usize) -> Vec<SocketAddr> {
+    (0..of).filter(|other| *other != host).map(address).collect()
 }

@@ -250,15 +250,16 @@ fn step() -> impl Strategy<Value = Step> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
 
-    /// Whatever becomes of datagrams while flows come and go and the address moves: once the link is good again, both tables
-    /// are the owner's.
+    /// Whatever becomes of datagrams while flows come and go and the address moves: once the link is good again, all tables are
+    /// the owner's.
     #[test]
     fn tables_converge(
-        steps in proptest::collection::vec(step(), 1..60),
+        nodes in 2..4usize,
+        steps in proptest::collection::vec((step(), any::<bool>()), 1..60),
         fates in proptest::collection::vec((0..100u8, 1..40u64, 1..300u64), 64),
         loss in 0..60u8,
     ) {
-        let mut sim = Sim::new();
+        let mut sim = Sim::of(nodes);
         let mut owner = 0;
         sim.hosts[0].node.own(0, true, sim.now);
         let fate = |n: u64| match fates[n as usize % fates.len()] {
@@ -266,8 +267,10 @@ proptest! {
             (dice, first, second) if dice > 90 => Fate::Twice(first, second),
             (_, after, _) => Fate::Arrives(after),
         };
-        for step in steps {
+        for (step, last) in steps {
             let now = sim.now;
+            // The next one, or of three the one after that.
+            let other = (owner + if last { nodes - 1 } else { 1 }) % nodes;
             match step {
                 Step::Establish(port) => sim.hosts[owner].establish(&record(port), now),
                 Step::Advance(port, closed) => {
@@ -278,18 +281,20 @@ proptest! {
                 Step::Pass(ms) => sim.run(Duration::from_millis(ms.into()), fate),
                 Step::Move => {
                     sim.hosts[owner].node.own(0, false, now);
-                    owner = 1 - owner;
+                    owner = other;
                     sim.hosts[owner].node.own(0, true, now);
                 }
-                Step::Restart(empty) => sim.restart(1 - owner, empty),
+                Step::Restart(empty) => sim.restart(other, empty),
             }
         }
         sim.run(4 * SECOND, good);
-        prop_assert_eq!(sim.hosts[0].flows.content(), sim.hosts[1].flows.content());
-        prop_assert_eq!(sim.hosts[1 - owner].node.best(0, sim.now), Some(Standing::InSync));
-        prop_assert!(!sim.hosts[1 - owner].node.gates[0].is_closed());
         let total = |i: usize| sim.hosts[i].node.table.total(0);
-        prop_assert_eq!(total(0), total(1));
-        prop_assert_eq!(total(0).count as usize, sim.hosts[0].flows.slots.len());
+        for standby in (0..nodes).filter(|i| *i != owner) {
+            prop_assert_eq!(sim.hosts[standby].flows.content(), sim.hosts[owner].flows.content());
+            prop_assert_eq!(sim.hosts[standby].node.best(0, sim.now), Some(Standing::InSync));
+            prop_assert!(!sim.hosts[standby].node.gates[0].is_closed());
+            prop_assert_eq!(total(standby), total(owner));
+        }
+        prop_assert_eq!(total(owner).count as usize, sim.hosts[owner].flows.slots.len());
     }
 }
