@@ -98,7 +98,7 @@ pub struct Flow {
     pub proto: u8,
     /// A [`Stage`].
     pub stage: u8,
-    /// [`FIN_CLIENT`], [`FIN_BACKEND`], [`ASKED`], [`TIMED`].
+    /// [`FIN_CLIENT`], [`FIN_BACKEND`], [`ASKED`], [`TIMED`], [`REPLICATED`].
     pub flags: u8,
     /// A [`Mode`], and [`COUNTED`].
     pub mode: u8,
@@ -125,6 +125,9 @@ pub const FIN_BACKEND: u8 = 2;
 pub const ASKED: u8 = 1 << 4;
 /// Its backend's times are taken, or not to be had.
 pub const TIMED: u8 = 1 << 5;
+
+/// A peer told of it, and no packet has come by here yet: its sequence numbers may be a long way behind.
+pub const REPLICATED: u8 = 1 << 6;
 
 /// Where a flow stands: a TCP connection as the flags seen tell, a UDP flow as its directions do.
 #[repr(u8)]

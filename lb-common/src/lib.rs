@@ -15,6 +15,7 @@ pub mod checksum;
 pub mod clock;
 pub mod fast;
 pub mod flow;
+pub mod flow_event;
 pub mod fragment;
 pub mod half_open;
 pub mod hash;

@@ -53,6 +53,11 @@ pub const CLOCK: &str = "CLOCK";
 /// `u32 ifindex → SelfTest`. Not pinned: of this load.
 pub const SELF_TESTS: &str = "SELF_TESTS";
 
+/// Ring buffer of `FlowEvent`: flows that peers are to be told of.
+pub const FLOW_EVENTS: &str = "FLOW_EVENTS";
+/// `0 → u64`, per CPU: events for which that ring had no room.
+pub const FLOW_EVENTS_LOST: &str = "FLOW_EVENTS_LOST";
+
 /// `0 → Capture`: who listens to samples; mapped into the listener's memory.
 pub const CAPTURE: &str = "CAPTURE";
 /// Ring buffer of `Sample`.
@@ -90,7 +95,7 @@ pub enum Tail {
 pub const TAIL_SLOTS: usize = 8;
 
 /// All maps that a later daemon adopts.
-pub const ALL: [&str; 26] = [
+pub const ALL: [&str; 28] = [
     VIPS,
     LEASES,
     SERVICES,
@@ -117,6 +122,8 @@ pub const ALL: [&str; 26] = [
     FAST,
     RANGES,
     ALIVE,
+    FLOW_EVENTS,
+    FLOW_EVENTS_LOST,
 ];
 
 /// Virtual addresses.
@@ -142,6 +149,8 @@ pub const MAX_FRAGMENTS: usize = 8192;
 pub const MAX_INTERFACES: usize = 64;
 /// Bytes of the ring of samples: some two thousand.
 pub const SAMPLE_BYTES: usize = 256 * 1024;
+/// Bytes of the ring of flow events: 32,768 of them, what a second of very many connections leaves behind.
+pub const FLOW_EVENT_BYTES: usize = 512 * 1024;
 /// Flows unless configured otherwise.
 pub const DEFAULT_FLOWS: usize = 262_144;
 /// `BPF_F_MMAPABLE`: the daemon reads and writes single words of the array without a system call per element.

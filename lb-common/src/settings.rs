@@ -16,8 +16,10 @@ pub struct Settings {
     pub places: u32,
     /// SNAT ports, two inclusive ranges around the host's own ephemeral ports.
     pub snat_ports: SnatPorts,
+    /// Non-zero: the daemon replicates flows and is told of them ([`FlowEvent`](crate::flow_event::FlowEvent)).
+    pub sync: u32,
 }
-layout!(Settings = 24: schema, log, slots_ready, places, snat_ports);
+layout!(Settings = 28: schema, log, slots_ready, places, snat_ports, sync);
 
 /// Two inclusive ranges of ports; an empty one has `first > last`.
 #[repr(C)]

@@ -1,11 +1,12 @@
 //! Packets of known flows: one look-up by key, one array read for the record, one for the lease.
 
 use lb_common::{
-    flow::{FIN_BACKEND, FIN_CLIENT, FORWARD, Flow, FlowKey, REVERSE, Stage},
+    flow::{FIN_BACKEND, FIN_CLIENT, FORWARD, Flow, FlowKey, REPLICATED, REVERSE, Stage},
     reason::Reason,
 };
 
 use crate::{
+    flow_event,
     half_open::{self, Promotion},
     latency,
     ownership::{self, Right},
@@ -52,6 +53,7 @@ pub fn known_if<P: Packet, T: Tables>(
             half_open::abandon(f, r.slot, t);
         } else {
             retire(f, r.slot, &ip.key, t);
+            flow_event::tell(r.slot, f.generation, t);
         }
         return Plan::undecided();
     }
@@ -61,6 +63,7 @@ pub fn known_if<P: Packet, T: Tables>(
     if !ready(f, r.direction) {
         return Plan::undecided();
     }
+    let before = flow_event::mark(f);
     if f.place != 0
         && is_answered(f, ip, r.direction)
         && let Some(plan) = establish(f, r.slot, ip, t)
@@ -68,6 +71,9 @@ pub fn known_if<P: Packet, T: Tables>(
         return plan;
     }
     latency::seen(f, ip, r.direction, at.now, t);
+    if f.flags & REPLICATED != 0 {
+        flow_event::learn(f, ip, r.direction, at.ifindex);
+    }
     let mode = f.mode();
     let ended = if mode.is_one_way() {
         advance_one_way(f, tcp, ip.payload)
@@ -76,6 +82,9 @@ pub fn known_if<P: Packet, T: Tables>(
     };
     if ended {
         t.release(r.slot);
+    }
+    if f.place == 0 && flow_event::mark(f) != before {
+        flow_event::tell(r.slot, f.generation, t);
     }
     count(f, r.direction, ip.length, t);
     let reason = if r.direction == FORWARD { Reason::Forwarded } else { Reason::Returned };

@@ -18,6 +18,7 @@ pub mod conntrack;
 pub mod detour;
 pub mod egress;
 pub mod fast;
+pub mod flow_event;
 pub mod foreign_error;
 pub mod fragment;
 pub mod half_open;

@@ -16,13 +16,15 @@ use lb_common::{
     clock::Clock,
     fast::{FAST_SLOTS, SelfTest},
     flow::{Flow, FlowKey, FlowRef},
+    flow_event::FlowEvent,
     fragment::{FragmentKey, FragmentRef},
     half_open,
     latency::Latency,
     lease::Lease,
     maps::{
-        DEFAULT_FLOWS, DEFAULT_RING_SLOTS, MAX_BACKENDS, MAX_FRAGMENTS, MAX_INTERFACES, MAX_PERSISTENT,
-        MAX_RANGES, MAX_ROUTERS, MAX_SERVICES, MAX_VIPS, MMAPABLE, SAMPLE_BYTES, TAIL_SLOTS, Tail,
+        DEFAULT_FLOWS, DEFAULT_RING_SLOTS, FLOW_EVENT_BYTES, MAX_BACKENDS, MAX_FRAGMENTS, MAX_INTERFACES,
+        MAX_PERSISTENT, MAX_RANGES, MAX_ROUTERS, MAX_SERVICES, MAX_VIPS, MMAPABLE, SAMPLE_BYTES, TAIL_SLOTS,
+        Tail,
     },
     occupancy::{self, Occupancy},
     persistence::{ClientKey, Remembered},
@@ -95,6 +97,10 @@ static REASONS: PerCpuArray<u64, REASON_SLOTS> = PerCpuArray::new();
 static CAPTURE: Array<Capture, 1, MMAPABLE> = Array::new();
 #[btf_map]
 static SAMPLES: RingBuf<Sample, SAMPLE_BYTES> = RingBuf::new();
+#[btf_map]
+static FLOW_EVENTS: RingBuf<FlowEvent, FLOW_EVENT_BYTES> = RingBuf::new();
+#[btf_map]
+static FLOW_EVENTS_LOST: PerCpuArray<u64, 1> = PerCpuArray::new();
 #[btf_map]
 static FAST: PerCpuArray<u64, FAST_SLOTS> = PerCpuArray::new();
 #[btf_map]
@@ -396,6 +402,16 @@ impl Tables for Kernel {
     #[inline(always)]
     fn remove_key(&self, key: &FlowKey) {
         let _ = FLOW_KEYS.remove(key);
+    }
+
+    #[inline(always)]
+    fn flow_event(&self, event: &FlowEvent) {
+        if FLOW_EVENTS.output(event, 0).is_err()
+            && let Some(lost) = FLOW_EVENTS_LOST.get_ptr_mut(0)
+        {
+            // SAFETY: this processor's copy of a live element.
+            unsafe { *lost += 1 }
+        }
     }
 
     #[inline(always)]

@@ -3,6 +3,7 @@
 use lb_common::{
     addr::{Addr, Port},
     flow::{Flow, FlowKey, FlowRef},
+    flow_event::FlowEvent,
     fragment::{FragmentKey, FragmentRef},
     latency::Latency,
     lease::Lease,
@@ -101,6 +102,9 @@ pub trait Tables {
     fn insert_key(&self, key: &FlowKey, to: &FlowRef) -> Result<(), InsertError>;
     /// Removes a key.
     fn remove_key(&self, key: &FlowKey);
+
+    /// Tells the daemon of a flow.
+    fn flow_event(&self, event: &FlowEvent);
 
     /// Where the fragments of a datagram go.
     fn fragment(&self, key: &FragmentKey) -> Option<&FragmentRef>;

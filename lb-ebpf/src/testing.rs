@@ -10,6 +10,7 @@ use lb_common::{
     addr::{Addr, Port},
     checksum::{fold, update},
     flow::{COUNTED, Flow, FlowKey, FlowRef},
+    flow_event::FlowEvent,
     fragment::{FragmentKey, FragmentRef},
     half_open,
     latency::Latency,
@@ -198,6 +199,8 @@ pub struct Memory {
     pub capture: Capture,
     /// What a listener was shown.
     pub samples: RefCell<Vec<Sample>>,
+    /// What the daemon was told.
+    pub flow_events: RefCell<Vec<FlowEvent>>,
     reported: UnsafeCell<u64>,
     occupancy: Vec<Cell<Occupancy>>,
     places: Vec<Cell<u64>>,
@@ -237,6 +240,7 @@ impl Memory {
             behind: 0,
             capture: Capture::default(),
             samples: RefCell::default(),
+            flow_events: RefCell::default(),
             key_capacity: 2 * records as usize,
             free: RefCell::new((0..flows).collect()),
             reasons: RefCell::new([0; REASON_SLOTS]),
@@ -448,6 +452,10 @@ impl Tables for Memory {
 
     fn remove_key(&self, key: &FlowKey) {
         self.keys.borrow_mut().remove(key);
+    }
+
+    fn flow_event(&self, event: &FlowEvent) {
+        self.flow_events.borrow_mut().push(*event);
     }
 
     fn fragment(&self, key: &FragmentKey) -> Option<&FragmentRef> {

@@ -1,6 +1,6 @@
 //! viplb's daemon and command line, as a library so that tests reach every part.
 //!
-//! Control is read in this order: `config → control → {vrrp, health} → datapath → api → cli`.
+//! Control is read in this order: `config → control → {vrrp, health, sync} → datapath → api → cli`.
 
 pub mod api;
 pub mod cli;
@@ -14,6 +14,7 @@ pub mod netlink;
 pub mod notify;
 pub mod program;
 mod sockets;
+pub mod sync;
 pub mod track;
 pub mod units;
 pub mod vrrp;

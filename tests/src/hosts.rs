@@ -7,6 +7,7 @@ use std::{
     fs,
     io::{self, Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
+    os::unix::fs::OpenOptionsExt,
     path::PathBuf,
     process::{Child, Command, Stdio},
     sync::{
@@ -95,6 +96,13 @@ impl Hosts {
         }
         space.ip(&format!("link set {interface} up")).expect("an interface");
         there.ip(&format!("link set to-{host} master br0 up")).expect("a port");
+    }
+
+    /// Writes a file that only its owner may read beside the configurations.
+    pub fn secret(&self, name: &str, content: &str) {
+        let mut file = fs::File::options();
+        let file = file.create(true).truncate(true).write(true).mode(0o600).open(self.dir.join(name));
+        file.expect("a file").write_all(content.as_bytes()).expect("a file");
     }
 
     /// Starts viplb on a host and waits until it answers. `config` is the file without `[node] name`, which is its first line.

@@ -8,7 +8,10 @@ use std::{
     collections::BTreeSet,
     fs,
     io::Write,
-    os::unix::{fs::MetadataExt, net::UnixStream},
+    os::unix::{
+        fs::{MetadataExt, OpenOptionsExt},
+        net::UnixStream,
+    },
     process::Command,
     time::{Duration, Instant},
 };
@@ -349,4 +352,60 @@ fn a_daemon_that_is_killed_and_started_adopts_its_flows() {
     scene.owned_by("h1", "h1 started");
     wait_until("the owner's interface has the address", LIMIT, || scene.has_address("h1"));
     session.ask("the new daemon owns the address");
+}
+
+/// Both nodes replicate flows from now on: started anew with the same configuration and a section more.
+fn replicate(scene: &Scene) {
+    for (name, peer) in [("h1", "172.18.0.8"), ("h2", "172.18.0.7")] {
+        let dir = scene.lab.node_dir(&scene.node(name));
+        let key = fs::File::options()
+            .create(true)
+            .write(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(dir.join("sync.key"));
+        key.unwrap().write_all(b"1 0123456789abcdef0123456789abcdef\n").unwrap();
+        let mut config = fs::File::options().append(true).open(dir.join("viplb.toml")).unwrap();
+        write!(config, "\n[sync]\npeers = [\"{peer}\"]\nkey_file = \"sync.key\"\n").unwrap();
+    }
+    for name in ["h2", "h1"] {
+        node::stop(&scene.lab, &scene.node(name), &Console::quiet()).unwrap();
+        node::start(&scene.lab, &scene.node(name), &Console::quiet()).unwrap();
+    }
+    scene.owned_by("h1", "with replication");
+    for name in ["h1", "h2"] {
+        wait_until(&format!("{name} is healthy"), LIMIT, || scene.status(name).0 == Some(0));
+    }
+}
+
+#[test]
+fn idle_sessions_outlive_a_frozen_a_killed_and_a_stopped_owner_where_flows_are_replicated() {
+    let Some(mut scene) = Scene::raise("vtrep", Balancer::Viplb) else { return };
+    replicate(&scene);
+    let h1 = scene.node("h1");
+    let mut sessions: Vec<Session> = (0..8).map(|_| Session::open(&scene.lab)).collect();
+    let mut all_answer = |when: &str| sessions.iter_mut().for_each(|session| session.ask(when));
+    all_answer("at the start");
+
+    node::pause(&scene.lab, &h1).unwrap();
+    scene.owned_by("h2", "h1 frozen");
+    all_answer("h1 frozen");
+    node::unpause(&scene.lab, &h1).unwrap();
+    scene.owned_by("h1", "h1 unpaused");
+    all_answer("h1 unpaused");
+
+    node::kill(&scene.lab, &h1, &Console::quiet()).unwrap();
+    scene.owned_by("h2", "h1 killed");
+    all_answer("h1 killed");
+    node::start(&scene.lab, &h1, &Console::quiet()).unwrap();
+    scene.owned_by("h1", "h1 started");
+    all_answer("h1 started");
+
+    node::stop(&scene.lab, &h1, &Console::quiet()).unwrap();
+    scene.owned_by("h2", "h1 stopped");
+    all_answer("h1 stopped");
+    node::start(&scene.lab, &h1, &Console::quiet()).unwrap();
+    scene.owned_by("h1", "h1 started again");
+    all_answer("h1 started again");
+    scene.no_row_is_lost();
 }

@@ -6,7 +6,7 @@
 
 use std::fmt::{Display, Write};
 
-use super::snapshot::{Backend, RUNNING, Service, Snapshot, Times, Track, Vrrp};
+use super::snapshot::{Backend, RUNNING, Service, Snapshot, Sync, SyncRouter, Times, Track, Vrrp};
 
 /// States of a virtual router, each a series of its own: exactly one of them is 1.
 const STATES: [&str; 4] = ["Init", "Backup", "Master", "Fault"];
@@ -22,6 +22,7 @@ pub fn render(s: &Snapshot) -> String {
     services(&mut out, &s.services);
     backends(&mut out, &s.services);
     packets(&mut out, s);
+    s.sync.iter().for_each(|sync| replication(&mut out, sync));
     out.0
 }
 
@@ -266,6 +267,65 @@ fn packets(out: &mut Text, s: &Snapshot) {
     out.family(
         ("viplb_packets_total", "counter", "Packets by what became of them."),
         s.packets.iter().map(|p| (labels(&p.kind, &p.reason), p.count)),
+    );
+}
+
+fn replication(out: &mut Text, s: &Sync) {
+    let peers = || s.peers.iter();
+    let peer = |addr: &str| ("peer", addr.to_owned());
+    out.family(
+        ("viplb_sync_peer_alive", "gauge", "Whether a peer is heard."),
+        peers().map(|p| ([peer(&p.addr)], u8::from(p.state == "alive"))),
+    );
+    out.family(
+        ("viplb_sync_flows_total", "counter", "Flows exchanged with a peer."),
+        peers().flat_map(|p| {
+            [
+                ("news_sent", p.news_sent),
+                ("news_heard", p.news_heard),
+                ("sent", p.flows_sent),
+                ("fetched", p.flows_heard),
+                ("dropped", p.dropped),
+            ]
+            .map(|(what, count)| ([peer(&p.addr), ("what", what.to_owned())], count))
+        }),
+    );
+    out.family(
+        ("viplb_sync_repairs_total", "counter", "How often something was lost and fetched."),
+        peers().map(|p| ([peer(&p.addr)], p.repairs)),
+    );
+    let routers = |value: fn(&SyncRouter) -> u64| {
+        s.routers.iter().map(move |r| ([("router", r.name.clone())], value(r)))
+    };
+    out.family(
+        ("viplb_sync_current", "gauge", "Whether this node owns the router, or has what its owner has."),
+        routers(|r| u64::from(matches!(r.state.as_str(), "owner" | "in-sync"))),
+    );
+    out.family(("viplb_sync_flows", "gauge", "Flows that are or can be replicated."), routers(|r| r.flows));
+    out.family(
+        ("viplb_sync_waits", "gauge", "Whether this node does not pre-empt yet, for want of flows."),
+        routers(|r| u64::from(r.waits_ms.is_some())),
+    );
+    let by_reason = |counts: &std::collections::BTreeMap<String, u64>| {
+        counts.iter().map(|(why, n)| ([("reason", why.clone())], *n)).collect::<Vec<_>>()
+    };
+    out.family(("viplb_sync_refused_total", "counter", "Datagrams refused."), by_reason(&s.refused));
+    out.family(
+        ("viplb_sync_unfit_total", "counter", "Flows of peers that were not taken in."),
+        by_reason(&s.unfit),
+    );
+    out.family(
+        ("viplb_sync_not_replicated", "gauge", "Flows that no peer could go on with."),
+        by_reason(&s.not_replicated),
+    );
+    let none: [(&str, String); 0] = [];
+    out.family(
+        (
+            "viplb_sync_events_lost_total",
+            "counter",
+            "Flow events without room; the next pass found the flows.",
+        ),
+        [(none, s.events_lost)],
     );
 }
 

@@ -28,6 +28,76 @@ pub struct Snapshot {
     /// The same, with what each is about.
     #[serde(default)]
     pub alarm_list: Vec<Alarm>,
+    /// Flow replication; none without `[sync]`, or when the daemon could not be asked.
+    #[serde(default)]
+    pub sync: Option<Sync>,
+}
+
+/// Flow replication.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Default)]
+pub struct Sync {
+    /// Where peers are heard.
+    pub listen: String,
+    /// The other nodes.
+    pub peers: Vec<SyncPeer>,
+    /// The virtual routers.
+    pub routers: Vec<SyncRouter>,
+    /// Flows taken in or changed by peers' word.
+    pub taken: u64,
+    /// Flows removed by peers' word.
+    pub removed: u64,
+    /// Flows of peers that were not taken in, by reason.
+    pub unfit: BTreeMap<String, u64>,
+    /// Flows here that no peer could go on with, by reason.
+    pub not_replicated: BTreeMap<String, u64>,
+    /// Datagrams refused, by reason.
+    pub refused: BTreeMap<String, u64>,
+    /// Flow events for which there was no room; the next pass over the table found what they were about.
+    pub events_lost: u64,
+    /// Datagrams that the kernel would not send.
+    pub unsent: u64,
+}
+
+/// A node that flows are replicated with.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Default)]
+pub struct SyncPeer {
+    /// Its address and port.
+    pub addr: String,
+    /// `alive` or `silent`.
+    pub state: String,
+    /// Since it was last heard, ms.
+    pub heard_ms: Option<f64>,
+    /// Flows told as they happened.
+    pub news_sent: u64,
+    /// Flows heard of likewise.
+    pub news_heard: u64,
+    /// Flows sent because the peer lacked them.
+    pub flows_sent: u64,
+    /// Flows asked for and received.
+    pub flows_heard: u64,
+    /// How often something was lost and fetched.
+    pub repairs: u64,
+    /// News for which there was no room, and which the peer finds missing.
+    pub dropped: u64,
+}
+
+/// A virtual router whose flows are replicated.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Default)]
+pub struct SyncRouter {
+    /// Its name.
+    pub name: String,
+    /// `owner`, `comparing`, `fetching`, `in-sync`, `repairing`; `no-owner` when no peer says that it owns it.
+    pub state: String,
+    /// Flows here that are or can be replicated.
+    pub flows: u64,
+    /// What the owner says that it has.
+    pub owner_flows: Option<u64>,
+    /// Buckets of 1,024 that differed and have been fetched, and all that did, while fetching.
+    pub fetched: Option<(u16, u16)>,
+    /// How long this node waits at most before it pre-empts, ms; none when it does not wait.
+    pub waits_ms: Option<f64>,
+    /// It went on without all flows, because the wait was over.
+    pub waited_out: bool,
 }
 
 /// What somebody should look at.

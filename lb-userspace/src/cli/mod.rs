@@ -9,6 +9,7 @@ mod log;
 mod node;
 mod run;
 pub mod status;
+mod sync;
 pub mod table;
 mod vrrp;
 
@@ -53,6 +54,9 @@ enum Command {
     /// The election: each virtual router's timers, counters and punctuality.
     #[command(subcommand)]
     Vrrp(Vrrp),
+    /// Flow replication: how far this node has come with the owner's flows, and what was exchanged with each peer.
+    #[command(subcommand)]
+    Sync(Sync),
     /// Take a backend out of its service, bring it back, or give it another weight; until the daemon ends.
     #[command(subcommand)]
     Backend(backend::Backend),
@@ -75,6 +79,12 @@ enum Command {
 
 #[derive(Debug, Subcommand)]
 enum Vrrp {
+    /// Show all of it. Exit code as for `status`.
+    Show,
+}
+
+#[derive(Debug, Subcommand)]
+enum Sync {
     /// Show all of it. Exit code as for `status`.
     Show,
 }
@@ -116,6 +126,7 @@ pub fn main(args: Args) -> ExitCode {
         Command::Check { config } => return check::run(&config),
         Command::Status => return exit(status::run(args.node.as_deref(), format), 2),
         Command::Vrrp(Vrrp::Show) => return exit(vrrp::show(args.node.as_deref(), format), 2),
+        Command::Sync(Sync::Show) => return exit(sync::show(args.node.as_deref(), format), 2),
         Command::Galera(command) => return exit(galera::run(args.node.as_deref(), command, format), 2),
         Command::Backend(order) => backend::order(args.node.as_deref(), order),
         Command::Flow(command) => flow::run(args.node.as_deref(), command, format),

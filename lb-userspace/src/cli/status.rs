@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context, Result};
 
-use super::{Format, node, runtime, table::Table};
+use super::{Format, node, runtime, sync, table::Table};
 use crate::{
     api::{
         client::{self, AskError},
@@ -213,6 +213,7 @@ fn known(known: bool, value: impl ToString) -> String {
 
 fn totals(s: &Snapshot) -> String {
     let mut out = format!("flows {} of {}\n", s.flows.used, s.flows.capacity);
+    out.extend(s.sync.as_ref().map(sync::line));
     for kind in ["forwarded", "answered", "refused", "dropped", "passed"] {
         let of_kind: Vec<_> = s
             .packets

@@ -159,8 +159,8 @@ pub fn backend(text: &str) -> Result<Endpoint, Refusal> {
     parts(text, |text| text.parse().ok().filter(IpAddr::is_loopback).map_or_else(|| unicast(text), Ok))
 }
 
-/// `ADDR`, `ADDR:PORT` or `[ADDR]:PORT`.
-fn endpoint(text: &str) -> Result<Endpoint, Refusal> {
+/// `ADDR`, `ADDR:PORT` or `[ADDR]:PORT` of another node.
+pub fn endpoint(text: &str) -> Result<Endpoint, Refusal> {
     parts(text, unicast)
 }
 

@@ -10,6 +10,7 @@ mod choice;
 pub mod group;
 mod path;
 mod service;
+mod sync;
 pub mod track;
 mod vrrp;
 
@@ -26,6 +27,7 @@ use super::{
 };
 pub use check::{Check, CheckType};
 pub use service::Service;
+pub use sync::Sync;
 pub use vrrp::Vrrp;
 
 /// A whole file.
@@ -43,6 +45,8 @@ pub struct File {
     pub groups: Vec<group::Group>,
     /// `[http] listen`.
     pub http: Field<SocketAddr>,
+    /// `[sync]`.
+    pub sync: Option<Sync>,
 }
 
 /// `[node]`.
@@ -80,6 +84,7 @@ pub fn read(source: &str, report: &mut Report) -> File {
     let tracks = named_tables(&mut top, "track");
     let groups = named_tables(&mut top, "sync_group");
     let http = top.table("http");
+    let sync = top.table("sync");
     top.finish();
     File {
         node: node.given().map(|t| read_node(t, report)).unwrap_or_default(),
@@ -88,6 +93,7 @@ pub fn read(source: &str, report: &mut Report) -> File {
         tracks: tracks.into_iter().map(|(name, table)| track::read(name, table, report)).collect(),
         groups: groups.into_iter().map(|(name, table)| group::read(name, table, report)).collect(),
         http: http.given().map_or(Field::Absent, |t| read_http(t, report)),
+        sync: sync.given().map(|t| sync::read(t, report)),
     }
 }
 

@@ -57,6 +57,8 @@ pub struct Surroundings<'a> {
     pub directory: &'a Path,
     /// Reads a password file.
     pub read_secret: &'a dyn Fn(&Path) -> Result<String, SecretError>,
+    /// Reads a file of keys.
+    pub read_keys: &'a dyn Fn(&Path) -> Result<String, SecretError>,
     /// Whether a program may be run.
     pub check_program: &'a dyn Fn(&Path) -> Result<(), Unfit>,
     /// Looks a user up.
@@ -83,6 +85,7 @@ pub fn load(path: &Path) -> Result<Loaded, LoadError> {
         host_name: host_name(),
         directory: path.parent().unwrap_or(Path::new("")),
         read_secret: &secret::read_file,
+        read_keys: &secret::read_text,
         check_program: &program::check,
         find_user: &program::find_user,
         world_readable: secret::world_readable(&metadata),

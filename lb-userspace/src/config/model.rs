@@ -5,6 +5,7 @@
 
 mod check;
 mod path;
+mod sync;
 mod track;
 
 use std::{
@@ -21,6 +22,7 @@ pub use check::{
 };
 pub use lb_common::{mode::Mode, schedule::Scheduler};
 pub use path::{Mss, PathOptions};
+pub use sync::{SYNC_PORT, Sync, SyncKey};
 pub use track::{
     Backends, FileValue, Notify, Peer, Process, Program, RunAs, Script, SyncGroup, Track, TrackKind, TrackUse,
 };
@@ -40,6 +42,8 @@ pub struct Config {
     pub groups: Vec<SyncGroup>,
     /// `[http]`: where metrics are served; default nowhere.
     pub http: Option<SocketAddr>,
+    /// `[sync]`: how flows are replicated; default not at all.
+    pub sync: Option<Sync>,
 }
 
 /// `[node]`.

@@ -11,6 +11,7 @@ mod path;
 mod reach;
 mod router;
 mod service;
+mod sync;
 mod track;
 
 use std::{
@@ -39,6 +40,7 @@ pub fn resolve(file: &File, report: &mut Report, around: &Surroundings<'_>) -> O
     let services: Vec<_> = file.services.iter().map(|s| r.service(s)).collect();
     let tracks: Vec<_> = file.tracks.iter().map(|t| r.track(t)).collect();
     let groups: Vec<_> = file.groups.iter().map(|g| r.group(g)).collect();
+    let sync = file.sync.as_ref().map(|s| r.sync(s));
     if r.report.errors() > 0 {
         return None;
     }
@@ -52,6 +54,10 @@ pub fn resolve(file: &File, report: &mut Report, around: &Surroundings<'_>) -> O
         tracks: tracks.into_iter().collect::<Option<_>>()?,
         groups: groups.into_iter().collect::<Option<_>>()?,
         http: file.http.value().copied(),
+        sync: match sync {
+            Some(sync) => Some(sync?),
+            None => None,
+        },
     })
 }
 

@@ -50,6 +50,18 @@ impl SecretError {
 
 /// Reads the one line of a password file, refusing one that every user may read.
 pub fn read_file(path: &Path) -> Result<String, SecretError> {
+    let text = read_text(path)?;
+    let unfit = |problem| SecretError::Unfit { path: path.display().to_string(), problem };
+    let line = text.strip_suffix('\n').map_or(text.as_str(), |t| t.strip_suffix('\r').unwrap_or(t));
+    match line {
+        "" => Err(unfit("is empty")),
+        line if line.contains(['\n', '\0']) => Err(unfit("holds more than one line")),
+        line => Ok(line.to_owned()),
+    }
+}
+
+/// Reads a file of secrets, refusing one that every user may read.
+pub fn read_text(path: &Path) -> Result<String, SecretError> {
     let name = || path.display().to_string();
     let unreadable = |e: io::Error| SecretError::Unreadable { path: name(), reason: os_reason(&e) };
     let unfit = |problem| SecretError::Unfit { path: name(), problem };
@@ -63,13 +75,7 @@ pub fn read_file(path: &Path) -> Result<String, SecretError> {
     if world_readable(&metadata) {
         return Err(SecretError::WorldReadable(name()));
     }
-    let text = read_limited(file).map_err(unreadable)?.ok_or_else(|| unfit("is longer than 4 KiB"))?;
-    let line = text.strip_suffix('\n').map_or(text.as_str(), |t| t.strip_suffix('\r').unwrap_or(t));
-    match line {
-        "" => Err(unfit("is empty")),
-        line if line.contains(['\n', '\0']) => Err(unfit("holds more than one line")),
-        line => Ok(line.to_owned()),
-    }
+    read_limited(file).map_err(unreadable)?.ok_or_else(|| unfit("is longer than 4 KiB"))
 }
 
 /// Whether users that are neither owner nor group may read a file.
@@ -86,11 +92,11 @@ pub fn os_reason(error: &io::Error) -> String {
     }
 }
 
-/// Whether the value of a key of this name must never be shown: a password key, also misspelt. `password_file`
+/// Whether the value of a key of this name must never be shown: a password key, also misspelt, or a key itself. `password_file`
 /// holds a path, which may be shown.
 pub fn is_secret_key(key: &str) -> bool {
     let key = key.to_ascii_lowercase();
-    let named = ["pass", "pwd", "secret"].iter().any(|part| key.contains(part));
+    let named = key == "key" || ["pass", "pwd", "secret"].iter().any(|part| key.contains(part));
     let misspelt = ["password", "auth_pass"].iter().any(|word| spelling::distance(&key, word) <= 2);
     (named || misspelt) && !key.ends_with("_file")
 }

@@ -5,6 +5,7 @@ mod choice;
 mod hooks;
 mod modes;
 mod reach;
+mod sync;
 mod track;
 
 use std::{fs, path::PathBuf, time::Duration};
@@ -46,6 +47,7 @@ fn around() -> Surroundings<'static> {
         host_name: "h1".into(),
         directory: Path::new("/etc/viplb"),
         read_secret: &secret,
+        read_keys: &sync::keys,
         check_program: &check_program,
         find_user: &find_user,
         world_readable: true,
@@ -87,6 +89,7 @@ fn every_mistake_of_a_bad_file_is_shown_where_it_stands() {
         "secrets",
         "secrets-in-broken-syntax",
         "shapes",
+        "sync",
         "syntax",
         "track",
         "warnings",
@@ -388,6 +391,7 @@ fn every_key_is_documented_and_every_documented_key_exists() {
         "[track.a]\ntype = \"peer\"\nZ",
         "[sync_group.a]\nZ",
         "[http]\nZ",
+        "[sync]\nZ",
     ] {
         let report = only_report(&section.replace('Z', "zzzzzzzzzzzzzzzz = 1"));
         let list = report.lines().find_map(|l| l.split_once("known here: ")).expect("the list").1;

@@ -25,7 +25,7 @@ pub(super) const STEP: Duration = Duration::from_millis(10);
 /// Records looked at in a step.
 const LOOKED_AT: u32 = 1 << 16;
 /// Flows ended in a step.
-const ENDED: u32 = 512;
+const ENDED: usize = 512;
 /// A program that has read the old ring may still open a flow: the table is gone through again after this.
 const AGAIN: Duration = Duration::from_millis(100);
 
@@ -98,11 +98,12 @@ impl Ender {
         self.jobs.push_back(Job::new(which, None, Some(answer), now));
     }
 
-    /// Does a part of what is to be done.
-    pub(super) fn step(&mut self, datapath: &mut Datapath, now: Instant) -> Result<()> {
-        let (mut looked_at, mut ended) = (0, 0);
-        while looked_at < LOOKED_AT && ended < ENDED {
-            let Some(job) = self.jobs.iter_mut().find(|job| job.from <= now) else { return Ok(()) };
+    /// Does a part of what is to be done; the flows that it has ended, with the slots that they had.
+    pub(super) fn step(&mut self, datapath: &mut Datapath, now: Instant) -> Result<Vec<(u32, Flow)>> {
+        let mut looked_at = 0;
+        let mut ended = Vec::new();
+        while looked_at < LOOKED_AT && ended.len() < ENDED {
+            let Some(job) = self.jobs.iter_mut().find(|job| job.from <= now) else { break };
             let Datapath { tables, collector, .. } = datapath;
             looked_at += 1;
             if let Some(flow) = collector.flow(job.next)
@@ -110,7 +111,7 @@ impl Ender {
                 && is_ours(tables.maps(), &flow)?
                 && collector.end(tables.maps(), job.next, &flow)?
             {
-                ended += 1;
+                ended.push((job.next, flow));
                 job.ended += 1;
                 // Of a half-open one the client tries again, and meets another backend.
                 if flow.place == 0
@@ -124,7 +125,7 @@ impl Ender {
                 self.finish_pass(now);
             }
         }
-        Ok(())
+        Ok(ended)
     }
 
     /// The first job that may go on has come to the end of the table.

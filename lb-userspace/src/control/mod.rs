@@ -7,6 +7,7 @@ pub mod ender;
 pub mod model;
 mod shutdown;
 mod start;
+mod sync;
 pub mod tracking;
 
 use std::{
@@ -54,6 +55,7 @@ struct Control {
     /// Whose MTU is looked at next.
     mtu_turn: usize,
     driver: vrrp::Driver,
+    replication: Option<sync::Replication>,
     vrrp_events: mpsc::UnboundedReceiver<vrrp::Event>,
     health_events: mpsc::UnboundedReceiver<health::Event>,
     track_events: mpsc::UnboundedReceiver<track::Event>,
@@ -85,13 +87,22 @@ impl Control {
         loop {
             tokio::select! {
                 () = stop.cancelled() => return Ok(()),
+                ready = sync::ready(&mut self.replication) => {
+                    ready?;
+                    self.replicate();
+                    // Thousands of times a second, and nothing of it is for the maps or interfaces.
+                    continue;
+                }
                 Some(event) = self.vrrp_events.recv() => self.on_vrrp(event)?,
                 Some(event) = self.health_events.recv() => self.model.on_health(&event, SystemTime::now()),
                 Some(event) = self.track_events.recv() => self.model.tracking.on_event(&event, SystemTime::now()),
                 Some(command) = self.commands.recv() => self.on_command(command).await?,
                 ended = &mut self.api => return ended.context("the control socket's task died")?.context("the control socket ended"),
                 _ = tick.tick() => self.on_tick().await?,
-                _ = step.tick(), if self.ender.is_busy() => self.ender.step(&mut self.datapath, Instant::now())?,
+                _ = step.tick(), if self.ender.is_busy() => {
+                    let ended = self.ender.step(&mut self.datapath, Instant::now())?;
+                    self.tell_ended(ended);
+                }
             }
             self.reconcile().await?;
         }
@@ -100,6 +111,9 @@ impl Control {
     fn on_vrrp(&mut self, event: vrrp::Event) -> Result<()> {
         if let vrrp::Event::ThreadFailed { error } = &event {
             anyhow::bail!("the VRRP thread failed: {error}");
+        }
+        if let vrrp::Event::Entered { router, state, .. } = &event {
+            self.tell_replication(*router, *state == vrrp::State::Master);
         }
         self.model.on_vrrp(&event, SystemTime::now());
         Ok(())
@@ -130,9 +144,9 @@ impl Control {
     async fn on_tick(&mut self) -> Result<()> {
         let slice = self.datapath.collector.records().div_ceil(TICKS_PER_PASS);
         let now = vrrp::BootTime::now();
-        let Datapath { tables, collector, alive, .. } = &mut self.datapath;
-        alive.renew(now);
-        collector.sweep(tables.maps(), now.0, slice)?;
+        self.datapath.alive.renew(now);
+        self.sweep(now, slice)?;
+        let collector = &self.datapath.collector;
         self.model.on_tick((Instant::now(), SystemTime::now()), |id| collector.connections(id));
         self.look_at_mtus().await;
         Ok(())
@@ -216,6 +230,7 @@ impl Control {
         s.flows.used = collector.used();
         s.flows.capacity = u64::from(collector.capacity());
         counters::fill_packets(maps, &mut s)?;
+        s.sync = self.replication.as_ref().map(|r| r.driver.shown(self.model.router_names()));
         Ok(s)
     }
 }

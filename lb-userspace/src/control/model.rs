@@ -265,6 +265,11 @@ impl Model {
         }
     }
 
+    /// The virtual routers' names, in the order of the file.
+    pub fn router_names(&self) -> impl Iterator<Item = String> + '_ {
+        self.config.vrrp.iter().map(|router| router.name.clone())
+    }
+
     /// Whether the maps have to be written since this was last asked.
     pub fn take_changed(&mut self) -> bool {
         std::mem::take(&mut self.changed)
@@ -293,6 +298,7 @@ impl Model {
                 slots_ready: 0,
                 places: 0,
                 snat_ports: self.machine.snat_ports,
+                sync: u32::from(self.config.sync.is_some()),
             },
             vips: virtual_ones.chain(own).collect(),
             interfaces: self.machine.interfaces.iter().map(mac).collect(),

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Result;
 use tokio::time::timeout;
 
-use super::{Control, end_own_connections};
+use super::{Control, end_own_connections, sync};
 
 /// How long programs that are told of the stop may take, all together: less than `docker stop` waits.
 const NOTIFY_LIMIT: Duration = Duration::from_secs(5);
@@ -19,7 +19,10 @@ impl Control {
     pub(super) async fn shutdown(mut self) -> Result<()> {
         self.cancel.cancel();
         let stopping = self.model.stop_notices();
+        sync::flush(&mut self.replication, &mut self.datapath);
         self.driver.stop();
+        // What was established while a successor was being looked for.
+        sync::flush(&mut self.replication, &mut self.datapath);
         for change in self.model.address_removals() {
             if let Err(e) = self.netlink.remove_address(change.ifindex, change.addr).await {
                 tracing::warn!("{e:#}");

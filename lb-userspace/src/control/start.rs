@@ -191,6 +191,7 @@ async fn prepare(
             netlink,
             mtu_turn: 0,
             driver: p.driver,
+            replication: p.replication,
             vrrp_events: p.vrrp_events,
             health_events: p.health_events,
             track_events: p.track_events,
@@ -210,6 +211,7 @@ async fn prepare(
 struct Parts {
     model: Model,
     driver: vrrp::Driver,
+    replication: Option<super::sync::Replication>,
     vrrp_events: mpsc::UnboundedReceiver<vrrp::Event>,
     health_events: mpsc::UnboundedReceiver<health::Event>,
     track_events: mpsc::UnboundedReceiver<track::Event>,
@@ -231,6 +233,7 @@ async fn parts(
 ) -> Result<Parts> {
     let ways = ways(config, netlink).await?;
     let machine = Machine { ways, ..machine(netlink, places, datapath).await? };
+    let replication = super::sync::open(config, &machine, pins, datapath)?;
     let mut model = Model::new(config.clone(), machine, SystemTime::now());
     // Services are in the maps, without backends, before anybody can own their address.
     let desired = model.desired();
@@ -267,6 +270,7 @@ async fn parts(
     Ok(Parts {
         model,
         driver,
+        replication,
         vrrp_events,
         health_events,
         track_events,

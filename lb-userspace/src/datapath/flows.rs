@@ -4,7 +4,7 @@
 //! Keys are removed before the record is freed, so that no key ever leads to another flow's record; a packet that comes
 //! in between opens a new flow or is refused, like any packet of a flow that has timed out.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering, fence};
 
 use anyhow::{Context, Result};
 use lb_common::{
@@ -14,6 +14,27 @@ use lb_common::{
 };
 
 use super::{mapped::Mapped, maps::Maps, occupancy::Counts, pins::Pins, renumber, tables::Desired};
+
+/// Who looks on while the collector goes through the table.
+pub trait Witness {
+    /// Whether a flow that has expired stays: another node says when it ends.
+    fn keeps(&self, slot: u32, flow: &Flow) -> bool;
+    /// The slot held this flow and is free now.
+    fn freed(&mut self, slot: u32, flow: &Flow);
+    /// The slot holds a flow.
+    fn used(&mut self, slot: u32);
+}
+
+/// Nobody.
+impl Witness for () {
+    fn keeps(&self, _: u32, _: &Flow) -> bool {
+        false
+    }
+
+    fn freed(&mut self, _: u32, _: &Flow) {}
+
+    fn used(&mut self, _: u32) {}
+}
 
 /// Flows of a node.
 pub struct Collector {
@@ -94,14 +115,29 @@ impl Collector {
 
     /// Looks at the next `slots` records and frees the expired ones; gives how many it freed.
     pub fn sweep(&mut self, maps: &mut Maps, now: u64, slots: u32) -> Result<u32> {
+        self.sweep_seen(maps, now, slots, &mut ())
+    }
+
+    /// Likewise, before the eyes of who wants to know.
+    pub fn sweep_seen(
+        &mut self,
+        maps: &mut Maps,
+        now: u64,
+        slots: u32,
+        witness: &mut impl Witness,
+    ) -> Result<u32> {
         let mut freed = 0;
         for _ in 0..slots.min(self.records.capacity()) {
             let flow = self.records.read(self.next);
             if flow.stage() != Stage::Free {
-                if flow.is_expired(now) {
-                    freed += u32::from(self.free(maps, self.next, &flow)?);
+                if flow.is_expired(now) && !witness.keeps(self.next, &flow) {
+                    if self.free(maps, self.next, &flow)? {
+                        freed += 1;
+                        witness.freed(self.next, &flow);
+                    }
                 } else {
                     self.used_in_pass += 1;
+                    witness.used(self.next);
                 }
             }
             self.next += 1;
@@ -115,6 +151,35 @@ impl Collector {
     fn finish_pass(&mut self) {
         self.next = 0;
         self.used = std::mem::take(&mut self.used_in_pass);
+    }
+
+    /// A copy of the record in a slot.
+    pub fn record(&self, slot: u32) -> Flow {
+        self.records.read(slot)
+    }
+
+    /// Fills the record in a slot that is the caller's: nothing leads to it yet.
+    pub(super) fn fill(&mut self, slot: u32, flow: &Flow) {
+        self.release(slot);
+        self.records.write(slot, flow);
+        // SAFETY: the slot is the caller's.
+        unsafe { self.counts.restore(self.records.at(slot), flow.stage() != Stage::Free) };
+    }
+
+    /// Changes what of a record may change without its keys: see [`Records::renew`].
+    pub(super) fn renew(&mut self, slot: u32, flow: &Flow) {
+        self.records.renew(slot, flow);
+        if flow.has_ended() {
+            self.release(slot);
+        }
+    }
+
+    /// Takes a flow out, expired or not.
+    pub(super) fn take_out(&mut self, maps: &mut Maps, slot: u32) -> Result<()> {
+        if let Some(flow) = self.flow(slot) {
+            self.end(maps, slot, &flow)?;
+        }
+        Ok(())
     }
 
     fn free(&mut self, maps: &mut Maps, slot: u32, flow: &Flow) -> Result<bool> {
@@ -163,9 +228,9 @@ impl Collector {
         freed
     }
 
-    /// Takes a flow that has been freed off the counts.
+    /// Takes a flow that has ended off the counts.
     fn release(&self, slot: u32) {
-        // SAFETY: the slot is still its place's, which is taken, or not yet in the queue: nobody gives it to another flow.
+        // SAFETY: the slot is its flow's, its place's, which is taken, or not yet in the queue: nobody gives it to another flow.
         unsafe { self.counts.release(self.records.at(slot)) };
     }
 
@@ -196,6 +261,30 @@ impl Records {
     fn read(&self, slot: u32) -> Flow {
         // SAFETY: a live element; volatile because programs write it. It may be torn, which `free_if` tolerates.
         unsafe { self.at(slot).read_volatile() }
+    }
+
+    /// The stage is what makes it a flow, so it comes last.
+    fn write(&self, slot: u32, flow: &Flow) {
+        let p = self.at(slot);
+        // SAFETY: a live element that no key leads to; volatile because programs read it afterwards.
+        unsafe {
+            p.write_volatile(Flow { stage: Stage::Free as u8, ..*flow });
+            fence(Ordering::Release);
+            (&raw mut (*p).stage).write_volatile(flow.stage);
+        }
+    }
+
+    /// Stage, ends, times and sequence numbers; each is a word of its own.
+    fn renew(&self, slot: u32, flow: &Flow) {
+        let p = self.at(slot);
+        // SAFETY: a live element; programs may write the same words, and whoever is last is not wrong.
+        unsafe {
+            (&raw mut (*p).seen).write_volatile(flow.seen);
+            (&raw mut (*p).client_next).write_volatile(flow.client_next);
+            (&raw mut (*p).backend_next).write_volatile(flow.backend_next);
+            (&raw mut (*p).flags).write_volatile(flow.flags);
+            (&raw mut (*p).stage).write_volatile(flow.stage);
+        }
     }
 
     /// Whether no packet has come since.

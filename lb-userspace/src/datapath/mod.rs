@@ -19,6 +19,7 @@ pub mod pins;
 pub mod preflight;
 mod ranges;
 mod renumber;
+pub mod replica;
 pub mod reset;
 pub mod ring;
 mod self_test;

@@ -227,6 +227,8 @@ pub struct Driver {
 enum Command {
     /// The trackers of a router come to this.
     Tracked(usize, Tracked),
+    /// Whether a router's flows are still on their way here.
+    CatchingUp(usize, bool),
     /// Leave all elections.
     Stop,
 }
@@ -273,6 +275,11 @@ impl Driver {
     /// What the trackers of a router, by its index in the setup, come to from now on.
     pub fn set_tracked(&self, router: usize, tracked: Tracked) {
         self.tell(Command::Tracked(router, tracked));
+    }
+
+    /// Whether this node lacks flows that a router's living owner has, which is not pre-empted meanwhile.
+    pub fn set_catching_up(&self, router: usize, catching_up: bool) {
+        self.tell(Command::CatchingUp(router, catching_up));
     }
 
     /// Leaves all elections: an owner that a viplb peer watches hands over, another one drops its lease and sends an

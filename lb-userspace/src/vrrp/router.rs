@@ -64,6 +64,7 @@ pub struct Router {
     peered: bool,
     /// Such a peer is a viplb, which as a Backup would ask for this lease.
     probing_peer: bool,
+    catching_up: bool,
     nonces: u64,
     actions: VecDeque<Action>,
 }
@@ -85,6 +86,7 @@ impl Router {
             blind: false,
             peered: false,
             probing_peer: false,
+            catching_up: false,
             nonces: params.seed,
             actions: VecDeque::with_capacity(16),
         };
@@ -254,6 +256,7 @@ impl Router {
             LocalEvent::Tracked(tracked) => self.tracked(now, tracked),
             LocalEvent::GroupFault(fault) => self.group_faulted(now, fault),
             LocalEvent::Hold(held) => self.held = held,
+            LocalEvent::CatchingUp(catching_up) => self.catching_up = catching_up,
             LocalEvent::StepDown => self.leave(now, State::Backup, Reason::Group),
             LocalEvent::LateWake => {
                 if matches!(self.phase, Phase::Requesting(_) | Phase::Claiming(_) | Phase::Master(_)) {
@@ -416,7 +419,7 @@ impl Router {
     }
 
     fn preempts(&self) -> bool {
-        self.params.preempt != Preempt::Never || self.params.priority == PRIORITY_OWNER
+        !self.catching_up && (self.params.preempt != Preempt::Never || self.params.priority == PRIORITY_OWNER)
     }
 
     /// splitmix64 of a counter: different each time, and not to be guessed without the seed.

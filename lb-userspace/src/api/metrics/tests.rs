@@ -1,7 +1,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
-use crate::api::snapshot::{Alarm, Node, Packets, VrrpThread, VrrpTimers};
+use crate::api::snapshot::{Alarm, Node, Packets, SyncPeer, VrrpThread, VrrpTimers};
 
 fn snapshot() -> Snapshot {
     let track = |name: &str, state: &str, effect: &str| Track {
@@ -57,6 +57,22 @@ fn snapshot() -> Snapshot {
         services: vec![Service { name: "mysql".into(), backends: vec![backend], ..Service::default() }],
         packets: vec![Packets { reason: "not-owner".into(), kind: "dropped".into(), count: 19 }],
         alarm_list: vec![alarm],
+        sync: Some(Sync {
+            peers: vec![SyncPeer {
+                addr: "172.18.0.8:29113".into(),
+                state: "alive".into(),
+                news_sent: 12,
+                ..SyncPeer::default()
+            }],
+            routers: vec![SyncRouter {
+                name: "VI_1".into(),
+                state: "fetching".into(),
+                waits_ms: Some(1.0),
+                ..SyncRouter::default()
+            }],
+            refused: BTreeMap::from([("bad-tag".to_owned(), 4)]),
+            ..Sync::default()
+        }),
         ..Snapshot::default()
     }
 }
@@ -160,6 +176,11 @@ fn the_text_is_well_formed_and_says_what_the_snapshot_says() {
         ("viplb_backend_connect_seconds_bucket{service=\"mysql\",backend=\"db1\",le=\"+Inf\"}", 3.0),
         ("viplb_backend_connect_seconds_sum{service=\"mysql\",backend=\"db1\"}", 0.00015),
         ("viplb_backend_connect_seconds_count{service=\"mysql\",backend=\"db1\"}", 3.0),
+        ("viplb_sync_peer_alive{peer=\"172.18.0.8:29113\"}", 1.0),
+        ("viplb_sync_flows_total{peer=\"172.18.0.8:29113\",what=\"news_sent\"}", 12.0),
+        ("viplb_sync_current{router=\"VI_1\"}", 0.0),
+        ("viplb_sync_waits{router=\"VI_1\"}", 1.0),
+        ("viplb_sync_refused_total{reason=\"bad-tag\"}", 4.0),
         ("viplb_packets_total{kind=\"dropped\",reason=\"not-owner\"}", 19.0),
     ] {
         assert_eq!(samples.get(series), Some(&value), "{series} in {samples:#?}");

@@ -48,6 +48,7 @@ fn model_of(change: impl Fn(&str) -> String) -> Model {
         host_name: "test".into(),
         directory: Path::new("."),
         read_secret: &|path| Err(SecretError::WorldReadable(path.display().to_string())),
+        read_keys: &|path| Err(SecretError::WorldReadable(path.display().to_string())),
         check_program: &|_| Ok(()),
         find_user: &|_| None,
         world_readable: false,

@@ -41,6 +41,7 @@ fn tracking(first: &str, second: &str, more: &str) -> Tracking {
         host_name: "h1".into(),
         directory: Path::new("."),
         read_secret: &|path| Err(SecretError::WorldReadable(path.display().to_string())),
+        read_keys: &|path| Err(SecretError::WorldReadable(path.display().to_string())),
         check_program: &|_| Ok(()),
         find_user: &|_| None,
         world_readable: false,

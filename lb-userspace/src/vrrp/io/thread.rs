@@ -175,7 +175,11 @@ impl Thread {
                     self.units[index].core.handle_local(now, LocalEvent::Tracked(tracked));
                     self.flush(index);
                 }
-                Command::Tracked(..) => {}
+                Command::CatchingUp(index, catching_up) if index < self.units.len() => {
+                    self.units[index].core.handle_local(now, LocalEvent::CatchingUp(catching_up));
+                    self.flush(index);
+                }
+                Command::Tracked(..) | Command::CatchingUp(..) => {}
                 Command::Stop => self.leave(now),
             }
         }

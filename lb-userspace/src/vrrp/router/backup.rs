@@ -34,7 +34,12 @@ impl Router {
             other.map_or(backup.not_before, |other| backup.not_before.max(self.dead_at(&other)));
         if heard.priority >= self.params.priority || !self.preempts() {
             let mut wait = self.wait_for_silence(now);
-            // The hold-down begins anew: a master whose priority falls for a moment loses nothing.
+            if heard.priority < self.params.priority && self.catching_up {
+                // It has listened all the while, and need not do so again once it has the flows.
+                wait.since = backup.since;
+                wait.lower_since = backup.lower_since.or(Some(now));
+            }
+            // Else the hold-down begins anew: a master whose priority falls for a moment loses nothing.
             wait.not_before = backup.not_before;
             wait.deadline = wait.deadline.max(wait.not_before);
             self.phase = Phase::Backup(wait);

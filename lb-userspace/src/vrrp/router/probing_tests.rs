@@ -604,3 +604,21 @@ fn a_living_peer_can_hand_over_to_a_node_without_the_cluster() {
     bench.say(9, Message::Grant { nonce });
     assert_eq!(bench.router.state(), State::Master);
 }
+
+#[test]
+fn who_lacks_flows_does_not_ask_a_living_owner_for_its_lease_but_takes_it_when_it_is_offered() {
+    let mut bench = Bench::in_probing_phase("lower");
+    bench.local(LocalEvent::CatchingUp(true));
+    for _ in 0..200 {
+        bench.answered(5, REST);
+        bench.hear(5, 50);
+        assert_eq!(bench.phase(), "backup");
+    }
+    bench.say(5, Message::Offer { mac: MAC });
+    let nonce = bench.request_nonce();
+    assert!(bench.say(5, Message::Grant { nonce }).ends_with("Master:MasterLeft"));
+    let mut bench = Bench::in_probing_phase("lower");
+    bench.local(LocalEvent::CatchingUp(true));
+    bench.answered(5, Standing::Expired);
+    assert!(bench.until_master().ends_with("Master:MasterFrozen"));
+}

@@ -583,3 +583,43 @@ fn two_masters_that_both_think_they_win_do_not_storm() {
         (0..1000).map(|_| bench.wait(Duration::from_micros(10)).hear(5, 50).matches("send100").count()).sum();
     assert!((39..=41).contains(&sent), "{sent} answers in 10 ms");
 }
+
+#[test]
+fn who_lacks_flows_pre_empts_nobody_until_it_has_them_and_has_heard_the_owner_out() {
+    for params in profiles() {
+        let interval = params.advert_int;
+        let mut bench = Bench::in_phase_of(params, "armed");
+        bench.local(LocalEvent::CatchingUp(true));
+        assert!(bench.router.has_rival(bench.now), "its sync group waits with it");
+        for _ in 0..10 {
+            assert_eq!(bench.wait(interval).hear(5, 50), "", "{params:?}");
+        }
+        bench.local(LocalEvent::CatchingUp(false));
+        let mut adverts = 0;
+        while bench.phase() != "claiming" {
+            adverts += 1;
+            assert!(adverts < 8, "{:?}", bench.router);
+            let next = bench.now + interval;
+            while bench.router.poll_deadline().is_some_and(|at| at <= next) && bench.phase() == "backup" {
+                bench.timeout();
+            }
+            bench.now = next;
+            bench.hear(5, 50);
+        }
+    }
+}
+
+#[test]
+fn who_lacks_flows_replaces_an_owner_that_is_gone_or_leaves_all_the_same() {
+    let mut bench = Bench::in_phase("armed");
+    bench.local(LocalEvent::CatchingUp(true));
+    bench.hear(5, 50);
+    assert!(bench.until_master().ends_with("Master:Silence"));
+    let mut bench = Bench::in_phase("backup");
+    bench.local(LocalEvent::CatchingUp(true));
+    bench.hear(9, 0);
+    assert!(bench.until_master().ends_with("Master:MasterLeft"));
+    let mut alone = Bench::new(Params { priority: PRIORITY_OWNER, ..params() });
+    alone.local(LocalEvent::CatchingUp(true));
+    assert!(alone.until_master().ends_with("Master:Silence"), "nobody is there to wait for");
+}

@@ -136,6 +136,9 @@ pub enum LocalEvent {
     GroupFault(bool),
     /// Whether the sync group cannot own for the moment: nothing is claimed meanwhile.
     Hold(bool),
+    /// Whether this node lacks flows that a living owner has: that one is not pre-empted meanwhile. One that dies or leaves is
+    /// replaced all the same.
+    CatchingUp(bool),
     /// The sync group cannot own: this router gives its addresses up.
     StepDown,
     /// The daemon stops.

@@ -1,0 +1,177 @@
+//! The control loop's part of flow replication: it owns the flow table, so it gives `sync` each turn of it.
+//!
+//! A turn is no event of the model: nothing is reconciled and no snapshot published for it, the next tick shows it.
+
+use std::{future::pending, hash::BuildHasher};
+
+use anyhow::Result;
+use lb_common::{addr::Addr, flow::Flow};
+
+use super::{Control, model::Machine};
+use crate::{
+    config::model::Config,
+    datapath::{
+        flows::Witness,
+        load::Datapath,
+        pins::Pins,
+        preflight,
+        replica::{Events, Replica},
+    },
+    sync::{Driver, Setup, auth::Keys, directory::Directory, gate::Gate, node::Node},
+    vrrp::BootTime,
+};
+
+/// Flow replication of this node.
+pub(super) struct Replication {
+    pub(super) driver: Driver,
+    directory: Directory,
+}
+
+/// Opens it, if the configuration has it, and takes in the flows that are in the table already.
+pub(super) fn open(
+    config: &Config,
+    machine: &Machine,
+    pins: &Pins,
+    datapath: &mut Datapath,
+) -> Result<Option<Replication>> {
+    let Some(sync) = &config.sync else { return Ok(None) };
+    let secrets: Vec<_> = sync.keys.iter().map(|key| (key.id, key.secret.clone())).collect();
+    let Some(keys) = Keys::new(&secrets) else { return Ok(None) };
+    let addresses = |r: &crate::config::model::VirtualRouter| {
+        r.addresses.iter().chain(&r.excluded).map(|a| Addr::from(a.addr)).collect()
+    };
+    let setup = Setup {
+        peers: sync.peers.clone(),
+        routers: config.vrrp.iter().map(addresses).collect(),
+        keys,
+        wait: sync.failback_wait,
+        loopback: preflight::ifindex("lo").unwrap_or(1),
+        run: random(),
+    };
+    let client_if = |router: usize, addr: Addr| client_if(config, machine, router, addr);
+    let directory = Directory::new(config, client_if, &machine.routes);
+    let mut replication = Replication { driver: Driver::open(sync, setup, Events::open(pins)?)?, directory };
+    let now = BootTime::now();
+    let slots = datapath.collector.records();
+    let replica = replica(datapath, &replication.directory, now);
+    let node = replication.driver.node();
+    (0..slots).for_each(|slot| node.note(slot, &replica, now));
+    Ok(Some(replication))
+}
+
+/// The interface that a virtual address is on.
+fn client_if(config: &Config, machine: &Machine, router: usize, addr: Addr) -> u32 {
+    let router = &config.vrrp[router];
+    let placed = router.addresses.iter().chain(&router.excluded).find(|a| Addr::from(a.addr) == addr);
+    let dev = placed.and_then(|a| a.dev.as_ref()).unwrap_or(&router.interface);
+    machine.placements.get(dev).copied().unwrap_or(0)
+}
+
+/// Different at each start, and not to be guessed: the standard library's hash keys are the system's random bytes.
+fn random() -> u64 {
+    std::hash::RandomState::new().hash_one(BootTime::now().0).max(1)
+}
+
+fn replica<'a>(datapath: &'a mut Datapath, directory: &'a Directory, now: BootTime) -> Replica<'a> {
+    Replica { maps: datapath.tables.maps(), collector: &mut datapath.collector, directory, now }
+}
+
+/// Until there is something to do; for ever without replication.
+pub(super) async fn ready(replication: &mut Option<Replication>) -> Result<()> {
+    match replication {
+        Some(replication) => Ok(replication.driver.ready().await?),
+        None => pending().await,
+    }
+}
+
+/// Tells the peers all that there is to tell: this node leaves.
+pub(super) fn flush(replication: &mut Option<Replication>, datapath: &mut Datapath) {
+    let Some(Replication { driver, directory }) = replication else { return };
+    driver.flush(&replica(datapath, directory, BootTime::now()));
+}
+
+impl Control {
+    /// One turn of replication, and what the election is to know of it.
+    pub(super) fn replicate(&mut self) {
+        let Some(Replication { driver, directory }) = &mut self.replication else { return };
+        let now = BootTime::now();
+        driver.turn(&mut replica(&mut self.datapath, directory, now));
+        for (router, waits) in driver.node().gate_changes(now) {
+            self.driver.set_catching_up(router, waits);
+            if let Some(name) = self.model.router_names().nth(router) {
+                match driver.node().gates[router] {
+                    Gate::Closed(_) => tracing::info!("sync: {name} pre-empts once it has the owner's flows"),
+                    Gate::Open => tracing::info!("sync: {name} has the owner's flows, or owns the addresses"),
+                    Gate::WaitedOut => tracing::warn!(
+                        "sync: {name} may pre-empt without the owner's flows: they did not come in time (`failback_wait`)"
+                    ),
+                }
+            }
+        }
+    }
+
+    /// The election has decided. Who is owner no longer passes its last flows on first.
+    pub(super) fn tell_replication(&mut self, router: usize, owns: bool) {
+        let Some(Replication { driver, directory }) = &mut self.replication else { return };
+        let now = BootTime::now();
+        if !owns {
+            driver.flush(&replica(&mut self.datapath, directory, now));
+        }
+        driver.node().own(router, owns, now);
+        self.replicate();
+    }
+
+    /// Tells the peers of flows that were ended here.
+    pub(super) fn tell_ended(&mut self, ended: Vec<(u32, Flow)>) {
+        let Some(Replication { driver, directory }) = &mut self.replication else { return };
+        let now = BootTime::now();
+        for (slot, flow) in ended {
+            driver.node().freed(slot, &flow, now);
+        }
+        driver.flush(&replica(&mut self.datapath, directory, now));
+    }
+
+    /// Frees what has expired in a part of the flow table.
+    pub(super) fn sweep(&mut self, now: BootTime, slots: u32) -> Result<()> {
+        let Datapath { tables, collector, .. } = &mut self.datapath;
+        let Some(Replication { driver, directory }) = &mut self.replication else {
+            collector.sweep(tables.maps(), now.0, slots)?;
+            return Ok(());
+        };
+        let mut seen = Seen { node: driver.node(), freed: Vec::new(), used: Vec::new(), now };
+        collector.sweep_seen(tables.maps(), now.0, slots, &mut seen)?;
+        let Seen { node, freed, used, .. } = seen;
+        for (slot, flow) in freed {
+            node.freed(slot, &flow, now);
+        }
+        // What no event told of: there was no room for it.
+        let replica = replica(&mut self.datapath, directory, now);
+        for slot in used {
+            node.note(slot, &replica, now);
+        }
+        node.flush(&replica, now);
+        Ok(())
+    }
+}
+
+/// What a sweep has come by.
+struct Seen<'a> {
+    node: &'a mut Node,
+    freed: Vec<(u32, Flow)>,
+    used: Vec<u32>,
+    now: BootTime,
+}
+
+impl Witness for Seen<'_> {
+    fn keeps(&self, slot: u32, flow: &Flow) -> bool {
+        self.node.keeps(slot, flow.router as usize, self.now)
+    }
+
+    fn freed(&mut self, slot: u32, flow: &Flow) {
+        self.freed.push((slot, *flow));
+    }
+
+    fn used(&mut self, slot: u32) {
+        self.used.push(slot);
+    }
+}

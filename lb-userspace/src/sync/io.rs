@@ -1,0 +1,185 @@
+//! Flow replication's socket and the ring of flow events: what the control loop waits for and turns.
+//!
+//! [`Driver::ready`] may be dropped at any await. [`Driver::turn`] does what there is to do without waiting, and a bounded
+//! part of it: the control loop has other things to do too.
+
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
+
+use anyhow::{Context, Result};
+use nix::sys::socket::{
+    setsockopt,
+    sockopt::{RcvBufForce, SndBufForce},
+};
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::{
+    io::{Interest, unix::AsyncFd},
+    net::UdpSocket,
+    time::sleep,
+};
+
+use super::{
+    auth::MAX_DATAGRAM,
+    node::{Node, Setup},
+    table::Flows,
+};
+use crate::{api::snapshot, config::model::Sync, datapath::replica::Events, vrrp::BootTime};
+
+/// Datagrams read, and sent, in one turn.
+const PER_TURN: usize = 512;
+/// What the kernel keeps for us while the control loop is busy.
+const BUFFER: usize = 4 << 20;
+/// When the socket has no room, it is asked again after this.
+const NO_ROOM: Duration = Duration::from_millis(1);
+
+/// The replication of a node's flows.
+pub struct Driver {
+    node: Node,
+    socket: UdpSocket,
+    listen: SocketAddr,
+    events: AsyncFd<Events>,
+    /// A datagram for which the socket had no room.
+    waiting: Option<(SocketAddr, Vec<u8>)>,
+    /// There is more to do than a turn does.
+    more: bool,
+    /// Datagrams that the kernel would not send.
+    unsent: u64,
+}
+
+impl Driver {
+    /// Opens the socket. `setup` without peers' doings would be of no use, so there is one peer at least.
+    pub fn open(config: &Sync, setup: Setup, events: Events) -> Result<Self> {
+        let socket = bind(config.listen)
+            .with_context(|| format!("[sync]: cannot listen on {} (UDP)", config.listen))?;
+        // SAFETY: the ring keeps its one descriptor open for as long as it lives.
+        let events = unsafe { AsyncFd::register_with_interest(events, Interest::READABLE) };
+        let events = events.map_err(io::Error::from).context("cannot wait for flow events")?;
+        Ok(Self {
+            node: Node::new(setup, BootTime::now()),
+            socket: UdpSocket::from_std(socket.into()).context("cannot wait for peers")?,
+            listen: config.listen,
+            events,
+            waiting: None,
+            more: true,
+            unsent: 0,
+        })
+    }
+
+    /// The state behind it.
+    pub fn node(&mut self) -> &mut Node {
+        &mut self.node
+    }
+
+    /// Waits until there is something to do.
+    pub async fn ready(&mut self) -> io::Result<()> {
+        if self.more {
+            return Ok(());
+        }
+        let now = BootTime::now();
+        let wait = match &self.waiting {
+            Some(_) => NO_ROOM,
+            None => self.node.deadline(now).since(now),
+        };
+        tokio::select! {
+            readable = self.socket.readable() => readable,
+            // Cleared before the ring is read: what comes meanwhile wakes again.
+            readable = self.events.readable() => readable.map(|mut guard| guard.clear_ready()),
+            () = sleep(wait) => Ok(()),
+        }
+    }
+
+    /// Does it.
+    pub fn turn(&mut self, flows: &mut impl Flows) {
+        let now = BootTime::now();
+        self.node.wake(now);
+        self.take_events(flows, now);
+        self.more = self.receive(flows, now);
+        self.more |= self.transmit(flows, now);
+    }
+
+    /// Tells the peers what the packet programs have told until now: somebody else is about to own the addresses.
+    pub fn flush(&mut self, flows: &impl Flows) {
+        let now = BootTime::now();
+        self.take_events(flows, now);
+        self.transmit(flows, now);
+    }
+
+    fn take_events(&mut self, flows: &impl Flows, now: BootTime) {
+        while let Some(slot) = self.events.get_mut().next() {
+            self.node.note(slot, flows, now);
+        }
+        self.node.flush(flows, now);
+    }
+
+    /// Whether there may be more.
+    fn receive(&mut self, flows: &mut impl Flows, now: BootTime) -> bool {
+        let mut buffer = [0; MAX_DATAGRAM + 1];
+        for _ in 0..PER_TURN {
+            match self.socket.try_recv_from(&mut buffer) {
+                Ok((length, from)) => self.node.receive(now, from.ip(), &buffer[..length], flows),
+                // An ICMP error about what was sent: the peer's daemon does not run.
+                Err(e) if e.kind() != io::ErrorKind::WouldBlock => {}
+                Err(_) => return false,
+            }
+        }
+        true
+    }
+
+    /// Whether there is more.
+    fn transmit(&mut self, flows: &impl Flows, now: BootTime) -> bool {
+        for _ in 0..PER_TURN {
+            let Some((to, datagram)) = self.waiting.take().or_else(|| self.node.poll_transmit(now, flows))
+            else {
+                return false;
+            };
+            match self.socket.try_send_to(&datagram, reachable(to, self.listen)) {
+                Ok(_) => {}
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    self.waiting = Some((to, datagram));
+                    return false;
+                }
+                Err(_) => self.unsent += 1,
+            }
+        }
+        true
+    }
+
+    /// What is shown of it.
+    pub fn shown(&self, routers: impl Iterator<Item = String>) -> snapshot::Sync {
+        snapshot::Sync {
+            listen: self.listen.to_string(),
+            unsent: self.unsent,
+            events_lost: self.events.get_ref().lost(),
+            ..super::shown::of(&self.node, routers, BootTime::now())
+        }
+    }
+}
+
+/// A peer's address as a socket of the other family takes it.
+fn reachable(to: SocketAddr, listen: SocketAddr) -> SocketAddr {
+    match (to.ip(), listen) {
+        (IpAddr::V4(ip), SocketAddr::V6(_)) => SocketAddr::new(ip.to_ipv6_mapped().into(), to.port()),
+        _ => to,
+    }
+}
+
+fn bind(listen: SocketAddr) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(listen), Type::DGRAM, Some(Protocol::UDP))?;
+    socket.set_nonblocking(true)?;
+    if listen.is_ipv6() {
+        // Peers of both families where every address is meant.
+        socket.set_only_v6(!listen.ip().is_unspecified())?;
+    }
+    // Beyond the system's limit, which is for users without privileges; without them, up to it.
+    if setsockopt(&socket, RcvBufForce, &BUFFER).is_err() {
+        socket.set_recv_buffer_size(BUFFER)?;
+    }
+    if setsockopt(&socket, SndBufForce, &BUFFER).is_err() {
+        socket.set_send_buffer_size(BUFFER)?;
+    }
+    socket.bind(&listen.into())?;
+    Ok(socket)
+}

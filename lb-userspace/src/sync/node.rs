@@ -1,0 +1,243 @@
+//! This node among its peers: sessions, news, and whether it may pre-empt. Sans-IO, as `peer`: datagrams and the time go in,
+//! datagrams come out; `io` has the socket.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
+
+use lb_common::{addr::Addr, flow::Flow};
+
+use super::{
+    auth::{Keys, Refusal, Session},
+    gate::Gate,
+    peer::{HELLO, Peer, SILENCE},
+    pull::Standing,
+    table::{Flows, Table},
+    wire::Record,
+};
+use crate::vrrp::BootTime;
+
+/// A turn that comes so late has been slept through: what peers have said meanwhile is lost.
+const OVERSLEPT: Duration = SILENCE;
+
+/// A flow is told of a second time after so long: until a loss is noticed by its sum, a crash of the owner would cost it.
+const ONCE_MORE: Duration = Duration::from_millis(20);
+
+/// What does not change while it runs.
+#[derive(Debug, Clone)]
+pub struct Setup {
+    /// The peers' addresses and ports.
+    pub peers: Vec<SocketAddr>,
+    /// All addresses of each virtual router, in the order of the configuration.
+    pub routers: Vec<Vec<Addr>>,
+    /// The keys.
+    pub keys: Keys,
+    /// How long a node that has come back waits for the flows at most.
+    pub wait: Duration,
+    /// Index of the loopback interface.
+    pub loopback: u32,
+    /// This run: random and not 0.
+    pub run: u64,
+}
+
+/// One peer and what secures the talk with it.
+#[derive(Debug)]
+pub struct Link {
+    /// Where it is.
+    pub addr: SocketAddr,
+    /// What is said.
+    pub peer: Peer,
+    /// And how.
+    pub session: Session,
+}
+
+/// The node.
+#[derive(Debug)]
+pub struct Node {
+    /// Its flows.
+    pub table: Table,
+    /// Its peers.
+    pub links: Vec<Link>,
+    /// By router, whether it may pre-empt.
+    pub gates: Vec<Gate>,
+    /// Datagrams from nobody's address.
+    pub strangers: u64,
+    wait: Duration,
+    keys: Keys,
+    news: Vec<Record>,
+    /// Slots of flows that were told of for the first time, and when they are told again.
+    young: VecDeque<(BootTime, u32)>,
+    turned: BootTime,
+    told: Vec<bool>,
+}
+
+impl Node {
+    /// Nothing heard yet, and every gate closed.
+    pub fn new(setup: Setup, now: BootTime) -> Self {
+        let routers = setup.routers.len();
+        let link = |(number, addr): (u8, SocketAddr)| Link {
+            addr,
+            peer: Peer::new(number, routers, now),
+            session: Session::new(setup.run),
+        };
+        Self {
+            links: (1..).zip(setup.peers.iter().copied()).map(link).collect(),
+            table: Table::new(setup.routers, setup.loopback),
+            gates: vec![Gate::Closed(now); routers],
+            strangers: 0,
+            wait: setup.wait,
+            keys: setup.keys,
+            news: Vec::new(),
+            young: VecDeque::new(),
+            turned: now,
+            told: vec![false; routers],
+        }
+    }
+
+    /// To be called first in each turn: notices when this node has slept (was frozen).
+    pub fn wake(&mut self, now: BootTime) {
+        if now.since(self.turned) > OVERSLEPT {
+            self.links.iter_mut().for_each(|link| link.peer.forget());
+            for (gate, scope) in self.gates.iter_mut().zip(&self.table.scopes) {
+                if scope.owned.is_none() {
+                    *gate = Gate::Closed(now);
+                }
+            }
+        }
+        self.turned = now;
+    }
+
+    /// The election has decided about a router.
+    pub fn own(&mut self, router: usize, owns: bool, now: BootTime) {
+        let owned = &mut self.table.scopes[router].owned;
+        if owned.is_some() == owns {
+            return;
+        }
+        *owned = owns.then_some(now);
+        self.gates[router] = match self.gates[router] {
+            // Still true of it: clients whose connections it lacked have been reset.
+            Gate::WaitedOut if owns => Gate::WaitedOut,
+            _ if owns => Gate::Open,
+            _ => Gate::Closed(now),
+        };
+        // Who owns is what everybody's next step depends on.
+        self.links.iter_mut().for_each(|link| link.peer.greet(now));
+    }
+
+    /// Opens a datagram and takes in what it says.
+    pub fn receive(&mut self, now: BootTime, from: IpAddr, datagram: &[u8], flows: &mut impl Flows) {
+        let from = from.to_canonical();
+        let Some(link) = self.links.iter_mut().find(|link| link.addr.ip() == from) else {
+            self.strangers += 1;
+            return;
+        };
+        let Ok(opened) = link.session.open(datagram, &self.keys) else { return };
+        if opened.begins {
+            link.peer.forget();
+        }
+        if opened.greet {
+            link.peer.greet(now);
+        }
+        if let Some(message) = opened.message {
+            link.peer.hear(now, opened.stamp, message, &mut self.table, flows);
+        }
+    }
+
+    /// Something may have happened to the flow in a slot.
+    pub fn note(&mut self, slot: u32, flows: &impl Flows, now: BootTime) {
+        let known = self.table.knows(slot);
+        let news = self.table.note(slot, flows, now);
+        if news.is_some() && !known && self.links.iter().any(|link| link.peer.is_alive(now)) {
+            self.young.push_back((now + ONCE_MORE, slot));
+        }
+        self.news.extend(news);
+    }
+
+    /// Flows that are old enough to be told a second time.
+    fn tell_again(&mut self, flows: &impl Flows, now: BootTime) {
+        while let Some((_, slot)) = self.young.pop_front_if(|(at, _)| *at <= now) {
+            self.news.extend(self.table.tell(slot, flows, now));
+        }
+    }
+
+    /// The collector has freed a slot that held this flow.
+    pub fn freed(&mut self, slot: u32, flow: &Flow, now: BootTime) {
+        self.news.extend(self.table.freed(slot, flow, now));
+    }
+
+    /// Hands what was noted to the peers.
+    pub fn flush(&mut self, flows: &impl Flows, now: BootTime) {
+        self.tell_again(flows, now);
+        for link in &mut self.links {
+            link.peer.tell(&self.news, now);
+        }
+        self.news.clear();
+    }
+
+    /// The next datagram to be sent now.
+    pub fn poll_transmit(&mut self, now: BootTime, flows: &impl Flows) -> Option<(SocketAddr, Vec<u8>)> {
+        for link in &mut self.links {
+            if let Some(message) = link.peer.poll_message(now, &self.table, flows) {
+                return Some((link.addr, link.session.seal(&message, &self.keys)));
+            }
+        }
+        None
+    }
+
+    /// When there is something to do next.
+    pub fn deadline(&self, now: BootTime) -> BootTime {
+        let peers = self.links.iter().map(|link| link.peer.deadline(now));
+        let young = self.young.front().map(|(at, _)| *at);
+        peers.chain(young).fold(self.turned + HELLO, BootTime::min)
+    }
+
+    /// Which routers may pre-empt now, where that has changed: their index, and whether they wait.
+    pub fn gate_changes(&mut self, now: BootTime) -> Vec<(usize, bool)> {
+        let mut changes = Vec::new();
+        for router in 0..self.gates.len() {
+            let gate = self.gates[router].look(now, self.best(router, now), self.wait);
+            self.gates[router] = gate;
+            if std::mem::replace(&mut self.told[router], gate.is_closed()) != gate.is_closed() {
+                changes.push((router, gate.is_closed()));
+            }
+        }
+        changes
+    }
+
+    /// How long a gate stays closed at most.
+    pub fn wait(&self) -> Duration {
+        self.wait
+    }
+
+    /// How far this node has come with the router's owner, if one is heard.
+    pub fn best(&self, router: usize, now: BootTime) -> Option<Standing> {
+        let rank = |standing: &Standing| match standing {
+            Standing::Comparing => 0,
+            Standing::Fetching { .. } => 1,
+            Standing::Repairing => 2,
+            Standing::InSync => 3,
+        };
+        self.links.iter().filter_map(|link| link.peer.standing(router, now)).max_by_key(rank)
+    }
+
+    /// Whether the router's flow in a slot is another node's to end: its owner is heard, and says when it is gone. Of half-open
+    /// flows and what else is not replicated it says nothing.
+    pub fn keeps(&self, slot: u32, router: usize, now: BootTime) -> bool {
+        let another = router < self.gates.len() && !self.table.owns(router);
+        another && self.table.knows(slot) && self.best(router, now).is_some()
+    }
+
+    /// Refused datagrams of all peers by reason.
+    pub fn refused(&self) -> BTreeMap<Refusal, u64> {
+        let mut all = BTreeMap::new();
+        for (why, count) in self.links.iter().flat_map(|link| link.session.refused()) {
+            *all.entry(*why).or_default() += count;
+        }
+        if self.strangers > 0 {
+            all.insert(Refusal::Stranger, self.strangers);
+        }
+        all
+    }
+}

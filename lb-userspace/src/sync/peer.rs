@@ -1,0 +1,296 @@
+//! One peer: what is said to it and what is made of what it says. Sans-IO: messages and the time go in, messages come out.
+//!
+//! ```text
+//!   owner ── flows (news) ──────────────▶ other      as they happen
+//!   owner ── hello: number and sum ─────▶ other      every 200 ms
+//!            equal: in sync. Else, or when it has just met the owner:
+//!   owner ◀──── which sums? ───────────── other
+//!   owner ── sums of all buckets ───────▶ other      8 KiB
+//!   owner ◀──── these buckets ─────────── other      as many as fit a window
+//!   owner ── their flows, in parts ─────▶ other      at a bounded rate
+//! ```
+//! A snapshot for a node that joins and the repair of a lost message are one: all buckets differ, or a few. Who pulls is who
+//! lacks, so that a slow node is not flooded and a lost message is asked for again.
+
+use std::collections::VecDeque;
+
+use super::{
+    index::Stamp,
+    pull::{Pull, Standing},
+    table::{Flows, Table},
+    wire::{self, BUCKETS, Claim, MAX_CLAIMS, Message, Record, SUMS, Summary},
+};
+use crate::vrrp::BootTime;
+
+use std::time::Duration;
+
+/// Between two signs of life.
+pub const HELLO: Duration = Duration::from_millis(200);
+/// Without one for so long, the peer is gone.
+pub const SILENCE: Duration = Duration::from_secs(3);
+/// Two greetings that are asked for are not closer.
+const GREETING_GAP: Duration = Duration::from_millis(20);
+/// A bucket's part goes out this often at most: 8,000 a second are some 200,000 flows.
+const PACE: Duration = Duration::from_micros(125);
+/// What may be made up for of that after a pause.
+const BURST: Duration = Duration::from_millis(4);
+/// News that wait for a socket with room. Beyond, they are dropped, and found by their sums.
+const MOST_WAITING: usize = 8192;
+/// Buckets asked for that wait to be sent; asked again, they only cost time.
+const MOST_ASKED: usize = BUCKETS * 2;
+
+/// What has been exchanged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Exchanged {
+    /// Flows told as news.
+    pub news_sent: u64,
+    /// Flows heard of as news.
+    pub news_heard: u64,
+    /// Flows sent because they were asked for.
+    pub flows_sent: u64,
+    /// Flows asked for and heard.
+    pub flows_heard: u64,
+    /// Rounds of buckets that were asked for after the first one.
+    pub repairs: u64,
+    /// News for which there was no room.
+    pub dropped: u64,
+}
+
+/// A peer.
+#[derive(Debug)]
+pub struct Peer {
+    /// Its number, from 1 on.
+    number: u8,
+    /// When it was last heard in an open session.
+    heard: Option<BootTime>,
+    hello_at: BootTime,
+    greeted: BootTime,
+    /// By router: what it says of it, and how far this node has come.
+    pulls: Vec<Pull>,
+    /// To be sent at once.
+    urgent: VecDeque<Message>,
+    /// Buckets that it has asked for: router, nonce, bucket.
+    asked: VecDeque<(usize, u32, u16)>,
+    /// Parts of the bucket that is being sent.
+    parts: VecDeque<Message>,
+    /// When the next part may be sent.
+    paced: BootTime,
+    nonces: u32,
+    /// Counters.
+    pub exchanged: Exchanged,
+}
+
+impl Peer {
+    /// The `number`th peer, from 1 on, of a node with so many routers.
+    pub fn new(number: u8, routers: usize, now: BootTime) -> Self {
+        Self {
+            number,
+            heard: None,
+            hello_at: now,
+            greeted: BootTime(0),
+            pulls: (0..routers).map(|_| Pull::default()).collect(),
+            urgent: VecDeque::new(),
+            asked: VecDeque::new(),
+            parts: VecDeque::new(),
+            paced: now,
+            nonces: 0,
+            exchanged: Exchanged::default(),
+        }
+    }
+
+    /// Whether it lives.
+    pub fn is_alive(&self, now: BootTime) -> bool {
+        self.heard.is_some_and(|at| now < at + SILENCE)
+    }
+
+    /// When it was last heard.
+    pub fn heard(&self) -> Option<BootTime> {
+        self.heard
+    }
+
+    /// How far this node has come with a router that the peer owns; `None` if it does not own it, or is silent.
+    pub fn standing(&self, scope: usize, now: BootTime) -> Option<Standing> {
+        self.pulls[scope].standing().filter(|_| self.is_alive(now))
+    }
+
+    /// What it says that it has of a router.
+    pub fn claimed(&self, scope: usize) -> Option<Summary> {
+        self.pulls[scope].claimed()
+    }
+
+    /// Nothing that was under way goes on: it has been started anew, or this node has slept.
+    pub fn forget(&mut self) {
+        self.pulls.iter_mut().for_each(|pull| *pull = Pull::default());
+        self.urgent.clear();
+        self.asked.clear();
+        self.parts.clear();
+        self.heard = None;
+    }
+
+    /// It should hear from this node at once.
+    pub fn greet(&mut self, now: BootTime) {
+        self.hello_at = self.hello_at.min((self.greeted + GREETING_GAP).max(now));
+    }
+
+    /// Takes in what it says. `order` is where that stands in the order of its words.
+    pub fn hear(
+        &mut self,
+        now: BootTime,
+        order: u64,
+        message: Message,
+        table: &mut Table,
+        flows: &mut impl Flows,
+    ) {
+        self.heard = Some(now);
+        let stamp = Stamp { peer: self.number, order };
+        match message {
+            Message::Hello { claims, .. } => {
+                for claim in claims {
+                    self.hear_claim(now, &claim, table);
+                }
+            }
+            Message::Flows(records) => {
+                self.exchanged.news_heard += records.len() as u64;
+                records.iter().for_each(|record| table.take(record, stamp, flows, now));
+            }
+            Message::AskSums { scope } => self.tell_sums(&scope, table),
+            Message::Sums { scope, first, sums } => {
+                if let Some(i) = table.scope(&scope).filter(|i| !table.owns(*i)) {
+                    self.pulls[i].hear_sums(first, &sums, |bucket| table.sum(i, bucket));
+                }
+            }
+            Message::Ask { scope, nonce, buckets } => {
+                if let Some(i) = table.scope(&scope).filter(|i| table.owns(*i)) {
+                    let room = MOST_ASKED.saturating_sub(self.asked.len());
+                    self.asked.extend(buckets.into_iter().take(room).map(|bucket| (i, nonce, bucket)));
+                }
+            }
+            Message::Bucket { scope, nonce, bucket, part, parts, flows: records } => {
+                let Some(i) = table.scope(&scope).filter(|i| !table.owns(*i)) else { return };
+                if !self.pulls[i].wants(nonce, bucket) {
+                    return;
+                }
+                self.exchanged.flows_heard += records.len() as u64;
+                records.iter().for_each(|record| table.take(record, stamp, flows, now));
+                let ids = records.iter().map(|record| record.id);
+                let whole = self.pulls[i].hear_part(now, bucket, (part, parts), ids);
+                if let Some((has, asked)) = whole {
+                    table.retain(i, bucket, &has, Stamp { peer: self.number, order: asked }, flows);
+                    self.pulls[i].settle(bucket, table.sum(i, bucket));
+                }
+            }
+        }
+        self.pulls.iter_mut().for_each(|pull| pull.newest(order));
+    }
+
+    fn hear_claim(&mut self, now: BootTime, claim: &Claim, table: &Table) {
+        let Some(i) = table.scope(&claim.scope) else { return };
+        let owner = claim.owner && !table.owns(i);
+        self.pulls[i].hear_claim(now, owner.then_some(claim.summary), table.total(i));
+    }
+
+    fn tell_sums(&mut self, addr: &lb_common::addr::Addr, table: &Table) {
+        let Some(i) = table.scope(addr).filter(|i| table.owns(*i)) else { return };
+        // Asked for again before they were sent: once is enough.
+        self.urgent.retain(|m| !matches!(m, Message::Sums { scope, .. } if scope == addr));
+        for first in (0..BUCKETS as u16).step_by(SUMS) {
+            let sums = (first..first + SUMS as u16).map(|bucket| table.sum(i, bucket)).collect();
+            self.urgent.push_back(Message::Sums { scope: *addr, first, sums });
+        }
+    }
+
+    /// News for it, which it is told if it lives: else it will ask for all of them.
+    pub fn tell(&mut self, records: &[Record], now: BootTime) {
+        if records.is_empty() || !self.is_alive(now) {
+            return;
+        }
+        for part in wire::parts(records) {
+            if self.urgent.len() >= MOST_WAITING {
+                self.exchanged.dropped += part.len() as u64;
+                continue;
+            }
+            self.exchanged.news_sent += part.len() as u64;
+            self.urgent.push_back(Message::Flows(part.to_vec()));
+        }
+    }
+
+    /// The next message to be sent now.
+    pub fn poll_message(&mut self, now: BootTime, table: &Table, flows: &impl Flows) -> Option<Message> {
+        // News before the sums that count them.
+        if let Some(message) = self.urgent.pop_front() {
+            return Some(message);
+        }
+        if now >= self.hello_at {
+            (self.greeted, self.hello_at) = (now, now + HELLO);
+            self.say_hello(table);
+            return self.urgent.pop_front();
+        }
+        if !self.is_alive(now) {
+            return None;
+        }
+        for i in 0..self.pulls.len() {
+            let repairs = &mut self.exchanged.repairs;
+            let asked = self.pulls[i].poll(now, table.scopes[i].addr, &mut self.nonces, repairs);
+            if asked.is_some() {
+                return asked;
+            }
+        }
+        self.next_part(now, table, flows)
+    }
+
+    fn say_hello(&mut self, table: &Table) {
+        let claim =
+            |i: usize| Claim { scope: table.scopes[i].addr, owner: table.owns(i), summary: table.total(i) };
+        let claims: Vec<_> = (0..table.scopes.len()).map(claim).collect();
+        for claims in claims.chunks(MAX_CLAIMS) {
+            self.urgent.push_back(Message::Hello { highest: wire::VERSION, claims: claims.to_vec() });
+        }
+        if claims.is_empty() {
+            self.urgent.push_back(Message::Hello { highest: wire::VERSION, claims });
+        }
+    }
+
+    fn next_part(&mut self, now: BootTime, table: &Table, flows: &impl Flows) -> Option<Message> {
+        if now < self.paced {
+            return None;
+        }
+        while self.parts.is_empty() {
+            let (i, nonce, bucket) = self.asked.pop_front()?;
+            if !table.owns(i) {
+                continue;
+            }
+            let records = table.bucket(i, bucket, flows, now);
+            let parts = wire::parts(&records);
+            let count = parts.len() as u16;
+            let part = |(part, flows): (u16, &[Record])| Message::Bucket {
+                scope: table.scopes[i].addr,
+                nonce,
+                bucket,
+                part,
+                parts: count,
+                flows: flows.to_vec(),
+            };
+            self.exchanged.flows_sent += records.len() as u64;
+            self.parts.extend((0..).zip(parts).map(part));
+        }
+        self.paced = self.paced.max(now - BURST) + PACE;
+        self.parts.pop_front()
+    }
+
+    /// When [`poll_message`](Self::poll_message) has something to say next.
+    pub fn deadline(&self, now: BootTime) -> BootTime {
+        if !self.urgent.is_empty() {
+            return BootTime(0);
+        }
+        if !self.is_alive(now) {
+            // Whatever else is due, nobody is there to be asked or told.
+            return self.hello_at;
+        }
+        let paced = (!self.asked.is_empty() || !self.parts.is_empty()).then_some(self.paced);
+        let pulls = self.pulls.iter().filter_map(Pull::deadline);
+        pulls.chain(paced).fold(self.hello_at, BootTime::min)
+    }
+}
+
+#[cfg(test)]
+mod tests;

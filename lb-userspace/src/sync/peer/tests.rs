@@ -1,0 +1,300 @@
+use lb_common::flow::Stage;
+use proptest::prelude::*;
+
+use super::{
+    super::{
+        gate::Gate,
+        table::Unfit,
+        testing::{Fate, Sim, record},
+    },
+    *,
+};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn good(_: u64) -> Fate {
+    Fate::Arrives(1)
+}
+
+/// Two nodes that have met; the first owns the address.
+fn met() -> Sim {
+    let mut sim = Sim::new();
+    sim.hosts[0].node.own(0, true, sim.now);
+    sim.run(SECOND, good);
+    sim
+}
+
+fn equal(sim: &Sim) -> bool {
+    sim.hosts[0].flows.content() == sim.hosts[1].flows.content()
+}
+
+fn standing(sim: &Sim) -> Option<Standing> {
+    sim.hosts[1].node.best(0, sim.now)
+}
+
+#[test]
+fn a_flow_is_known_to_the_other_node_within_milliseconds_and_so_is_its_end() {
+    let mut sim = met();
+    assert_eq!(standing(&sim), Some(Standing::InSync), "nothing and nothing");
+    sim.hosts[0].establish(&record(40_000), sim.now);
+    sim.run(Duration::from_millis(3), good);
+    assert_eq!(sim.hosts[1].flows.slots.len(), 1);
+    sim.hosts[0].advance(&record(40_000), Stage::Closing, sim.now);
+    sim.run(Duration::from_millis(3), good);
+    assert_eq!(sim.hosts[1].flows.slots.values().next().unwrap().stage(), Stage::Closing);
+    sim.hosts[0].end(&record(40_000), sim.now);
+    sim.run(Duration::from_millis(3), good);
+    assert!(sim.hosts[1].flows.slots.is_empty());
+    assert_eq!(sim.hosts[1].node.links[0].peer.exchanged.repairs, 0);
+}
+
+#[test]
+fn a_node_that_joins_gets_all_flows_and_may_pre_empt_only_then() {
+    let mut sim = Sim::new();
+    sim.hosts[0].node.own(0, true, sim.now);
+    for port in 1..=20_000 {
+        sim.hosts[0].establish(&record(port), sim.now);
+    }
+    // What it has from earlier is out of date.
+    for port in 30_000..30_100 {
+        sim.hosts[1].establish(&record(port), sim.now);
+    }
+    sim.hosts[1].establish(&Record { snat_port: lb_common::addr::Port::new(1), ..record(7) }, sim.now);
+    let mut waited = 0;
+    while standing(&sim) != Some(Standing::InSync) {
+        assert!(sim.hosts[1].node.gates[0].is_closed(), "it lacks flows");
+        sim.run(Duration::from_millis(10), good);
+        waited += 10;
+        assert!(waited < 2_000, "{:?}", standing(&sim));
+    }
+    assert!(equal(&sim));
+    sim.run(Duration::from_millis(2), good);
+    assert_eq!(sim.hosts[1].node.gates[0], Gate::Open);
+    let sent = sim.hosts[0].node.links[0].peer.exchanged.flows_sent;
+    assert!((20_000..21_000).contains(&sent), "each is sent once: {sent}");
+}
+
+#[test]
+fn the_snapshot_is_paced() {
+    let mut sim = Sim::new();
+    sim.hosts[0].node.own(0, true, sim.now);
+    for port in 1..=50_000 {
+        sim.hosts[0].establish(&record(port), sim.now);
+    }
+    sim.run(Duration::from_millis(100), good);
+    let before = sim.sent;
+    sim.run(Duration::from_millis(100), good);
+    assert!((300..=1_000).contains(&(sim.sent - before)), "{} datagrams in 100 ms", sim.sent - before);
+}
+
+#[test]
+fn what_is_lost_is_missed_within_half_a_second_and_fetched_bucket_by_bucket() {
+    let mut sim = met();
+    for port in 1..=2_000 {
+        sim.hosts[0].establish(&record(port), sim.now);
+    }
+    sim.run(SECOND, good);
+    let before = sim.hosts[0].node.links[0].peer.exchanged.flows_sent;
+    sim.hosts[0].establish(&record(40_000), sim.now);
+    sim.hosts[0].end(&record(77), sim.now);
+    // Each flow is told of twice.
+    sim.run(Duration::from_millis(25), |_| Fate::Lost);
+    sim.run(Duration::from_millis(500), good);
+    assert!(equal(&sim));
+    let sent = sim.hosts[0].node.links[0].peer.exchanged.flows_sent - before;
+    assert!(sent < 20, "two buckets of 1,024: {sent} flows");
+    assert_eq!(sim.hosts[1].node.links[0].peer.exchanged.repairs, 1);
+}
+
+#[test]
+fn a_flow_that_falls_silent_is_told_with_its_last_numbers_and_one_in_use_now_and_then() {
+    let mut sim = met();
+    let there = |sim: &Sim| *sim.hosts[1].flows.slots.values().next().expect("a flow");
+    sim.hosts[0].establish(&record(1), sim.now);
+    sim.run(SECOND, good);
+    let began = sim.hosts[0].node.links[0].peer.exchanged.news_sent;
+    // In use without a pause, looked at every second.
+    for second in 1..=40 {
+        sim.hosts[0].use_it(&record(1), second, sim.now, sim.now);
+        sim.run(SECOND, good);
+    }
+    let used = sim.hosts[0].node.links[0].peer.exchanged.news_sent - began;
+    assert!((1..=2).contains(&used), "told {used} times in 40 s");
+    let last = sim.now - SECOND;
+    sim.hosts[0].use_it(&record(1), 40, last, sim.now + 2 * SECOND);
+    sim.run(SECOND, good);
+    assert_eq!(there(&sim).client_next, 40);
+    let idle = sim.now.0 - there(&sim).seen;
+    assert!((3_900_000_000..4_200_000_000).contains(&idle), "and how long it has been silent: {idle}");
+    let before = sim.hosts[0].node.links[0].peer.exchanged.news_sent;
+    sim.hosts[0].use_it(&record(1), 40, last, sim.now + 9 * SECOND);
+    assert_eq!(sim.hosts[0].node.links[0].peer.exchanged.news_sent, before, "once");
+}
+
+#[test]
+fn a_young_flow_outlives_the_loss_of_a_datagram_and_an_owner_that_dies_then() {
+    let mut sim = met();
+    sim.hosts[0].establish(&record(40_000), sim.now);
+    sim.run(Duration::from_millis(2), |_| Fate::Lost);
+    assert!(sim.hosts[1].flows.slots.is_empty());
+    sim.run(Duration::from_millis(25), good);
+    assert_eq!(sim.hosts[1].flows.slots.len(), 1);
+    assert_eq!(sim.hosts[1].node.links[0].peer.exchanged.repairs, 0, "before anybody missed it");
+}
+
+#[test]
+fn the_new_owner_takes_the_last_words_of_the_old_one_and_nothing_later() {
+    let mut sim = met();
+    sim.hosts[0].establish(&record(1), sim.now);
+    sim.run(SECOND, good);
+    // Under way when the other takes over.
+    sim.hosts[0].establish(&record(2), sim.now);
+    sim.hosts[0].advance(&record(1), Stage::Closed, sim.now);
+    sim.run(Duration::from_millis(1), |_| Fate::Arrives(4));
+    sim.hosts[1].node.own(0, true, sim.now);
+    sim.run(Duration::from_millis(20), good);
+    assert_eq!(sim.hosts[1].flows.slots.len(), 2, "a flow that it did not know");
+    let first = sim.hosts[1].flows.find(&record(1).id).unwrap();
+    assert_eq!(sim.hosts[1].flows.read(first).stage(), Stage::Established, "its own it knows best");
+    sim.hosts[0].node.own(0, false, sim.now);
+    sim.run(3 * SECOND, good);
+    assert!(equal(&sim), "the old owner has what the new one has");
+}
+
+#[test]
+fn flows_that_this_node_cannot_take_are_counted_and_do_not_keep_it_from_pre_empting() {
+    let mut sim = Sim::new();
+    sim.hosts[0].node.own(0, true, sim.now);
+    sim.hosts[1].flows.lacks = Some(record(2).backend);
+    for port in 1..=1_000 {
+        sim.hosts[0].establish(&record(port), sim.now);
+    }
+    sim.run(2 * SECOND, good);
+    assert_eq!(sim.hosts[1].flows.slots.len(), 800);
+    assert_eq!(standing(&sim), Some(Standing::InSync));
+    let unfit = sim.hosts[1].node.table.unfit[&Unfit::Backend];
+    assert!((200..=400).contains(&unfit), "they are not fetched again and again: {unfit}");
+}
+
+#[test]
+fn a_node_that_was_frozen_has_to_catch_up_again() {
+    let mut sim = met();
+    assert_eq!(sim.hosts[1].node.gates[0], Gate::Open);
+    sim.hosts[1].node.wake(sim.now + 5 * SECOND);
+    assert!(sim.hosts[1].node.gates[0].is_closed());
+    assert_eq!(standing(&sim), None);
+    sim.now = sim.now + 5 * SECOND;
+    sim.run(SECOND, good);
+    assert_eq!(sim.hosts[1].node.gates[0], Gate::Open);
+}
+
+#[test]
+fn a_peer_that_falls_silent_while_flows_are_fetched_is_not_waited_for_busily() {
+    let mut sim = Sim::new();
+    sim.hosts[0].node.own(0, true, sim.now);
+    for port in 1..=20_000 {
+        sim.hosts[0].establish(&record(port), sim.now);
+    }
+    sim.run(Duration::from_millis(40), good);
+    assert!(matches!(standing(&sim), Some(Standing::Fetching { .. })), "{:?}", standing(&sim));
+    sim.run(4 * SECOND, |_| Fate::Lost);
+    for host in &sim.hosts {
+        assert!(host.node.deadline(sim.now) > sim.now, "nothing to do before the next greeting");
+    }
+    let before = sim.sent;
+    sim.run(SECOND, |_| Fate::Lost);
+    assert!(sim.sent - before <= 12, "greetings alone: {}", sim.sent - before);
+    sim.run(3 * SECOND, good);
+    assert!(equal(&sim), "it is met again");
+}
+
+#[test]
+fn another_nodes_flows_are_not_collected_while_their_owner_is_heard() {
+    let mut sim = met();
+    sim.hosts[0].establish(&record(1), sim.now);
+    sim.run(Duration::from_millis(5), good);
+    let slot = |sim: &Sim, host: usize| *sim.hosts[host].flows.slots.keys().next().expect("a flow");
+    let (own, others) = (slot(&sim, 0), slot(&sim, 1));
+    assert!(sim.hosts[1].node.keeps(others, 0, sim.now));
+    assert!(!sim.hosts[0].node.keeps(own, 0, sim.now), "its own");
+    assert!(!sim.hosts[1].node.keeps(others, 0, sim.now + 4 * SECOND), "nobody is heard");
+    assert!(!sim.hosts[1].node.keeps(others + 1, 0, sim.now), "half-open, or not to be replicated");
+    assert!(!sim.hosts[1].node.keeps(others, 9, sim.now), "no router");
+}
+
+/// What happens to flows of the owner.
+#[derive(Debug, Clone)]
+enum Step {
+    Establish(u16),
+    Advance(u16, bool),
+    End(u16),
+    Pass(u16),
+    /// The other one takes over.
+    Move,
+    /// The other node starts anew, with its table as it is or empty.
+    Restart(bool),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let port = 1..200u16;
+    prop_oneof![
+        6 => port.clone().prop_map(Step::Establish),
+        3 => (port.clone(), any::<bool>()).prop_map(|(port, closed)| Step::Advance(port, closed)),
+        3 => port.prop_map(Step::End),
+        4 => (1..400u16).prop_map(Step::Pass),
+        1 => Just(Step::Move),
+        1 => any::<bool>().prop_map(Step::Restart),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+
+    /// Whatever becomes of datagrams while flows come and go and the address moves: once the link is good again, all tables are
+    /// the owner's.
+    #[test]
+    fn tables_converge(
+        nodes in 2..4usize,
+        steps in proptest::collection::vec((step(), any::<bool>()), 1..60),
+        fates in proptest::collection::vec((0..100u8, 1..40u64, 1..300u64), 64),
+        loss in 0..60u8,
+    ) {
+        let mut sim = Sim::of(nodes);
+        let mut owner = 0;
+        sim.hosts[0].node.own(0, true, sim.now);
+        let fate = |n: u64| match fates[n as usize % fates.len()] {
+            (dice, ..) if dice < loss => Fate::Lost,
+            (dice, first, second) if dice > 90 => Fate::Twice(first, second),
+            (_, after, _) => Fate::Arrives(after),
+        };
+        for (step, last) in steps {
+            let now = sim.now;
+            // The next one, or of three the one after that.
+            let other = (owner + if last { nodes - 1 } else { 1 }) % nodes;
+            match step {
+                Step::Establish(port) => sim.hosts[owner].establish(&record(port), now),
+                Step::Advance(port, closed) => {
+                    let stage = if closed { Stage::Closed } else { Stage::Closing };
+                    sim.hosts[owner].advance(&record(port), stage, now);
+                }
+                Step::End(port) => sim.hosts[owner].end(&record(port), now),
+                Step::Pass(ms) => sim.run(Duration::from_millis(ms.into()), fate),
+                Step::Move => {
+                    sim.hosts[owner].node.own(0, false, now);
+                    owner = other;
+                    sim.hosts[owner].node.own(0, true, now);
+                }
+                Step::Restart(empty) => sim.restart(other, empty),
+            }
+        }
+        sim.run(4 * SECOND, good);
+        let total = |i: usize| sim.hosts[i].node.table.total(0);
+        for standby in (0..nodes).filter(|i| *i != owner) {
+            prop_assert_eq!(sim.hosts[standby].flows.content(), sim.hosts[owner].flows.content());
+            prop_assert_eq!(sim.hosts[standby].node.best(0, sim.now), Some(Standing::InSync));
+            prop_assert!(!sim.hosts[standby].node.gates[0].is_closed());
+            prop_assert_eq!(total(standby), total(owner));
+        }
+        prop_assert_eq!(total(owner).count as usize, sim.hosts[owner].flows.slots.len());
+    }
+}

@@ -1,0 +1,339 @@
+//! This node's flows as its peers see them: what is told of its own, and what is made of theirs.
+//!
+//! Whose word counts is a question of ownership alone: who owns a virtual router tells of its flows and takes nobody's word
+//! for them; who does not own it has what the owner has. [`Flows`] is the flow table underneath: the kernel's maps
+//! (`datapath::replica`), or a test's memory.
+
+use std::collections::{BTreeMap, HashSet};
+
+use lb_common::{
+    addr::Addr,
+    flow::{FIN_BACKEND, FIN_CLIENT, Flow, Stage},
+    mode::Mode,
+};
+
+use super::{
+    index::{Entry, Index, Stamp},
+    wire::{FlowId, Op, Record, Summary},
+};
+use crate::vrrp::BootTime;
+
+/// A flow whose last packet peers have not heard of for so long, ns, is told again: on a new owner it would end so much too
+/// early. A sixth of what the shortest-lived of them, UDP's, are given.
+const REFRESH: u64 = 30_000_000_000;
+/// A flow that has been used and then silent for so long, ns, is told again: its sequence numbers are final until it is used
+/// anew, and who resets it needs them.
+const QUIET: u64 = 2_000_000_000;
+/// How long a new owner takes in flows that it does not know: the last words of the one before it, still on their way.
+const LAST_WORDS: std::time::Duration = std::time::Duration::from_secs(2);
+
+/// Why a flow cannot be taken in, or not be passed on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, thiserror::Error)]
+pub enum Unfit {
+    /// This node has no such service.
+    #[error("unknown-service")]
+    Service,
+    /// The service has no such backend here, or reaches it in another mode.
+    #[error("unknown-backend")]
+    Backend,
+    /// The flow table is full.
+    #[error("table-full")]
+    Full,
+    /// The kernel refused to enter it.
+    #[error("failed")]
+    Failed,
+    /// Its backend sees this node's own address, so that no other node can go on with it.
+    #[error("own-address")]
+    OwnAddress,
+    /// It ends on this node itself: at its own stack, or at a client here.
+    #[error("local")]
+    Local,
+}
+
+/// The flow table underneath.
+pub trait Flows {
+    /// The record in a slot.
+    fn read(&self, slot: u32) -> Flow;
+    /// The slot that the flow's key from the client leads to.
+    fn find(&self, id: &FlowId) -> Option<u32>;
+    /// Whether nothing is in a flow's way.
+    fn has_way(&self, record: &Record) -> bool;
+    /// Enters a flow in a slot of its own; what is in its way goes, and those slots are added to `displaced`.
+    fn insert(&mut self, record: &Record, displaced: &mut Vec<u32>) -> Result<u32, Unfit>;
+    /// Brings stage, times and sequence numbers of the same flow up to date.
+    fn update(&mut self, slot: u32, record: &Record);
+    /// Takes a flow out.
+    fn remove(&mut self, slot: u32);
+}
+
+/// A virtual router whose flows are replicated.
+#[derive(Debug, Clone)]
+pub struct Scope {
+    /// Its lowest address: what peers call it.
+    pub addr: Addr,
+    /// All its addresses.
+    addresses: Vec<Addr>,
+    /// Since when this node owns it.
+    pub owned: Option<BootTime>,
+}
+
+/// All of it.
+#[derive(Debug)]
+pub struct Table {
+    /// The virtual routers, by their index in the configuration.
+    pub scopes: Vec<Scope>,
+    index: Index,
+    /// The loopback interface: clients on this node.
+    loopback: u32,
+    /// Flows that are not passed on, by reason.
+    kept: BTreeMap<Unfit, HashSet<u32>>,
+    /// Flows of peers that were not taken in.
+    pub unfit: BTreeMap<Unfit, u64>,
+    /// Flows taken in and changed by peers' word.
+    pub taken: u64,
+    /// Flows removed by peers' word.
+    pub removed: u64,
+}
+
+impl Table {
+    /// Of virtual routers with these addresses.
+    pub fn new(routers: Vec<Vec<Addr>>, loopback: u32) -> Self {
+        let scope = |addresses: Vec<Addr>| Scope {
+            addr: addresses.iter().copied().min().unwrap_or_default(),
+            addresses,
+            owned: None,
+        };
+        Self {
+            index: Index::new(routers.len()),
+            scopes: routers.into_iter().map(scope).collect(),
+            loopback,
+            kept: BTreeMap::new(),
+            unfit: BTreeMap::new(),
+            taken: 0,
+            removed: 0,
+        }
+    }
+
+    /// The virtual router that peers call by this address.
+    pub fn scope(&self, addr: &Addr) -> Option<usize> {
+        self.scopes.iter().position(|scope| scope.addr == *addr)
+    }
+
+    /// Whether this node owns a router.
+    pub fn owns(&self, scope: usize) -> bool {
+        self.scopes[scope].owned.is_some()
+    }
+
+    /// Number and sum of a router's flows.
+    pub fn total(&self, scope: usize) -> Summary {
+        self.index.total(scope)
+    }
+
+    /// Sum of a bucket.
+    pub fn sum(&self, scope: usize, bucket: u16) -> u64 {
+        self.index.sum(scope, bucket)
+    }
+
+    /// How many flows are not passed on, by reason.
+    pub fn kept(&self) -> impl Iterator<Item = (Unfit, usize)> + '_ {
+        self.kept.iter().map(|(why, slots)| (*why, slots.len())).filter(|(_, n)| *n > 0)
+    }
+
+    /// Something may have happened to the flow in a slot: what peers are to be told of it.
+    pub fn note(&mut self, slot: u32, flows: &impl Flows, now: BootTime) -> Option<Record> {
+        let flow = flows.read(slot);
+        let scope = usize::try_from(flow.router).ok().filter(|scope| *scope < self.scopes.len())?;
+        if !is_established(&flow) || !self.is_fit(slot, &flow) {
+            self.index.forget(slot);
+            return None;
+        }
+        let known = self.index.entry(slot).filter(|entry| entry.generation == flow.generation).copied();
+        let mark = mark(&flow);
+        let told_lately = |entry: &Entry| {
+            let quiet = flow.seen > entry.told && now.0.saturating_sub(flow.seen) >= QUIET;
+            !quiet && flow.seen < entry.told.saturating_add(REFRESH)
+        };
+        if known.is_some_and(|entry| entry.mark == mark && told_lately(&entry)) {
+            return None;
+        }
+        let record = Record::of(&flow, now.0);
+        // A new connection of the same client took its keys: only the record is left, which the collector frees.
+        if flow.stage() == Stage::Closed && flows.find(&record.id) != Some(slot) {
+            return self.gone(slot, known.is_some(), scope, record);
+        }
+        match known {
+            Some(entry) if entry.mark == mark => self.index.tell(slot, flow.seen),
+            _ => self.enter(slot, scope, &record, Stamp::default(), &flow),
+        }
+        self.owns(scope).then_some(record)
+    }
+
+    /// Whether peers have been, or can be, told of the flow in a slot.
+    pub fn knows(&self, slot: u32) -> bool {
+        self.index.entry(slot).is_some()
+    }
+
+    /// What is to be told of the flow in a slot, changed or not.
+    pub fn tell(&self, slot: u32, flows: &impl Flows, now: BootTime) -> Option<Record> {
+        let entry = self.index.entry(slot)?;
+        let flow = flows.read(slot);
+        let same = flow.generation == entry.generation && is_established(&flow);
+        (same && self.owns(entry.scope.into())).then(|| Record::of(&flow, now.0))
+    }
+
+    /// The collector has freed a slot that held this flow: what peers are to be told of it.
+    pub fn freed(&mut self, slot: u32, flow: &Flow, now: BootTime) -> Option<Record> {
+        self.let_go(slot);
+        let scope = usize::from(self.index.entry(slot)?.scope);
+        self.gone(slot, true, scope, Record::of(flow, now.0))
+    }
+
+    fn gone(&mut self, slot: u32, known: bool, scope: usize, record: Record) -> Option<Record> {
+        self.index.forget(slot);
+        (known && self.owns(scope)).then_some(Record { op: Op::Gone, ..record })
+    }
+
+    /// Whether a flow can be another node's, which is counted if it cannot.
+    fn is_fit(&mut self, slot: u32, flow: &Flow) -> bool {
+        let why = match flow.mode() {
+            Mode::Local => Some(Unfit::Local),
+            _ if flow.client_if == self.loopback => Some(Unfit::Local),
+            Mode::Nat if flow.snat != flow.vip => Some(Unfit::OwnAddress),
+            _ => None,
+        };
+        match why {
+            Some(why) => _ = self.kept.entry(why).or_default().insert(slot),
+            None => self.let_go(slot),
+        }
+        why.is_none()
+    }
+
+    /// The slot holds no flow that is kept to this node, or none at all.
+    fn let_go(&mut self, slot: u32) {
+        for slots in self.kept.values_mut() {
+            slots.remove(&slot);
+        }
+    }
+
+    /// The flows of a bucket.
+    pub fn bucket(&self, scope: usize, bucket: u16, flows: &impl Flows, now: BootTime) -> Vec<Record> {
+        let read = |slot: &u32| Record::of(&flows.read(*slot), now.0);
+        self.index
+            .slots(scope, bucket)
+            .iter()
+            .map(read)
+            .filter(|record| record.stage != Stage::Free)
+            .collect()
+    }
+
+    /// Takes an owner's word for a flow. `stamp` says where it stands in the order of what the peer said.
+    pub fn take(&mut self, record: &Record, stamp: Stamp, flows: &mut impl Flows, now: BootTime) {
+        let Some(scope) = self.scope_of(record) else {
+            return self.count_unfit(record, Unfit::Service);
+        };
+        let slot = flows.find(&record.id);
+        if let Some(since) = self.scopes[scope].owned {
+            let news = record.op == Op::Is && now.since(since) < LAST_WORDS && flows.has_way(record);
+            if !news {
+                return;
+            }
+        }
+        let known = slot.and_then(|slot| self.index.entry(slot)).copied();
+        // What came later by another way is newer.
+        if known.is_some_and(|entry| entry.stamp.is_after(stamp)) {
+            return;
+        }
+        match (record.op, slot) {
+            (Op::Gone, None) => {}
+            (Op::Gone, Some(slot)) => {
+                if Record::of(&flows.read(slot), now.0).is_same(record) {
+                    flows.remove(slot);
+                    self.index.forget(slot);
+                    self.removed += 1;
+                }
+            }
+            (Op::Is, Some(slot)) if is_same(&flows.read(slot), record, now) => {
+                flows.update(slot, record);
+                self.enter(slot, scope, record, stamp, &flows.read(slot));
+                self.taken += 1;
+            }
+            (Op::Is, _) => {
+                let mut displaced = Vec::new();
+                let entered = flows.insert(record, &mut displaced);
+                for slot in displaced {
+                    self.index.forget(slot);
+                }
+                match entered {
+                    Ok(slot) => {
+                        self.enter(slot, scope, record, stamp, &flows.read(slot));
+                        self.taken += 1;
+                    }
+                    Err(why) => self.count_unfit(record, why),
+                }
+            }
+        }
+    }
+
+    fn enter(&mut self, slot: u32, scope: usize, record: &Record, stamp: Stamp, flow: &Flow) {
+        self.index.set(
+            slot,
+            Entry {
+                sum: record.sum(),
+                stamp,
+                told: flow.seen,
+                scope: scope as u16,
+                bucket: record.bucket(),
+                generation: flow.generation,
+                mark: mark(flow),
+                ..Entry::default()
+            },
+        );
+    }
+
+    fn count_unfit(&mut self, record: &Record, why: Unfit) {
+        if record.op == Op::Is {
+            *self.unfit.entry(why).or_default() += 1;
+        }
+    }
+
+    fn scope_of(&self, record: &Record) -> Option<usize> {
+        self.scopes.iter().position(|scope| scope.addresses.contains(&record.id.vip))
+    }
+
+    /// Removes the flows of a bucket that the owner does not have: those not in `has`, unless they came after `asked`.
+    pub fn retain(
+        &mut self,
+        scope: usize,
+        bucket: u16,
+        has: &HashSet<FlowId>,
+        asked: Stamp,
+        flows: &mut impl Flows,
+    ) {
+        if self.owns(scope) {
+            return;
+        }
+        for slot in self.index.slots(scope, bucket).to_vec() {
+            let came = self.index.entry(slot).map_or(Stamp::default(), |entry| entry.stamp);
+            let id = Record::of(&flows.read(slot), 0).id;
+            if !came.is_after(asked) && !has.contains(&id) {
+                flows.remove(slot);
+                self.index.forget(slot);
+                self.removed += 1;
+            }
+        }
+    }
+}
+
+fn is_established(flow: &Flow) -> bool {
+    let stage = flow.stage();
+    flow.place == 0 && matches!(stage, Stage::Established | Stage::Closing | Stage::Closed | Stage::TwoWay)
+}
+
+/// What peers are told of but for whose the flow is.
+fn mark(flow: &Flow) -> u16 {
+    u16::from(flow.stage) | u16::from(flow.flags & (FIN_CLIENT | FIN_BACKEND)) << 8
+}
+
+fn is_same(flow: &Flow, record: &Record, now: BootTime) -> bool {
+    is_established(flow) && Record::of(flow, now.0).is_same(record)
+}

@@ -1,0 +1,255 @@
+//! What the packet programs tell the daemon of flows that are replicated: through the host core and the kernel's programs.
+
+use std::{net::SocketAddr, path::Path};
+
+use lb_common::{
+    addr::{PROTO_TCP, Port},
+    flow::{Flow, REPLICATED, Stage, TIMED},
+    mode::Mode,
+    reason::Reason,
+};
+use lb_tests::{
+    packets::{CLIENT, Datagram, FAMILIES, Family, LO, PORT, Segment, VIP, backend, seen, world},
+    pair::{NOW, Pair},
+};
+use lb_userspace::{
+    config::{self, SecretError, Surroundings},
+    datapath::{
+        load::Datapath,
+        replica::{Events, Replica},
+        tables::Desired,
+    },
+    sync::{
+        directory::{Directory, fill},
+        table::{Flows, Unfit},
+        wire::Record,
+    },
+    vrrp::BootTime,
+};
+
+const NOTHING: [u32; 0] = [];
+
+fn replicating(mut desired: Desired) -> Desired {
+    desired.settings.sync = 1;
+    desired
+}
+
+/// The slots of the events since this was last asked: on the host and from the kernel's ring, which agree.
+#[track_caller]
+fn told(p: &Pair, events: &mut Events) -> Vec<u32> {
+    let host: Vec<u32> = p.host.flow_events.borrow_mut().drain(..).map(|e| e.slot).collect();
+    let kernel: Vec<u32> = std::iter::from_fn(|| events.next()).collect();
+    assert_eq!(kernel, host);
+    host
+}
+
+#[test]
+fn the_daemon_is_told_of_a_connections_establishment_and_of_each_step_towards_its_end() {
+    for family in FAMILIES {
+        let mut p = Pair::new(&replicating(family.world(3)));
+        let mut events = Events::open(&p.pins).expect("a ring");
+        let syn = Segment { syn: true, ..Segment::of(family, 40_000) };
+        let syn = seen(&p.receive(&syn.frame()).frame);
+        p.receive(&Segment { syn: true, ..Segment::answer(&syn) }.frame());
+        assert_eq!(told(&p, &mut events), NOTHING, "half-open flows are nobody's affair");
+        let next = Segment { seq: 1001, ack: Some(9001), ..Segment::of(family, 40_000) };
+        p.receive(&next.frame());
+        assert_eq!(told(&p, &mut events).len(), 1, "established");
+        for _ in 0..3 {
+            p.receive(&next.frame());
+        }
+        assert_eq!(told(&p, &mut events), NOTHING, "what changes nothing costs nothing");
+        p.receive(&Segment { fin: true, ..next }.frame());
+        assert_eq!(told(&p, &mut events).len(), 1, "the client has ended");
+        p.receive(&Segment { fin: true, seq: 9001, ack: Some(1002), ..Segment::answer(&syn) }.frame());
+        assert_eq!(told(&p, &mut events).len(), 1, "both have");
+        let again = Segment { syn: true, seq: 77_000, ..Segment::of(family, 40_000) };
+        assert_eq!(p.receive(&again.frame()).reason, Reason::NewFlow);
+        assert_eq!(told(&p, &mut events).len(), 1, "the old one has lost its keys to a new one");
+    }
+}
+
+#[test]
+fn the_daemon_is_told_of_datagrams_once_they_are_answered() {
+    for family in FAMILIES {
+        let mut p = Pair::new(&replicating(family.udp_world(3)));
+        let mut events = Events::open(&p.pins).expect("a ring");
+        let first = Datagram::seen(&p.receive(&Datagram::of(family, 30_000).frame()).frame);
+        assert_eq!(told(&p, &mut events), NOTHING);
+        p.receive(&first.answer().frame());
+        assert_eq!(told(&p, &mut events).len(), 1);
+        p.receive(&Datagram::of(family, 30_000).frame());
+        assert_eq!(told(&p, &mut events), NOTHING);
+    }
+}
+
+#[test]
+fn without_replication_nobody_is_told_anything() {
+    let mut p = Pair::new(&world(3));
+    let mut events = Events::open(&p.pins).expect("a ring");
+    p.establish(40_000);
+    assert_eq!(told(&p, &mut events), NOTHING);
+}
+
+/// The services of `world`, as a configuration has them.
+fn directory() -> Directory {
+    directory_of(Family::V4, Mode::Nat)
+}
+
+/// Those of a family's, in another mode.
+fn directory_of(family: Family, mode: Mode) -> Directory {
+    let backends: String = (0..3)
+        .map(|i| SocketAddr::new(family.backend(i), PORT))
+        .map(|addr| format!("[[service.db.backend]]\naddress = \"{addr}\"\n"))
+        .collect();
+    let link_local = if family == Family::V6 { "\"fe80::201\", " } else { "" };
+    let (vip, listen) = (family.vip(), SocketAddr::new(family.vip(), PORT));
+    let text = format!(
+        "[node]\nname = \"n\"\n[vrrp.vip]\ninterface = \"lo\"\nvirtual_router_id = 1\npriority = 1\nversion = 3\n\
+         virtual_ipaddress = [{link_local}\"{vip}\"]\n[service.db]\nlisten = \"{listen}\"\nmode = \"{}\"\n{backends}\
+         [service.db.check]\ntype = \"tcp\"\n",
+        mode.word()
+    );
+    let none = |path: &Path| Err(SecretError::WorldReadable(path.display().to_string()));
+    let around = Surroundings {
+        host_name: "n".into(),
+        directory: Path::new("/"),
+        read_secret: &none,
+        read_keys: &none,
+        check_program: &|_| Ok(()),
+        find_user: &|_| None,
+        world_readable: false,
+    };
+    let loaded = config::parse(&text, "viplb.toml", &around).unwrap_or_else(|report| panic!("{report}"));
+    Directory::new(&loaded.config, |_, _| LO, &[LO; 3])
+}
+
+/// What a peer says of the connection from a client's port.
+fn told_by_peer(port: u16, snat_port: u16) -> Record {
+    let flow = Flow {
+        vip: VIP.into(),
+        vip_port: Port::new(PORT),
+        client: CLIENT.into(),
+        client_port: Port::new(port),
+        backend: backend(1).into(),
+        backend_port: Port::new(PORT),
+        snat: VIP.into(),
+        snat_port: Port::new(snat_port),
+        proto: PROTO_TCP,
+        stage: Stage::Established as u8,
+        client_next: 5,
+        backend_next: 6,
+        seen: NOW,
+        ..Flow::default()
+    };
+    Record::of(&flow, NOW)
+}
+
+fn replica<'a>(kernel: &'a mut Datapath, directory: &'a Directory) -> Replica<'a> {
+    let Datapath { tables, collector, .. } = kernel;
+    Replica { maps: tables.maps(), collector, directory, now: BootTime::now() }
+}
+
+#[test]
+fn a_peers_connection_is_forwarded_both_ways_and_its_numbers_are_learnt() {
+    let mut p = Pair::new(&replicating(world(3)));
+    let directory = directory();
+    let told = told_by_peer(40_000, 2_000);
+    let slot = replica(p.kernel(), &directory).insert(&told, &mut Vec::new()).expect("room");
+    // Days further than the peer has said.
+    let ask = Segment { seq: 70_000, ack: Some(90_000), data: vec![1; 10], ..Segment::from_client(40_000) };
+    let (verdict, frame) = p.kernel().test_run(false, &ask.frame()).expect("a test run");
+    assert_eq!(verdict, 7, "sent on");
+    let asked = seen(&frame);
+    assert_eq!((asked.src, asked.dst), ((VIP, 2_000), (backend(1), PORT)));
+    let answer = Segment { seq: 90_000, ack: Some(70_010), ..Segment::answer(&asked) };
+    let (_, frame) = p.kernel().test_run(false, &answer.frame()).expect("a test run");
+    assert_eq!(seen(&frame).dst, (CLIENT, 40_000));
+    let flow = replica(p.kernel(), &directory).read(slot);
+    assert_eq!((flow.client_next, flow.backend_next, flow.place), (70_010, 90_000, 0));
+    // So its end is believed.
+    let fin = Segment { fin: true, data: Vec::new(), seq: 70_010, ..ask };
+    p.kernel().test_run(false, &fin.frame()).expect("a test run");
+    let fin = Segment { fin: true, ack: Some(70_011), ..answer };
+    p.kernel().test_run(false, &fin.frame()).expect("a test run");
+    assert_eq!(replica(p.kernel(), &directory).read(slot).stage(), Stage::Closing);
+}
+
+/// Whatever the mode, the record that a peer makes of a flow is the one that it would have made itself.
+#[test]
+fn a_replicated_record_is_what_the_packet_programs_would_have_made_of_it() {
+    for (family, mode) in FAMILIES
+        .into_iter()
+        .flat_map(|f| [Mode::Nat, Mode::Dnat, Mode::Dsr, Mode::Tunnel].map(|mode| (f, mode)))
+    {
+        let mut desired = replicating(family.world(3));
+        for (backend, path) in desired.backends.iter_mut().zip(&mut desired.paths) {
+            (backend.mode, path.least) = (mode as u8, 1400);
+        }
+        let mut p = Pair::new(&desired);
+        if mode.is_one_way() {
+            let syn = Segment { syn: true, ..Segment::of(family, 40_000) };
+            p.receive(&syn.frame());
+            p.receive(&Segment { seq: 1001, ack: Some(9001), ..Segment::of(family, 40_000) }.frame());
+        } else {
+            p.establish_in(family, 40_000);
+        }
+        let made = p.only_flow();
+        let record = Record::of(&made, NOW);
+        let place = directory_of(family, mode).place(&record).expect("its service and backend");
+        let path = desired.paths[place.backend as usize];
+        let filled = fill(&record, &place, &path, made.generation, NOW);
+        assert_eq!(filled.flags, TIMED | REPLICATED);
+        assert_eq!(Flow { flags: made.flags, ..filled }, made, "{family:?} {mode:?}");
+        assert!(Record::of(&filled, NOW).is_same(&record));
+        assert_eq!(Record::of(&filled, NOW).sum(), record.sum());
+    }
+}
+
+#[test]
+fn a_peers_flow_takes_the_place_of_what_is_in_its_way() {
+    let mut p = Pair::new(&replicating(world(3)));
+    let directory = directory();
+    let mut r = replica(p.kernel(), &directory);
+    let mut displaced = Vec::new();
+    let first = r.insert(&told_by_peer(40_000, 2_000), &mut displaced).expect("room");
+    let other = r.insert(&told_by_peer(40_001, 2_001), &mut displaced).expect("room");
+    assert_eq!(displaced, NOTHING);
+    assert!(!r.has_way(&told_by_peer(40_000, 2_009)) && !r.has_way(&told_by_peer(40_009, 2_001)));
+    assert!(r.has_way(&told_by_peer(40_009, 2_009)));
+    // The client of the one, the translated port of the other.
+    let both = r.insert(&told_by_peer(40_000, 2_001), &mut displaced).expect("room");
+    assert_eq!(displaced, [first, other]);
+    assert_eq!(r.find(&told_by_peer(40_000, 0).id), Some(both));
+    assert_eq!(r.find(&told_by_peer(40_001, 0).id), None);
+    assert_eq!(r.maps.flow_keys.keys().count(), 2);
+}
+
+#[test]
+fn slots_are_neither_lost_nor_given_twice_and_a_full_table_says_so() {
+    let mut p = Pair::with_room(&replicating(world(3)), 16);
+    let directory = directory();
+    let mut r = replica(p.kernel(), &directory);
+    for round in 0..10 {
+        let mut slots: Vec<u32> = (0..16)
+            .map(|i| r.insert(&told_by_peer(40_000 + i, 2_000 + i), &mut Vec::new()).expect("room"))
+            .collect();
+        assert_eq!(
+            r.insert(&told_by_peer(50_000, 3_000), &mut Vec::new()),
+            Err(Unfit::Full),
+            "round {round}"
+        );
+        for slot in &slots {
+            r.remove(*slot);
+        }
+        assert_eq!(r.maps.flow_keys.keys().count(), 0);
+        slots.sort_unstable();
+        slots.dedup();
+        assert_eq!(slots.len(), 16);
+    }
+    let stranger = Record { backend: VIP.into(), ..told_by_peer(1, 2) };
+    assert_eq!(r.insert(&stranger, &mut Vec::new()), Err(Unfit::Backend));
+    let mut elsewhere = told_by_peer(1, 2);
+    elsewhere.id.vip_port = Port::new(1);
+    assert_eq!(r.insert(&elsewhere, &mut Vec::new()), Err(Unfit::Service));
+}
