@@ -200,10 +200,29 @@ fn a_replicated_record_is_what_the_packet_programs_would_have_made_of_it() {
         let path = desired.paths[place.backend as usize];
         let filled = fill(&record, &place, &path, made.generation, NOW);
         assert_eq!(filled.flags, TIMED | REPLICATED);
-        assert_eq!(Flow { flags: made.flags, ..filled }, made, "{family:?} {mode:?}");
+        // It is counted for its backend when it is entered.
+        assert_eq!((filled.mode(), filled.is_counted()), (made.mode(), false));
+        assert_eq!(Flow { flags: made.flags, mode: made.mode, ..filled }, made, "{family:?} {mode:?}");
         assert!(Record::of(&filled, NOW).is_same(&record));
         assert_eq!(Record::of(&filled, NOW).sum(), record.sum());
     }
+}
+
+#[test]
+fn a_peers_flow_counts_for_its_backend_until_it_ends() {
+    let mut p = Pair::new(&replicating(world(3)));
+    let directory = directory();
+    let mut displaced = Vec::new();
+    let record = told_by_peer(40_000, 2_000);
+    let slot = replica(p.kernel(), &directory).insert(&record, &mut displaced).expect("room");
+    let backend = p.kernel().collector.record(slot).backend_id;
+    assert_eq!(p.kernel().collector.connections(backend), 1);
+    replica(p.kernel(), &directory).update(slot, &record);
+    assert_eq!(p.kernel().collector.connections(backend), 1);
+    replica(p.kernel(), &directory).update(slot, &Record { stage: Stage::Closed, ..record });
+    assert_eq!(p.kernel().collector.connections(backend), 0);
+    replica(p.kernel(), &directory).remove(slot);
+    assert_eq!(p.kernel().collector.connections(backend), 0);
 }
 
 #[test]
