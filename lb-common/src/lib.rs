@@ -22,6 +22,7 @@ pub mod latency;
 pub mod lease;
 pub mod maps;
 pub mod mode;
+pub mod ports;
 pub mod probe;
 pub mod reach;
 pub mod reason;

@@ -1,7 +1,7 @@
 //! Names and capacities of the maps: the schema that programs, daemon and a status command after a crash share.
 
 /// Number of the map layout. A daemon refuses pins of another number.
-pub const SCHEMA: u32 = 3;
+pub const SCHEMA: u32 = 4;
 
 /// `Addr → Vip`: virtual addresses.
 pub const VIPS: &str = "VIPS";
@@ -19,6 +19,12 @@ pub const BACKENDS: &str = "BACKENDS";
 pub const PATHS: &str = "PATHS";
 /// `0 → u64`, per CPU: what has been said of late by ICMP errors of this node's own (`report`).
 pub const REPORTED: &str = "REPORTED";
+/// `u32 backend → Sources`: the pools that its new flows take source ports from.
+pub const SOURCES: &str = "SOURCES";
+/// `u32 pool → PoolKey`, from 1 on: whose ports a pool holds.
+pub const PORT_POOLS: &str = "PORT_POOLS";
+/// `u32 pool → PortBits`: its free ports; the daemon maps the array into its memory.
+pub const PORTS: &str = "PORTS";
 /// `FlowKey → FlowRef`.
 pub const FLOW_KEYS: &str = "FLOW_KEYS";
 /// `u32 → Flow`.
@@ -86,7 +92,7 @@ pub enum Tail {
 pub const TAIL_SLOTS: usize = 8;
 
 /// All maps that a later daemon adopts.
-pub const ALL: [&str; 24] = [
+pub const ALL: [&str; 27] = [
     VIPS,
     LEASES,
     SERVICES,
@@ -95,6 +101,9 @@ pub const ALL: [&str; 24] = [
     BACKENDS,
     PATHS,
     REPORTED,
+    SOURCES,
+    PORT_POOLS,
+    PORTS,
     FLOW_KEYS,
     FLOWS,
     FREE_SLOTS,
@@ -127,6 +136,8 @@ pub const MAX_BACKENDS: usize = 1024;
 pub const RING_SLOTS: usize = 256;
 /// Rings of all services: two each, so that the new one is whole before the service turns to it.
 pub const MAX_RING_SLOTS: usize = MAX_SERVICES * 2 * RING_SLOTS;
+/// Pools of source ports that an object brings along; the daemon asks for as many as its configuration needs.
+pub const DEFAULT_POOLS: usize = 64;
 /// Fragmented datagrams under way.
 pub const MAX_FRAGMENTS: usize = 8192;
 /// Interfaces.

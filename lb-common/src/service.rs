@@ -76,10 +76,8 @@ pub struct Service {
     pub ring_base: u32,
     /// Slots in its ring; 0 when no backend takes new connections.
     pub ring_len: u32,
-    /// Source address that backends see.
-    pub snat: Addr,
 }
-layout!(Service = 32: id, router, ring_base, ring_len, snat);
+layout!(Service = 16: id, router, ring_base, ring_len);
 
 /// A backend.
 #[repr(C)]

@@ -198,10 +198,11 @@ fn tables() -> Memory {
         m.rings.insert(i, i);
         for (n, proto) in (0..).zip([PROTO_TCP, PROTO_UDP]) {
             let key = ServiceKey { addr: addr(VIP), port, proto, pad: [0; 5] };
-            let service = Service { id: 2 * i + n, router: 0, ring_base: i, ring_len: 1, snat: addr(VIP) };
+            let service = Service { id: 2 * i + n, router: 0, ring_base: i, ring_len: 1 };
             m.services.insert(key, service);
         }
     }
+    m.make_pools(|b| if b.addr.is_v4() { v4(VIP) } else { v6_host(VIP) });
     m
 }
 

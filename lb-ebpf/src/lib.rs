@@ -17,6 +17,7 @@ pub mod clamp;
 pub mod conntrack;
 pub mod detour;
 pub mod egress;
+pub mod ending;
 pub mod fast;
 pub mod foreign_error;
 pub mod fragment;
@@ -28,6 +29,7 @@ pub mod ownership;
 pub mod packet;
 pub mod parse;
 pub mod plan;
+pub mod ports;
 pub mod probe;
 #[cfg(test)]
 mod properties;

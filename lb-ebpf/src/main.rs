@@ -9,6 +9,8 @@ mod access;
 #[cfg(target_arch = "bpf")]
 mod maps;
 #[cfg(target_arch = "bpf")]
+mod subprograms;
+#[cfg(target_arch = "bpf")]
 mod xdp;
 
 #[cfg(not(target_arch = "bpf"))]

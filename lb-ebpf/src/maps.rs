@@ -23,9 +23,10 @@ use lb_common::{
     latency::Latency,
     lease::Lease,
     maps::{
-        DEFAULT_FLOWS, MAX_BACKENDS, MAX_FRAGMENTS, MAX_INTERFACES, MAX_RANGES, MAX_RING_SLOTS, MAX_ROUTERS,
-        MAX_SERVICES, MAX_VIPS, MMAPABLE, SAMPLE_BYTES, TAIL_SLOTS, Tail,
+        DEFAULT_FLOWS, DEFAULT_POOLS, MAX_BACKENDS, MAX_FRAGMENTS, MAX_INTERFACES, MAX_RANGES,
+        MAX_RING_SLOTS, MAX_ROUTERS, MAX_SERVICES, MAX_VIPS, MMAPABLE, SAMPLE_BYTES, TAIL_SLOTS, Tail,
     },
+    ports::{PoolKey, PortBits, Sources, Words},
     reach::{RANGE_BITS, RangeKey},
     reason::{REASON_SLOTS, Reason},
     sample::{Capture, Sample},
@@ -34,6 +35,11 @@ use lb_common::{
     stats::{BackendStats, ServiceStats},
 };
 use lb_ebpf::tables::{InsertError, Tables};
+
+use crate::subprograms::{
+    NO_PORT, entered, viplb_claim_port, viplb_end_flow, viplb_enter_forward, viplb_enter_reverse,
+    viplb_release_port,
+};
 
 #[btf_map]
 static VIPS: HashMap<Addr, Vip, MAX_VIPS> = HashMap::new();
@@ -55,6 +61,12 @@ static BACKENDS: Array<Backend, MAX_BACKENDS> = Array::new();
 static PATHS: Array<Path, MAX_BACKENDS> = Array::new();
 #[btf_map]
 static REPORTED: PerCpuArray<u64, 1> = PerCpuArray::new();
+#[btf_map]
+static SOURCES: Array<Sources, MAX_BACKENDS> = Array::new();
+#[btf_map]
+static PORT_POOLS: Array<PoolKey, DEFAULT_POOLS> = Array::new();
+#[btf_map]
+static PORTS: Array<PortBits, DEFAULT_POOLS, MMAPABLE> = Array::new();
 #[btf_map]
 static FLOW_KEYS: HashMap<FlowKey, FlowRef, { 2 * DEFAULT_FLOWS }> = HashMap::new();
 #[btf_map]
@@ -169,6 +181,63 @@ fn compare_exchange(p: *mut u64, from: u64, to: u64) -> bool {
         asm!("r0 = cmpxchg_64({p} + 0, r0, {to})", p = in(reg) p, to = in(reg) to, inout("r0") from => found);
     }
     found == from
+}
+
+/// Sets bits of a word, in one step and fully ordered, and gives what it was. (Rust's atomics have none of this either.)
+#[inline(always)]
+fn fetch_or(p: *mut u64, bits: u64) -> u64 {
+    let was: u64;
+    // SAFETY: an aligned word of a live array element.
+    unsafe {
+        asm!("{bits} = atomic_fetch_or((u64 *)({p} + 0), {bits})", p = in(reg) p, bits = inout(reg) bits => was);
+    }
+    was
+}
+
+/// Likewise leaves only these bits.
+#[inline(always)]
+fn fetch_and(p: *mut u64, bits: u64) -> u64 {
+    let was: u64;
+    // SAFETY: an aligned word of a live array element.
+    unsafe {
+        asm!("{bits} = atomic_fetch_and((u64 *)({p} + 0), {bits})", p = in(reg) p, bits = inout(reg) bits => was);
+    }
+    was
+}
+
+/// The words of a pool of ports.
+pub struct PoolWords(*mut u64);
+
+/// The words of a pool, if there is one.
+#[inline(always)]
+pub fn pool_words(pool: u32) -> Option<PoolWords> {
+    PORTS.get_ptr_mut(pool).map(|bits| PoolWords(bits.cast()))
+}
+
+impl PoolWords {
+    #[inline(always)]
+    fn word(&self, i: u32) -> *mut u64 {
+        // SAFETY: callers count no further than the pool's words, which the verifier sees to.
+        unsafe { self.0.add(i as usize) }
+    }
+}
+
+impl Words for PoolWords {
+    #[inline(always)]
+    fn load(&self, i: u32) -> u64 {
+        // SAFETY: a word of a live array element.
+        unsafe { self.word(i).read_volatile() }
+    }
+
+    #[inline(always)]
+    fn set(&self, i: u32, bits: u64) -> u64 {
+        fetch_or(self.word(i), bits)
+    }
+
+    #[inline(always)]
+    fn clear(&self, i: u32, bits: u64) -> u64 {
+        fetch_and(self.word(i), !bits)
+    }
 }
 
 /// The kernel's maps.
@@ -326,8 +395,44 @@ impl Tables for Kernel {
     }
 
     #[inline(always)]
-    fn remove_key(&self, key: &FlowKey) {
-        let _ = FLOW_KEYS.remove(key);
+    fn remove_key(&self, key: &FlowKey) -> bool {
+        FLOW_KEYS.remove(key).is_ok()
+    }
+
+    #[inline(always)]
+    fn sources(&self, backend: u32) -> Option<&Sources> {
+        SOURCES.get(backend)
+    }
+
+    #[inline(always)]
+    fn pool(&self, pool: u32) -> Option<&PoolKey> {
+        PORT_POOLS.get(pool)
+    }
+
+    #[inline(always)]
+    fn enter_reverse(&self, f: &mut Flow, slot: u32) -> Result<(), Reason> {
+        entered(viplb_enter_reverse(f, slot))
+    }
+
+    #[inline(always)]
+    fn enter_forward(&self, f: &mut Flow, slot: u32) -> Result<(), Reason> {
+        entered(viplb_enter_forward(f, slot))
+    }
+
+    #[inline(always)]
+    fn end_flow(&self, f: &mut Flow, slot: u32) {
+        viplb_end_flow(f, slot);
+    }
+
+    #[inline(always)]
+    fn claim_port(&self, pool: u32, hash: u32) -> Option<u16> {
+        let port = viplb_claim_port(pool, hash);
+        if port < NO_PORT { Some(port as u16) } else { None }
+    }
+
+    #[inline(always)]
+    fn release_port(&self, pool: u32, port: u16) {
+        viplb_release_port(pool, port.into());
     }
 
     #[inline(always)]

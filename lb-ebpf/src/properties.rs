@@ -162,7 +162,7 @@ fn tables() -> Memory {
         for (i, proto) in (0..).zip([6, 17]) {
             let key = ServiceKey { addr: vip, port: Port::new(PORT), proto, pad: [0; 5] };
             let id = family * 2 + i;
-            m.services.insert(key, Service { id, router: 0, ring_base: base, ring_len: 3, snat: vip });
+            m.services.insert(key, Service { id, router: 0, ring_base: base, ring_len: 3 });
         }
         for i in 0..3 {
             m.rings.insert(base + i, base + i);
@@ -171,6 +171,7 @@ fn tables() -> Memory {
                 .insert(base + i, Backend { addr, ifindex: 1, port: Port::new(PORT), ..Backend::default() });
         }
     }
+    m.make_pools(|b| address(!b.addr.is_v4(), VIP).into());
     m
 }
 
@@ -239,12 +240,33 @@ fn check_pairs(m: &Memory) {
         assert_ne!(word, half_open::TAKEN, "a place was not given back");
         owned.push(half_open::slot(word));
         let f = m.record(half_open::slot(word));
-        assert!(f.stage() == Stage::Free || f.place == i, "an established flow in place {i}: {f:?}");
+        assert!(
+            f.stage() == Stage::Free || u32::from(f.place) == i,
+            "an established flow in place {i}: {f:?}"
+        );
     }
     let established = |s: &u32| m.record(*s).stage() != Stage::Free && m.record(*s).place == 0;
     owned.extend((0..RECORDS).filter(established));
     owned.sort_unstable();
+    check_ports(m);
     assert_eq!(owned, (0..RECORDS).collect::<Vec<_>>(), "a slot was lost or has two owners");
+}
+
+/// A port is taken as long as a reverse key needs it.
+fn check_ports(m: &Memory) {
+    let mut taken = vec![0; m.pools.len()];
+    for to in m.keys.borrow().values().filter(|to| to.direction == REVERSE) {
+        let f = m.record(to.slot);
+        assert_eq!(f.snat, m.pools[usize::from(f.pool)].source, "{f:?}");
+        taken[usize::from(f.pool)] += 1;
+    }
+    for (pool, taken) in taken.into_iter().enumerate().skip(1) {
+        assert_eq!(
+            m.free_ports(pool as u16) + taken,
+            4,
+            "a port of pool {pool} was lost, or is free and in use"
+        );
+    }
 }
 
 fn check_emitted(frame: &[u8]) {

@@ -128,6 +128,11 @@ fn named<'a, T: Tables>(ip: &Ip, t: &'a T) -> Option<&'a Service> {
 fn refuse<T: Tables>(service: &Service, ip: &Ip, reason: Reason, t: &T) -> Plan {
     if let Some(s) = t.service_stats(service.id) {
         s.refused += 1;
+        match reason {
+            Reason::SnatPortsExhausted => s.ports_exhausted += 1,
+            Reason::FlowTableFull => s.table_full += 1,
+            _ => {}
+        }
     }
     let tcp = &ip.tcp;
     if ip.payload != Payload::Tcp {

@@ -6,6 +6,7 @@ use lb_common::{
     fragment::{FragmentKey, FragmentRef},
     latency::Latency,
     lease::Lease,
+    ports::{PoolKey, Sources},
     reach::RangeKey,
     reason::Reason,
     sample::{Capture, Sample},
@@ -80,8 +81,24 @@ pub trait Tables {
     fn free_slot(&self, slot: u32);
     /// Adds a key that is not there yet.
     fn insert_key(&self, key: &FlowKey, to: &FlowRef) -> Result<(), InsertError>;
-    /// Removes a key.
-    fn remove_key(&self, key: &FlowKey);
+    /// Removes a key; whether it was there. Of several that remove one at once, one is told so.
+    fn remove_key(&self, key: &FlowKey) -> bool;
+
+    /// The pools that new flows to a backend take source ports from.
+    fn sources(&self, backend: u32) -> Option<&Sources>;
+    /// Whose ports a pool holds.
+    fn pool(&self, pool: u32) -> Option<&PoolKey>;
+    /// Enters the reverse key of the filled record in a slot (`balance::enter_reverse`). This and the next two are here because the
+    /// kernel has functions that are verified by themselves for them.
+    fn enter_reverse(&self, f: &mut Flow, slot: u32) -> Result<(), Reason>;
+    /// Enters its forward key (`balance::enter_forward`).
+    fn enter_forward(&self, f: &mut Flow, slot: u32) -> Result<(), Reason>;
+    /// Undoes what there was for a flow that has ended (`ending::ended`).
+    fn end_flow(&self, f: &mut Flow, slot: u32);
+    /// Takes a free port of a pool, beginning where the hash says (`ports::take`).
+    fn claim_port(&self, pool: u32, hash: u32) -> Option<u16>;
+    /// Gives one back (`ports::give_back`).
+    fn release_port(&self, pool: u32, port: u16);
 
     /// Where the fragments of a datagram go.
     fn fragment(&self, key: &FragmentKey) -> Option<&FragmentRef>;

@@ -4,16 +4,17 @@
 //! byte for byte what `BPF_PROG_TEST_RUN` returns.
 
 use std::cell::{Cell, RefCell, UnsafeCell};
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use lb_common::{
-    addr::{Addr, Port},
+    addr::{Addr, PROTO_TCP, Port},
     checksum::{fold, update},
     flow::{Flow, FlowKey, FlowRef},
     fragment::{FragmentKey, FragmentRef},
     half_open,
     latency::Latency,
     lease::Lease,
+    ports::{PoolKey, Sources, WORDS, Words, free, renew},
     reach::RangeKey,
     reason::{REASON_SLOTS, Reason},
     sample::{Capture, HEAD, Sample},
@@ -22,8 +23,11 @@ use lb_common::{
     stats::{BackendStats, ServiceStats},
 };
 
+use crate::balance;
+use crate::ending;
 use crate::packet::{Checksum, Delivery, Packet, Plain, Room};
 use crate::parse::L3;
+use crate::ports;
 use crate::tables::{InsertError, Tables};
 
 /// A frame in memory.
@@ -176,6 +180,11 @@ pub struct Memory {
     pub backends: HashMap<u32, Backend>,
     /// Ways to backends.
     pub paths: HashMap<u32, Path>,
+    /// The pools that backends' new flows take source ports from.
+    pub sources: HashMap<u32, Sources>,
+    /// Whose ports each pool holds, from 1 on.
+    pub pools: Vec<PoolKey>,
+    ports: Vec<Pool>,
     /// Interfaces.
     pub interfaces: HashMap<u32, Interface>,
     /// Keys of both directions.
@@ -223,6 +232,9 @@ impl Memory {
             cursors: RefCell::default(),
             backends: HashMap::new(),
             paths: HashMap::new(),
+            sources: HashMap::new(),
+            pools: vec![PoolKey::default()],
+            ports: vec![Pool::empty()],
             reported: UnsafeCell::default(),
             interfaces: HashMap::new(),
             keys: RefCell::default(),
@@ -239,6 +251,32 @@ impl Memory {
             backend_stats: UnsafeCell::default(),
             latency: UnsafeCell::default(),
         }
+    }
+
+    /// Adds a pool of source ports, of the ports that the settings have; gives its number.
+    pub fn add_pool(&mut self, key: PoolKey) -> u16 {
+        let pool = Pool::empty();
+        renew(&pool, &self.settings.snat_ports, &[0; 1024]);
+        self.pools.push(key);
+        self.ports.push(pool);
+        (self.pools.len() - 1) as u16
+    }
+
+    /// Gives each backend one source, and a pool of its own.
+    pub fn make_pools(&mut self, source: impl Fn(&Backend) -> Addr) {
+        let backends: BTreeMap<_, _> = self.backends.iter().map(|(id, b)| (*id, *b)).collect();
+        for (id, b) in backends {
+            let (backend, port) = (b.addr, b.port);
+            let key = PoolKey { source: source(&b), backend, port, proto: PROTO_TCP, pad: [0; 5] };
+            let mut sources = Sources { count: 1, ..Sources::default() };
+            sources.pools[0] = self.add_pool(key);
+            self.sources.insert(id, sources);
+        }
+    }
+
+    /// How many ports of a pool are free.
+    pub fn free_ports(&self, pool: u16) -> u32 {
+        free(&self.ports[usize::from(pool)])
     }
 
     /// How many records there are.
@@ -283,6 +321,29 @@ impl Memory {
     pub fn backend_counters(&self, backend: u32) -> BackendStats {
         // SAFETY: as above.
         unsafe { (&*self.backend_stats.get())[backend as usize] }
+    }
+}
+
+/// The words of a pool.
+struct Pool(Box<[Cell<u64>; WORDS]>);
+
+impl Pool {
+    fn empty() -> Self {
+        Self(Box::new(std::array::from_fn(|_| Cell::new(0))))
+    }
+}
+
+impl Words for Pool {
+    fn load(&self, i: u32) -> u64 {
+        self.0[i as usize].get()
+    }
+
+    fn set(&self, i: u32, bits: u64) -> u64 {
+        self.0[i as usize].replace(self.load(i) | bits)
+    }
+
+    fn clear(&self, i: u32, bits: u64) -> u64 {
+        self.0[i as usize].replace(self.load(i) & !bits)
     }
 }
 
@@ -398,8 +459,36 @@ impl Tables for Memory {
         Ok(())
     }
 
-    fn remove_key(&self, key: &FlowKey) {
-        self.keys.borrow_mut().remove(key);
+    fn remove_key(&self, key: &FlowKey) -> bool {
+        self.keys.borrow_mut().remove(key).is_some()
+    }
+
+    fn sources(&self, backend: u32) -> Option<&Sources> {
+        self.sources.get(&backend)
+    }
+
+    fn pool(&self, pool: u32) -> Option<&PoolKey> {
+        self.pools.get(pool as usize)
+    }
+
+    fn enter_reverse(&self, f: &mut Flow, slot: u32) -> Result<(), Reason> {
+        balance::enter_reverse(f, slot, self)
+    }
+
+    fn enter_forward(&self, f: &mut Flow, slot: u32) -> Result<(), Reason> {
+        balance::enter_forward(f, slot, self)
+    }
+
+    fn end_flow(&self, f: &mut Flow, slot: u32) {
+        ending::ended(f, slot, self);
+    }
+
+    fn claim_port(&self, pool: u32, hash: u32) -> Option<u16> {
+        ports::take(&self.settings, self.ports.get(pool as usize)?, hash)
+    }
+
+    fn release_port(&self, pool: u32, port: u16) {
+        ports::give_back(&self.settings, &self.ports[pool as usize], port);
     }
 
     fn fragment(&self, key: &FragmentKey) -> Option<&FragmentRef> {

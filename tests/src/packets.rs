@@ -101,7 +101,7 @@ impl Family {
                 last: None,
                 proto: PROTO_TCP,
                 router: 0,
-                snat: vip,
+                snat: vec![vip],
                 ring: (0..u32::from(n)).collect(),
             }],
         }

@@ -11,7 +11,7 @@ use lb_common::{
     flow::{Flow, Stage},
     latency::Latency,
     lease::Lease,
-    maps::RING_SLOTS,
+    maps::{MAX_BACKENDS, RING_SLOTS},
     probe,
     reach::RangeKey,
     reason::Reason,
@@ -27,6 +27,7 @@ use lb_userspace::{
     datapath::{
         counters,
         load::Datapath,
+        maps::Maps,
         pins::Pins,
         tables::{Desired, key},
     },
@@ -98,7 +99,8 @@ impl Pair {
             Datapath::open(&pins, &[], Hook::Auto, flows).expect("programs load")
         };
         kernel.tables.publish(desired).expect("tables are written");
-        let host = memory(desired, flows);
+        let mut host = memory(desired, flows);
+        take_over_pools(&mut host, kernel.tables.maps());
         let flows = host.records();
         let mut pair = Self { host, pins, flows, kernel: Some(kernel), runtime, _bpffs: bpffs };
         pair.lease(FOREVER);
@@ -115,6 +117,8 @@ impl Pair {
     pub fn publish(&mut self, desired: &Desired) {
         self.host.paths = (0..).zip(desired.paths.iter().copied()).collect();
         self.kernel().tables.publish(desired).expect("tables are written");
+        let Self { host, kernel, .. } = self;
+        take_over_pools(host, kernel.as_mut().expect("open until dropped").tables.maps());
     }
 
     /// Gives router 0 a lease until then.
@@ -256,10 +260,20 @@ fn memory(desired: &Desired, flows: u32) -> Memory {
         }
         let ring_base = (id * 2 + 1) * RING_SLOTS as u32;
         let ring_len = s.ring.len() as u32;
-        m.services.insert(key(s), Service { id, router: s.router, ring_base, ring_len, snat: s.snat });
+        m.services.insert(key(s), Service { id, router: s.router, ring_base, ring_len });
         m.rings.extend((ring_base..).zip(s.ring.iter().copied()));
     }
     m
+}
+
+/// Gives the host's side the pools of source ports that the kernel's side has been given; those it knows it keeps.
+fn take_over_pools(host: &mut Memory, maps: &mut Maps) {
+    let keys: Vec<_> = maps.port_pools.iter().map(|key| key.expect("map PORT_POOLS")).collect();
+    for key in keys[host.pools.len()..].iter().filter(|key| key.proto != 0) {
+        host.add_pool(*key);
+    }
+    let of = |id: u32| (id, maps.sources.get(&id, 0).expect("map SOURCES"));
+    host.sources = (0..MAX_BACKENDS as u32).map(of).filter(|(_, sources)| sources.count > 0).collect();
 }
 
 fn timeless(f: Flow) -> Flow {

@@ -242,6 +242,12 @@ pub struct Service {
     /// Half-open flows that gave way to newer ones.
     #[serde(default)]
     pub displaced: u64,
+    /// Of `refused`: no source port was free towards the backend.
+    #[serde(default)]
+    pub ports_exhausted: u64,
+    /// Of `refused`: the flow table was full.
+    #[serde(default)]
+    pub table_full: u64,
     /// Packets of both directions.
     pub packets: u64,
     /// Bytes of both directions.

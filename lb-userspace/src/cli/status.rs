@@ -14,7 +14,7 @@ use super::{Format, node, runtime, table::Table};
 use crate::{
     api::{
         client::{self, AskError},
-        snapshot::{Backend, Health, RUNNING, Snapshot, Times, Vrrp},
+        snapshot::{Backend, Health, RUNNING, Service, Snapshot, Times, Vrrp},
     },
     datapath::{observe, pins, pins::Pins},
     units::{age, bytes},
@@ -154,7 +154,7 @@ fn services(s: &Snapshot, since: &dyn Fn(u64) -> String) -> String {
             v.up,
             v.backends.len(),
             v.flows,
-            v.refused,
+            refused(v),
             v.packets,
             bytes(v.bytes)
         );
@@ -183,6 +183,13 @@ fn services(s: &Snapshot, since: &dyn Fn(u64) -> String) -> String {
         out.push_str(&t.render(2));
     }
     out
+}
+
+/// Refused connections, and what of them this node could not take for want of something.
+fn refused(v: &Service) -> String {
+    let of = [("no source port", v.ports_exhausted), ("flow table full", v.table_full)];
+    let of: Vec<_> = of.iter().filter(|(_, n)| *n > 0).map(|(what, n)| format!("{what} {n}")).collect();
+    if of.is_empty() { v.refused.to_string() } else { format!("{} ({})", v.refused, of.join(", ")) }
 }
 
 /// Its state, and its part in a service for the writer.

@@ -7,6 +7,7 @@
 
 mod check;
 pub mod group;
+pub mod limits;
 mod path;
 mod service;
 pub mod track;
@@ -61,6 +62,8 @@ pub struct Node {
     pub local_clients: Field<bool>,
     /// `realtime`.
     pub realtime: Field<bool>,
+    /// `snat_ports`: first and last.
+    pub snat_ports: Field<(u16, u16)>,
 }
 
 /// Reads the file; every mistake goes into the report, which must have been made of the same `source`.
@@ -140,6 +143,7 @@ fn read_node(table: &Spanned<&DeTable<'_>>, report: &mut Report) -> Node {
         hooks: Vec::new(),
         local_clients: r.boolean("local_clients"),
         realtime: r.boolean("realtime"),
+        snat_ports: r.parsed("snat_ports", limits::parse_ports),
     };
     r.finish();
     let hooks = hooks.given().map(|t| read_hooks(t, report)).unwrap_or_default();

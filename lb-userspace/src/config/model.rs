@@ -4,6 +4,7 @@
 //! to a virtual router. `config::file` holds the form users write; nothing outside `config` sees that one.
 
 mod check;
+mod limits;
 mod path;
 mod track;
 
@@ -20,6 +21,7 @@ pub use check::{
     Role, ScriptCheck, Tls, UdpCheck,
 };
 pub use lb_common::mode::Mode;
+pub use limits::Timeouts;
 pub use path::{Mss, PathOptions};
 pub use track::{
     Backends, FileValue, Notify, Peer, Process, Program, RunAs, Script, SyncGroup, Track, TrackKind, TrackUse,
@@ -58,6 +60,8 @@ pub struct Node {
     pub local_clients: bool,
     /// The VRRP thread asks for real-time priority, and for the memory to be locked. Default `true`.
     pub realtime: bool,
+    /// First and last source port of translated connections. Default: all from 1024 on that `ip_local_port_range` leaves.
+    pub snat_ports: Option<(u16, u16)>,
 }
 
 /// `hook = "auto" | "xdp" | "xdp-generic" | "tcx" | "clsact"`.
@@ -289,6 +293,10 @@ pub struct Service {
     pub check: Check,
     /// How long a backend that came back takes to reach its full share of new connections. Default zero.
     pub slow_start: Duration,
+    /// Sources that backends of mode `nat` see, those of each backend's own family. Default: the address of `listen`.
+    pub snat: Vec<IpAddr>,
+    /// How long its flows may be silent.
+    pub timeouts: Timeouts,
     /// What is made of the cluster's state; with a check of kind [`CheckKind::Galera`] only.
     pub galera: Option<Galera>,
 }

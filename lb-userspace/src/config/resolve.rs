@@ -5,6 +5,7 @@
 mod check;
 mod compare;
 mod group;
+mod limits;
 mod own;
 mod path;
 mod reach;
@@ -90,6 +91,7 @@ impl Resolver<'_, '_> {
             },
             local_clients: or(&written.local_clients, true),
             realtime: or(&written.realtime, true),
+            snat_ports: written.snat_ports.value().copied(),
         })
     }
 

@@ -2,6 +2,7 @@
 //! and is compared whole; `VIPLB_BLESS=1 cargo test` writes those files anew.
 
 mod hooks;
+mod limits;
 mod modes;
 mod reach;
 mod track;
@@ -377,6 +378,7 @@ fn every_key_is_documented_and_every_documented_key_exists() {
         "[service.a]\nZ",
         "[[service.a.backend]]\nZ",
         "[service.a.check]\nZ",
+        "[service.a.timeouts]\nZ",
         "[vrrp.a]\ntrack = [{ Z }]",
         "[track.a]\ntype = \"interface\"\nZ",
         "[track.a]\ntype = \"script\"\nZ",

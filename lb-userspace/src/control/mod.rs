@@ -3,6 +3,7 @@
 //! Effects reconcile: the model says what the maps and interfaces shall hold, and only differences are written. The VRRP
 //! thread does not wait for this loop: it takes and drops leases itself.
 
+mod exhaustion;
 pub mod model;
 mod shutdown;
 mod start;
@@ -35,6 +36,7 @@ use crate::{
     sockets, track,
     vrrp::{self, timers},
 };
+use exhaustion::{Exhaustion, Word};
 use model::{Model, ms};
 
 pub use start::run;
@@ -47,6 +49,7 @@ const TICKS_PER_PASS: u32 = 16;
 /// Everything the loop owns.
 struct Control {
     model: Model,
+    exhaustion: Exhaustion,
     datapath: Datapath,
     netlink: Netlink,
     /// Whose MTU is looked at next.
@@ -193,6 +196,12 @@ impl Control {
         let mut id = 0;
         for (i, service) in s.services.iter_mut().enumerate() {
             counters::fill_service(maps, i as u32, service)?;
+            for word in self.exhaustion.look(i, service, Instant::now()) {
+                match word {
+                    Word::Begun(text) => tracing::warn!("{text}"),
+                    Word::Over(text) => tracing::info!("{text}"),
+                }
+            }
             for b in &mut service.backends {
                 counters::fill_backend(maps, id, b)?;
                 b.active = collector.used_by(id);

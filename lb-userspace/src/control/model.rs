@@ -308,7 +308,7 @@ impl Model {
                     Protocol::Udp => PROTO_UDP,
                 },
                 router: s.router.map_or(NO_ROUTER, |router| router as u32),
-                snat: addr,
+                snat: s.snat.iter().map(|a| Addr::from(*a)).collect(),
                 ring: ring::build(scheduler, &up),
             });
         }

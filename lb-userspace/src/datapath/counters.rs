@@ -57,6 +57,8 @@ pub fn fill_service(maps: &Maps, id: u32, s: &mut snapshot::Service) -> Result<(
     s.flows = c.flows;
     s.refused = c.refused;
     s.displaced = c.displaced;
+    s.ports_exhausted = c.ports_exhausted;
+    s.table_full = c.table_full;
     s.packets = c.forward.packets + c.reverse.packets;
     s.bytes = c.forward.bytes + c.reverse.bytes;
     Ok(())

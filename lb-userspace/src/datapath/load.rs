@@ -18,7 +18,9 @@ use aya_log::EbpfLogger;
 use lb_common::{half_open, maps as names};
 use tokio::io::unix::AsyncFd;
 
-use super::{alive::Alive, attach, flows::Collector, maps::Maps, pins::Pins, tables::Tables, tails, xdp};
+use super::{
+    alive::Alive, attach, flows::Collector, maps::Maps, pins::Pins, ports::Pools, tables::Tables, tails, xdp,
+};
 use crate::{
     config::model::{Hook, Hooks},
     log::DatapathLog,
@@ -46,6 +48,21 @@ pub struct Attached {
     pub ways: Vec<u32>,
 }
 
+/// How large maps are made. Adopted ones stay as they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sizes {
+    /// Room for established flows.
+    pub flows: u32,
+    /// Pools of source ports: one for each source that connections to a backend come from.
+    pub pools: u32,
+}
+
+impl From<u32> for Sizes {
+    fn from(flows: u32) -> Self {
+        Self { flows, pools: names::DEFAULT_POOLS as u32 - 1 }
+    }
+}
+
 /// The kernel's side of viplb.
 pub struct Datapath {
     pub(super) pins: Pins,
@@ -65,7 +82,12 @@ pub struct Datapath {
 
 impl Datapath {
     /// Loads, attaches and pins for `interfaces`.
-    pub fn open(pins: &Pins, interfaces: &[String], hooks: impl Into<Hooks>, flows: u32) -> Result<Self> {
+    pub fn open(
+        pins: &Pins,
+        interfaces: &[String],
+        hooks: impl Into<Hooks>,
+        sizes: impl Into<Sizes>,
+    ) -> Result<Self> {
         if OBJECT.is_empty() {
             bail!("this viplb was built without its packet programs: build it with `cargo xtask build`");
         }
@@ -74,24 +96,25 @@ impl Datapath {
             // Refuses another schema before anything is touched.
             Maps::open(pins)?;
         }
-        let opened = Self::load(pins, interfaces, &hooks.into(), flows, adopted);
+        let opened = Self::load(pins, interfaces, &hooks.into(), sizes.into(), adopted);
         if opened.is_err() && !adopted {
             let _ = pins.remove();
         }
         opened
     }
 
-    fn load(pins: &Pins, interfaces: &[String], hooks: &Hooks, flows: u32, adopted: bool) -> Result<Self> {
+    fn load(pins: &Pins, interfaces: &[String], hooks: &Hooks, sizes: Sizes, adopted: bool) -> Result<Self> {
         for dir in [pins.maps(), pins.links()] {
             fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
         }
-        let mut ebpf = load_object(pins, flows)?;
+        let mut ebpf = load_object(pins, sizes)?;
         forward_log(&mut ebpf);
         let mut maps = Maps::open(pins)?;
         let places = maps.half_open.len() - 1;
         let capacity = maps.flows.len() - places;
         fill_free_slots(&mut maps, capacity, places)?;
-        tell_capacity(pins, capacity, flows);
+        let pools = maps.port_pools.len();
+        tell_capacity(pins, capacity, sizes.flows, pools);
         let mut attached = Vec::new();
         for program in PROGRAMS.iter().map(|(name, ..)| *name).chain(tails::PROGRAMS.map(|(_, name)| name)) {
             classifier(&mut ebpf, program)?
@@ -110,11 +133,12 @@ impl Datapath {
             }
             attached.push(Attached { interface: interface.clone(), hook, why, wanted, ways: Vec::new() });
         }
+        let port_pools = Pools::open(pins, &maps)?;
         // Only now does no program of a former daemon go on in its own tails any more.
         tails::remove_others(pins, &tails)?;
         Ok(Self {
-            tables: Tables::new(maps),
-            collector: Collector::open(pins, capacity, places)?,
+            collector: Collector::open(pins, capacity, places, pools)?,
+            tables: Tables::new(maps, port_pools),
             alive: Alive::open(pins)?,
             pins: pins.clone(),
             attached,
@@ -179,13 +203,16 @@ pub(super) fn classifier<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut S
     Ok(ebpf.program_mut(name).context("the object lacks a program")?.try_into()?)
 }
 
-fn load_object(pins: &Pins, flows: u32) -> Result<Ebpf> {
+fn load_object(pins: &Pins, Sizes { flows, pools }: Sizes) -> Result<Ebpf> {
     let places = half_open::places(flows);
     let mut loader = EbpfLoader::new();
     loader
         .map_max_entries(names::FLOWS, flows + places)
         .map_max_entries(names::HALF_OPEN, places + 1)
         .map_max_entries(names::FREE_SLOTS, flows)
+        // The first is nobody's.
+        .map_max_entries(names::PORT_POOLS, 1 + pools)
+        .map_max_entries(names::PORTS, 1 + pools)
         .map_max_entries(names::FLOW_KEYS, 2 * (flows + places));
     for name in names::ALL {
         loader.map_pin_path(name, pins.map(name));
@@ -214,12 +241,14 @@ fn forward_log(ebpf: &mut Ebpf) {
 }
 
 /// Says what the flow table costs, and when it is not the configured one.
-fn tell_capacity(pins: &Pins, capacity: u32, wanted: u32) {
+fn tell_capacity(pins: &Pins, capacity: u32, wanted: u32, pools: u32) {
     let bytes: u64 = [names::FLOWS, names::FLOW_KEYS, names::FREE_SLOTS, names::HALF_OPEN]
         .iter()
         .filter_map(|name| memory(pins, name))
         .sum();
     tracing::info!("flow table: room for {capacity} flows in {} of kernel memory", units::bytes(bytes));
+    let bytes = memory(pins, names::PORTS).unwrap_or(0);
+    tracing::info!("source ports: room for {} pools in {} of kernel memory", pools - 1, units::bytes(bytes));
     if capacity != wanted {
         tracing::warn!(
             "`flows = {wanted}` does not hold: the adopted table has room for {capacity}; stop viplb properly (SIGTERM) and \

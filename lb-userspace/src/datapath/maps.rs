@@ -12,6 +12,7 @@ use lb_common::{
     latency::Latency,
     lease::Lease,
     maps as names,
+    ports::{PoolKey, PortBits, Sources},
     service::{Backend, Interface, Path, Service, ServiceKey, Vip},
     settings::Settings,
     stats::{BackendStats, ServiceStats},
@@ -63,6 +64,12 @@ pub struct Maps {
     pub backends: Array<MapData, Backend>,
     /// Ways to backends.
     pub paths: Array<MapData, Path>,
+    /// Pools of backends' new flows.
+    pub sources: Array<MapData, Sources>,
+    /// Whose ports pools hold.
+    pub port_pools: Array<MapData, PoolKey>,
+    /// Their ports.
+    pub ports: Array<MapData, PortBits>,
     /// Keys of flows.
     pub flow_keys: HashMap<MapData, FlowKey, FlowRef>,
     /// Records of flows.
@@ -117,6 +124,9 @@ impl Maps {
             rings: array(pins, names::RINGS)?,
             backends: array(pins, names::BACKENDS)?,
             paths: array(pins, names::PATHS)?,
+            sources: array(pins, names::SOURCES)?,
+            port_pools: array(pins, names::PORT_POOLS)?,
+            ports: array(pins, names::PORTS)?,
             flow_keys: hash(pins, names::FLOW_KEYS)?,
             flows: array(pins, names::FLOWS)?,
             free_slots: Queue::open(pins, names::FREE_SLOTS, Map::Queue)?,

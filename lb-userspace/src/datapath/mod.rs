@@ -15,6 +15,7 @@ mod mapped;
 pub mod maps;
 pub mod observe;
 pub mod pins;
+pub mod ports;
 pub mod preflight;
 mod ranges;
 pub mod ring;

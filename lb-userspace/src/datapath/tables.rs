@@ -9,7 +9,7 @@ use lb_common::{
     settings::Settings,
 };
 
-use super::{maps::Maps, ranges};
+use super::{maps::Maps, ports::Pools, ranges};
 
 /// What the packet programs shall know.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -41,15 +41,25 @@ pub struct DesiredService {
     pub proto: u8,
     /// Its virtual router; [`NO_ROUTER`](lb_common::reach::NO_ROUTER) on an address of the node's own.
     pub router: u32,
-    /// Source that backends see.
-    pub snat: Addr,
+    /// Sources that backends of mode `nat` may see, those of each backend's own family; where there is none of it, this node's
+    /// own address towards the backend.
+    pub snat: Vec<Addr>,
     /// Backend indices in the order of new connections; empty refuses them.
     pub ring: Vec<u32>,
+}
+
+impl DesiredService {
+    /// The backends that take its new connections.
+    pub fn backends(&self) -> impl Iterator<Item = u32> + '_ {
+        let distinct: std::collections::BTreeSet<u32> = self.ring.iter().copied().collect();
+        distinct.into_iter()
+    }
 }
 
 /// Writes what differs.
 pub struct Tables {
     maps: Maps,
+    pools: Pools,
     written: Desired,
     /// Which of its two ring areas each service uses.
     area: Vec<bool>,
@@ -57,8 +67,8 @@ pub struct Tables {
 
 impl Tables {
     /// Starts from maps of unknown content: the first `publish` writes everything and clears what is left over.
-    pub fn new(maps: Maps) -> Self {
-        Self { maps, written: Desired::default(), area: vec![false; MAX_SERVICES] }
+    pub(super) fn new(maps: Maps, pools: Pools) -> Self {
+        Self { maps, pools, written: Desired::default(), area: vec![false; MAX_SERVICES] }
     }
 
     /// The maps.
@@ -85,6 +95,7 @@ impl Tables {
                 self.maps.backends.set(i, b, 0).context("map BACKENDS")?;
             }
         }
+        self.pools.publish(&mut self.maps, desired)?;
         for (i, s) in desired.services.iter().enumerate() {
             if self.written.services.get(i) != Some(s) {
                 self.publish_service(i, s)?;
@@ -112,13 +123,7 @@ impl Tables {
         for (slot, backend) in (ring_base..).zip(&s.ring) {
             self.maps.rings.set(slot, backend, 0).context("map RINGS")?;
         }
-        let value = Service {
-            id: index as u32,
-            router: s.router,
-            ring_base,
-            ring_len: s.ring.len() as u32,
-            snat: s.snat,
-        };
+        let value = Service { id: index as u32, router: s.router, ring_base, ring_len: s.ring.len() as u32 };
         self.maps.services.insert(key(s), value, 0).context("map SERVICES")?;
         ranges::publish(&mut self.maps.ranges, s)?;
         self.area[index] = flip;

@@ -2,7 +2,7 @@
 //!
 //! `file` calls [`read`] once per section; what HAProxy and keepalived call otherwise is answered with viplb's word.
 
-use std::time::Duration;
+use std::{net::IpAddr, time::Duration};
 
 use toml::{Spanned, de::DeTable};
 
@@ -10,6 +10,7 @@ use super::{
     HOUR, Hints,
     check::{self, Check},
     check_name,
+    limits::{self, Timeouts},
     path::{self, PathKeys},
 };
 use crate::config::{
@@ -45,6 +46,10 @@ pub struct Service {
     pub role: Field<Role>,
     /// `failback`.
     pub failback: Field<Failback>,
+    /// `snat`.
+    pub snat: Field<Vec<Spanned<IpAddr>>>,
+    /// `[service.NAME.timeouts]`.
+    pub timeouts: Field<Timeouts>,
 }
 
 /// `[[service.NAME.backend]]`.
@@ -75,6 +80,8 @@ pub fn read(name: Spanned<String>, table: &DeTable<'_>, report: &mut Report) -> 
     let slow_start = r.duration("slow_start", Bare::Refused, Duration::ZERO..=HOUR);
     let role = r.choice("role", check::ROLES);
     let failback = r.choice("failback", check::FAILBACKS);
+    let snat = limits::read_snat(&mut r);
+    let timeouts = r.table("timeouts");
     let backends = r.tables("backend");
     let check = r.table("check");
     r.require("check", &check, &format!("[service.{}.check]` with `type = \"mysql\"", name.get_ref()));
@@ -94,6 +101,14 @@ pub fn read(name: Spanned<String>, table: &DeTable<'_>, report: &mut Report) -> 
             Field::Given(Spanned::new(table.span(), check::read(name.get_ref(), &table, report)))
         }
     };
+    let timeouts = match timeouts {
+        Field::Absent => Field::Absent,
+        Field::Bad => Field::Bad,
+        Field::Given(table) => {
+            let read = limits::read_timeouts(name.get_ref(), &table, report);
+            Field::Given(Spanned::new(table.span(), read))
+        }
+    };
     Service {
         name,
         listen,
@@ -107,6 +122,8 @@ pub fn read(name: Spanned<String>, table: &DeTable<'_>, report: &mut Report) -> 
         slow_start,
         role,
         failback,
+        snat,
+        timeouts,
     }
 }
 
@@ -159,5 +176,7 @@ const SERVICE_HINTS: Hints = &[
     ("backends", "write `[[service.NAME.backend]]`, once for each"),
     ("port", "write `address = \"ADDR:PORT\"`"),
     ("slowstart", "write `slow_start`"),
+    ("source", "write `snat`"),
+    ("timeout", "write `timeouts = { established = \"…\" }`"),
     ("backup", "write `priority`, and `role = \"writer\"` in the service"),
 ];

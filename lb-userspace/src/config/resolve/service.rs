@@ -19,6 +19,8 @@ impl Resolver<'_, '_> {
         let backends = self.backends(s);
         let check = s.check.value().and_then(|check| self.check(s, check));
         let galera = self.galera(s);
+        let snat = self.snat(s, router.flatten());
+        let timeouts = self.timeouts(s);
         Some(Service {
             name: s.name.get_ref().clone(),
             listen: *s.listen.value()?,
@@ -30,6 +32,8 @@ impl Resolver<'_, '_> {
             backends: backends?,
             check: check?,
             slow_start: or(&s.slow_start, Duration::ZERO),
+            snat,
+            timeouts,
             galera,
         })
     }

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{
-    config::model::{Backend, Check, CheckKind, Donor, Failback, Listen, Mode, Protocol},
+    config::model::{Backend, Check, CheckKind, Donor, Failback, Listen, Mode, Protocol, Timeouts},
     galera::Observation,
 };
 
@@ -21,6 +21,8 @@ fn service(backends: &[(u16, u8)], galera: Option<Galera>, slow_start: Duration)
         mode: Mode::Nat,
     };
     Service {
+        snat: Vec::new(),
+        timeouts: Timeouts::default(),
         name: "db".into(),
         listen: Listen { first: "172.18.0.201:3306".parse().unwrap(), last: None },
         router: Some(0),

@@ -7,11 +7,13 @@ use super::super::{
     testserver::{Script, Server},
 };
 use super::*;
-use crate::config::model::{Backend, Listen, Mode, MysqlLogin, Protocol, Scheduler};
+use crate::config::model::{Backend, Listen, Mode, MysqlLogin, Protocol, Scheduler, Timeouts};
 
 fn service(addrs: &[SocketAddr], kind: CheckKind) -> Service {
     let (interval, timeout) = (Duration::from_millis(50), Duration::from_secs(5));
     Service {
+        snat: Vec::new(),
+        timeouts: Timeouts::default(),
         name: "db".into(),
         listen: Listen { first: "172.18.0.201:3306".parse().unwrap(), last: None },
         router: Some(0),

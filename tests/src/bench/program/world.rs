@@ -5,12 +5,16 @@ use std::net::Ipv4Addr;
 use lb_common::{
     addr::{Addr, PROTO_TCP, PROTO_UDP, Port},
     bench::{FRAME, Tuple},
+    maps::DEFAULT_FLOWS,
     reason::Reason,
     service::{Backend, Interface, Vip},
     settings::{Settings, SnatPorts},
 };
 use lb_ebpf::parse::flag;
-use lb_userspace::datapath::tables::{Desired, DesiredService};
+use lb_userspace::datapath::{
+    load::Sizes,
+    tables::{Desired, DesiredService},
+};
 
 use crate::packets::{LO, PORT, REPLY_MAC};
 
@@ -178,6 +182,11 @@ impl Case {
         self.kind == Kind::New
     }
 
+    /// Room for flows, and for each backend's ports.
+    pub fn sizes(&self) -> Sizes {
+        Sizes { flows: DEFAULT_FLOWS as u32, pools: self.backends }
+    }
+
     /// The tables.
     pub fn desired(&self) -> Desired {
         let proto = if self.udp { PROTO_UDP } else { PROTO_TCP };
@@ -194,7 +203,7 @@ impl Case {
             last: None,
             proto,
             router: 0,
-            snat: VIP.into(),
+            snat: vec![VIP.into()],
             ring: ring(id),
         };
         let backend = |id: u32| Backend {

@@ -1,0 +1,98 @@
+//! Functions that the kernel's verifier goes through by themselves, whoever calls them ("global functions", Linux 5.6): their
+//! arguments are numbers and records of maps, of which it assumes nothing, and what they return is a number.
+//!
+//! Whatever they do costs their callers' budget of verified instructions one call. Their stack is still on top of their callers'.
+//! `maps` calls them for the library. They keep a C name and ABI because their linkage in the type information is what tells the
+//! verifier.
+
+use lb_common::{flow::Flow, reason::Reason};
+use lb_ebpf::{Tables, balance, ending, ports};
+
+use crate::maps::{Kernel, pool_words};
+
+/// What [`viplb_claim_port`] returns for none.
+pub const NO_PORT: u32 = 1 << 16;
+
+/// All is entered.
+const ENTERED: u32 = 0;
+/// There is no room for a key.
+const TABLE_FULL: u32 = 1;
+/// Another processor has just entered the same flow.
+const CONCURRENT: u32 = 2;
+/// No source port is free.
+const NO_PORTS: u32 = 3;
+
+/// [`Tables::enter_reverse`]; [`entered`] tells what the number means.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn viplb_enter_reverse(f: *mut Flow, slot: u32) -> u32 {
+    // SAFETY: null, or a live record that its caller has to itself.
+    match unsafe { f.as_mut() } {
+        Some(f) => number(balance::enter_reverse(f, slot, &Kernel)),
+        None => TABLE_FULL,
+    }
+}
+
+/// [`Tables::enter_forward`], likewise.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn viplb_enter_forward(f: *mut Flow, slot: u32) -> u32 {
+    // SAFETY: as above.
+    match unsafe { f.as_mut() } {
+        Some(f) => number(balance::enter_forward(f, slot, &Kernel)),
+        None => TABLE_FULL,
+    }
+}
+
+#[inline(always)]
+fn number(entered: Result<(), Reason>) -> u32 {
+    match entered {
+        Ok(()) => ENTERED,
+        Err(Reason::FlowTableFull) => TABLE_FULL,
+        Err(Reason::ConcurrentOpen) => CONCURRENT,
+        Err(_) => NO_PORTS,
+    }
+}
+
+/// What one of the functions above has returned.
+#[inline(always)]
+pub fn entered(number: u32) -> Result<(), Reason> {
+    match number {
+        ENTERED => Ok(()),
+        TABLE_FULL => Err(Reason::FlowTableFull),
+        CONCURRENT => Err(Reason::ConcurrentOpen),
+        _ => Err(Reason::SnatPortsExhausted),
+    }
+}
+
+/// [`Tables::end_flow`]; returns nothing of meaning.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn viplb_end_flow(f: *mut Flow, slot: u32) -> u32 {
+    // SAFETY: null, or a live record.
+    if let Some(f) = unsafe { f.as_mut() } {
+        ending::ended(f, slot, &Kernel);
+    }
+    0
+}
+
+/// [`Tables::claim_port`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn viplb_claim_port(pool: u32, hash: u32) -> u32 {
+    let (Some(settings), Some(words)) = (Kernel.settings(), pool_words(pool)) else { return NO_PORT };
+    match ports::take(settings, &words, hash) {
+        Some(port) => port.into(),
+        None => NO_PORT,
+    }
+}
+
+/// [`Tables::release_port`]; returns nothing of meaning.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn viplb_release_port(pool: u32, port: u32) -> u32 {
+    if let (Some(settings), Some(words)) = (Kernel.settings(), pool_words(pool)) {
+        ports::give_back(settings, &words, port as u16);
+    }
+    0
+}
