@@ -9,6 +9,7 @@
 #[macro_use]
 mod layout;
 
+pub mod access;
 pub mod addr;
 pub mod bench;
 pub mod checksum;

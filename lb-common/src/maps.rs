@@ -25,6 +25,12 @@ pub const SOURCES: &str = "SOURCES";
 pub const PORT_POOLS: &str = "PORT_POOLS";
 /// `u32 pool → PortBits`: its free ports; the daemon maps the array into its memory.
 pub const PORTS: &str = "PORTS";
+/// `u32 service → Limits`.
+pub const LIMITS: &str = "LIMITS";
+/// `AccessKey → u32`, longest prefix: what a service's rules say about a client.
+pub const ACCESS: &str = "ACCESS";
+/// `ClientKey → u64`: when a client's next flow is due, boottime ns; the longest unused one gives way.
+pub const CLIENTS: &str = "CLIENTS";
 /// `FlowKey → FlowRef`.
 pub const FLOW_KEYS: &str = "FLOW_KEYS";
 /// `u32 → Flow`.
@@ -92,7 +98,7 @@ pub enum Tail {
 pub const TAIL_SLOTS: usize = 8;
 
 /// All maps that a later daemon adopts.
-pub const ALL: [&str; 27] = [
+pub const ALL: [&str; 30] = [
     VIPS,
     LEASES,
     SERVICES,
@@ -104,6 +110,9 @@ pub const ALL: [&str; 27] = [
     SOURCES,
     PORT_POOLS,
     PORTS,
+    LIMITS,
+    ACCESS,
+    CLIENTS,
     FLOW_KEYS,
     FLOWS,
     FREE_SLOTS,
@@ -136,6 +145,10 @@ pub const MAX_BACKENDS: usize = 1024;
 pub const RING_SLOTS: usize = 256;
 /// Rings of all services: two each, so that the new one is whole before the service turns to it.
 pub const MAX_RING_SLOTS: usize = MAX_SERVICES * 2 * RING_SLOTS;
+/// Rules about clients of all services together; memory is taken by rule.
+pub const MAX_RULES: usize = 65_536;
+/// Clients whose pace is known.
+pub const MAX_CLIENTS: usize = 65_536;
 /// Pools of source ports that an object brings along; the daemon asks for as many as its configuration needs.
 pub const DEFAULT_POOLS: usize = 64;
 /// Fragmented datagrams under way.

@@ -116,6 +116,16 @@ reasons! {
     TooBig = 33, Dropped, "too-big";
     /// Has no counterpart in the other side's family: a fragment, extension headers, a datagram without checksum.
     Untranslatable = 34, Dropped, "untranslatable";
+    /// Every backend that takes new connections has as many as it may have.
+    BackendsFull = 35, Refused, "backends-full";
+    /// The service has as many connections as it may have.
+    ServiceFull = 36, Refused, "service-full";
+    /// The service's rules refuse the client, and tell it.
+    AccessRefused = 37, Refused, "access-refused";
+    /// The service's rules refuse the client in silence.
+    AccessDenied = 38, Dropped, "access-denied";
+    /// The client opens connections faster than the service allows one.
+    ClientRate = 39, Refused, "client-rate";
 }
 
 /// Elements of the `REASONS` map.

@@ -25,12 +25,17 @@ pub struct ServiceStats {
     pub ports_exhausted: u64,
     /// Of `refused`: for want of a place in the flow table.
     pub table_full: u64,
+    /// New flows that the service's rules did not allow; those refused in silence are not in `refused`.
+    pub denied: u64,
+    /// Of `refused`: the client was too fast.
+    pub limited: u64,
     /// Client to backend.
     pub forward: Traffic,
     /// Backend to client.
     pub reverse: Traffic,
 }
-layout!(ServiceStats = 72: flows, refused, displaced, ports_exhausted, table_full, forward, reverse);
+layout!(ServiceStats = 88: flows, refused, displaced, ports_exhausted, table_full, denied, limited, forward,
+    reverse);
 
 /// Of a backend.
 #[repr(C)]
@@ -67,6 +72,8 @@ impl ServiceStats {
         self.displaced += o.displaced;
         self.ports_exhausted += o.ports_exhausted;
         self.table_full += o.table_full;
+        self.denied += o.denied;
+        self.limited += o.limited;
         self.forward.add(&o.forward);
         self.reverse.add(&o.reverse);
     }

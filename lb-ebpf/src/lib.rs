@@ -6,6 +6,7 @@
 
 #![cfg_attr(target_arch = "bpf", no_std)]
 
+pub mod access_list;
 pub mod answer;
 pub mod apply;
 #[cfg(any(test, feature = "testing"))]

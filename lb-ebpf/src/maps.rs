@@ -14,6 +14,7 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use lb_common::{
+    access::{ACCESS_BITS, AccessKey, ClientKey, Limits},
     addr::{Addr, Port},
     clock::Clock,
     fast::{FAST_SLOTS, SelfTest},
@@ -23,8 +24,9 @@ use lb_common::{
     latency::Latency,
     lease::Lease,
     maps::{
-        DEFAULT_FLOWS, DEFAULT_POOLS, MAX_BACKENDS, MAX_FRAGMENTS, MAX_INTERFACES, MAX_RANGES,
-        MAX_RING_SLOTS, MAX_ROUTERS, MAX_SERVICES, MAX_VIPS, MMAPABLE, SAMPLE_BYTES, TAIL_SLOTS, Tail,
+        DEFAULT_FLOWS, DEFAULT_POOLS, MAX_BACKENDS, MAX_CLIENTS, MAX_FRAGMENTS, MAX_INTERFACES, MAX_RANGES,
+        MAX_RING_SLOTS, MAX_ROUTERS, MAX_RULES, MAX_SERVICES, MAX_VIPS, MMAPABLE, SAMPLE_BYTES, TAIL_SLOTS,
+        Tail,
     },
     ports::{PoolKey, PortBits, Sources, Words},
     reach::{RANGE_BITS, RangeKey},
@@ -37,8 +39,8 @@ use lb_common::{
 use lb_ebpf::tables::{InsertError, Tables};
 
 use crate::subprograms::{
-    NO_PORT, entered, viplb_claim_port, viplb_end_flow, viplb_enter_forward, viplb_enter_reverse,
-    viplb_release_port,
+    NO_PORT, admitted, entered, viplb_admit, viplb_claim_port, viplb_end_flow, viplb_enter_forward,
+    viplb_enter_reverse, viplb_release_port,
 };
 
 #[btf_map]
@@ -61,6 +63,12 @@ static BACKENDS: Array<Backend, MAX_BACKENDS> = Array::new();
 static PATHS: Array<Path, MAX_BACKENDS> = Array::new();
 #[btf_map]
 static REPORTED: PerCpuArray<u64, 1> = PerCpuArray::new();
+#[btf_map]
+static LIMITS: Array<Limits, MAX_SERVICES> = Array::new();
+#[btf_map]
+static ACCESS: LpmTrie<AccessKey, u32, MAX_RULES> = LpmTrie::new();
+#[btf_map]
+static CLIENTS: LruHashMap<ClientKey, u64, MAX_CLIENTS> = LruHashMap::new();
 #[btf_map]
 static SOURCES: Array<Sources, MAX_BACKENDS> = Array::new();
 #[btf_map]
@@ -397,6 +405,39 @@ impl Tables for Kernel {
     #[inline(always)]
     fn remove_key(&self, key: &FlowKey) -> bool {
         FLOW_KEYS.remove(key).is_ok()
+    }
+
+    #[inline(always)]
+    fn limits(&self, service: u32) -> Option<&Limits> {
+        LIMITS.get(service)
+    }
+
+    #[inline(always)]
+    fn access(&self, key: &AccessKey) -> Option<u32> {
+        ACCESS.get(&Key::new(ACCESS_BITS, *key)).copied()
+    }
+
+    #[inline(always)]
+    fn client_due(&self, key: &ClientKey) -> Option<u64> {
+        // SAFETY: valid until the program ends; an element that gives way meanwhile may show another client's.
+        CLIENTS.get_ptr(key).map(|p| unsafe { p.read_volatile() })
+    }
+
+    #[inline(always)]
+    fn add_client(&self, key: &ClientKey, due: u64) {
+        // Of two processors that add the same one either may be the last: the client has had one flow more.
+        let _ = CLIENTS.insert(key, due, 0);
+    }
+
+    #[inline(always)]
+    fn exchange_client_due(&self, key: &ClientKey, from: u64, to: u64) -> bool {
+        CLIENTS.get_ptr_mut(key).is_some_and(|p| compare_exchange(p, from, to))
+    }
+
+    #[inline(always)]
+    fn admit(&self, service: u32, client: &Addr, now: u64) -> Result<(), Reason> {
+        let [high, low] = client.words();
+        admitted(viplb_admit(service, high, low, now))
     }
 
     #[inline(always)]

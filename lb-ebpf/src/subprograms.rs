@@ -5,8 +5,8 @@
 //! `maps` calls them for the library. They keep a C name and ABI because their linkage in the type information is what tells the
 //! verifier.
 
-use lb_common::{flow::Flow, reason::Reason};
-use lb_ebpf::{Tables, balance, ending, ports};
+use lb_common::{addr::Addr, flow::Flow, reason::Reason};
+use lb_ebpf::{Tables, access_list, balance, ending, ports};
 
 use crate::maps::{Kernel, pool_words};
 
@@ -62,6 +62,29 @@ pub fn entered(number: u32) -> Result<(), Reason> {
         TABLE_FULL => Err(Reason::FlowTableFull),
         CONCURRENT => Err(Reason::ConcurrentOpen),
         _ => Err(Reason::SnatPortsExhausted),
+    }
+}
+
+/// [`Tables::admit`], of the client whose address has these halves: 0, or the number of the reason; [`admitted`] tells what it means.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn viplb_admit(service: u32, high: u64, low: u64, now: u64) -> u32 {
+    match access_list::admit(service, &Addr::from_halves(high, low), now, &Kernel) {
+        Ok(()) => 0,
+        Err(reason) => reason as u32,
+    }
+}
+
+/// What [`viplb_admit`] has returned.
+#[inline(always)]
+pub fn admitted(number: u32) -> Result<(), Reason> {
+    const REFUSED: u32 = Reason::AccessRefused as u32;
+    const DENIED: u32 = Reason::AccessDenied as u32;
+    match number {
+        0 => Ok(()),
+        REFUSED => Err(Reason::AccessRefused),
+        DENIED => Err(Reason::AccessDenied),
+        _ => Err(Reason::ClientRate),
     }
 }
 

@@ -1,6 +1,7 @@
 //! Access to state, as the kernel's maps or a test's memory give it.
 
 use lb_common::{
+    access::{AccessKey, ClientKey, Limits},
     addr::{Addr, Port},
     flow::{Flow, FlowKey, FlowRef},
     fragment::{FragmentKey, FragmentRef},
@@ -83,6 +84,19 @@ pub trait Tables {
     fn insert_key(&self, key: &FlowKey, to: &FlowRef) -> Result<(), InsertError>;
     /// Removes a key; whether it was there. Of several that remove one at once, one is told so.
     fn remove_key(&self, key: &FlowKey) -> bool;
+
+    /// What holds for a service's new flows.
+    fn limits(&self, service: u32) -> Option<&Limits>;
+    /// What its rules say about a client.
+    fn access(&self, key: &AccessKey) -> Option<u32>;
+    /// When a client's next flow is due, boottime ns.
+    fn client_due(&self, key: &ClientKey) -> Option<u64>;
+    /// Takes note of a client.
+    fn add_client(&self, key: &ClientKey, due: u64);
+    /// Changes when its next flow is due if it is still `from`, in one step; whether it did.
+    fn exchange_client_due(&self, key: &ClientKey, from: u64, to: u64) -> bool;
+    /// Why a client may not open a flow, if so (`access_list::admit`, verified by itself like those below).
+    fn admit(&self, service: u32, client: &Addr, now: u64) -> Result<(), Reason>;
 
     /// The pools that new flows to a backend take source ports from.
     fn sources(&self, backend: u32) -> Option<&Sources>;

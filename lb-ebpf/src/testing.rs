@@ -7,6 +7,7 @@ use std::cell::{Cell, RefCell, UnsafeCell};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use lb_common::{
+    access::{ACCESS_BITS, AccessKey, ClientKey, Limits},
     addr::{Addr, PROTO_TCP, Port},
     checksum::{fold, update},
     flow::{Flow, FlowKey, FlowRef},
@@ -23,6 +24,7 @@ use lb_common::{
     stats::{BackendStats, ServiceStats},
 };
 
+use crate::access_list;
 use crate::balance;
 use crate::ending;
 use crate::packet::{Checksum, Delivery, Packet, Plain, Room};
@@ -178,6 +180,12 @@ pub struct Memory {
     pub cursors: RefCell<HashMap<u32, u32>>,
     /// Backends.
     pub backends: HashMap<u32, Backend>,
+    /// What holds for services' new flows.
+    pub limits: HashMap<u32, Limits>,
+    /// Rules about clients: key, bits of it that count, what it says.
+    pub rules: Vec<(AccessKey, u32, u32)>,
+    /// When clients' next flows are due.
+    pub clients: RefCell<HashMap<ClientKey, u64>>,
     /// Ways to backends.
     pub paths: HashMap<u32, Path>,
     /// The pools that backends' new flows take source ports from.
@@ -231,6 +239,9 @@ impl Memory {
             rings: HashMap::new(),
             cursors: RefCell::default(),
             backends: HashMap::new(),
+            limits: HashMap::new(),
+            rules: Vec::new(),
+            clients: RefCell::default(),
             paths: HashMap::new(),
             sources: HashMap::new(),
             pools: vec![PoolKey::default()],
@@ -461,6 +472,44 @@ impl Tables for Memory {
 
     fn remove_key(&self, key: &FlowKey) -> bool {
         self.keys.borrow_mut().remove(key).is_some()
+    }
+
+    fn limits(&self, service: u32) -> Option<&Limits> {
+        self.limits.get(&service)
+    }
+
+    fn access(&self, key: &AccessKey) -> Option<u32> {
+        let bits = |k: &AccessKey| {
+            k.words.iter().fold(Vec::new(), |all, w| [all, w.to_ne_bytes().to_vec()].concat())
+        };
+        let whole = bits(key);
+        let covers = |rule: &&(AccessKey, u32, u32)| {
+            assert!(rule.1 <= ACCESS_BITS);
+            let bit = |bytes: &[u8], i: u32| bytes[(i / 8) as usize] >> (7 - i % 8) & 1;
+            let own = bits(&rule.0);
+            (0..rule.1).all(|i| bit(&own, i) == bit(&whole, i))
+        };
+        self.rules.iter().filter(covers).max_by_key(|rule| rule.1).map(|rule| rule.2)
+    }
+
+    fn client_due(&self, key: &ClientKey) -> Option<u64> {
+        self.clients.borrow().get(key).copied()
+    }
+
+    fn add_client(&self, key: &ClientKey, due: u64) {
+        self.clients.borrow_mut().insert(*key, due);
+    }
+
+    fn exchange_client_due(&self, key: &ClientKey, from: u64, to: u64) -> bool {
+        let holds = self.client_due(key) == Some(from);
+        if holds {
+            self.add_client(key, to);
+        }
+        holds
+    }
+
+    fn admit(&self, service: u32, client: &Addr, now: u64) -> Result<(), Reason> {
+        access_list::admit(service, client, now, self)
     }
 
     fn sources(&self, backend: u32) -> Option<&Sources> {

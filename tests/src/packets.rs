@@ -86,6 +86,7 @@ impl Family {
         let backend = |i| Backend { addr: self.backend(i).into(), ifindex: LO, port, ..Backend::default() };
         let vip = self.vip().into();
         Desired {
+            access: Vec::new(),
             settings: Settings {
                 schema: lb_common::maps::SCHEMA,
                 snat_ports: SnatPorts::around(32768, 60999),

@@ -25,6 +25,7 @@ use lb_ebpf::{
 use lb_userspace::{
     config::model::Hook,
     datapath::{
+        access::Access,
         counters,
         load::Datapath,
         maps::Maps,
@@ -113,9 +114,10 @@ impl Pair {
         self.kernel.as_mut().expect("open until dropped")
     }
 
-    /// Writes the ways to backends anew.
+    /// Writes the ways to backends, and who may connect, anew.
     pub fn publish(&mut self, desired: &Desired) {
         self.host.paths = (0..).zip(desired.paths.iter().copied()).collect();
+        take_over_access(&mut self.host, desired);
         self.kernel().tables.publish(desired).expect("tables are written");
         let Self { host, kernel, .. } = self;
         take_over_pools(host, kernel.as_mut().expect("open until dropped").tables.maps());
@@ -254,6 +256,7 @@ fn memory(desired: &Desired, flows: u32) -> Memory {
     m.interfaces = desired.interfaces.iter().copied().collect();
     m.backends = (0..).zip(desired.backends.iter().copied()).collect();
     m.paths = (0..).zip(desired.paths.iter().copied()).collect();
+    take_over_access(&mut m, desired);
     for (id, s) in (0..).zip(&desired.services) {
         for port in s.last.into_iter().flat_map(|last| s.port.number()..=last.number()) {
             m.ranges.insert(RangeKey::new(&s.addr, s.proto, Port::new(port)), s.port);
@@ -264,6 +267,11 @@ fn memory(desired: &Desired, flows: u32) -> Memory {
         m.rings.extend((ring_base..).zip(s.ring.iter().copied()));
     }
     m
+}
+
+fn take_over_access(host: &mut Memory, desired: &Desired) {
+    host.limits = (0..).zip(desired.access.iter().map(Access::limits)).collect();
+    host.rules = (0..).zip(&desired.access).flat_map(|(id, access)| access.keys(id)).collect();
 }
 
 /// Gives the host's side the pools of source ports that the kernel's side has been given; those it knows it keeps.

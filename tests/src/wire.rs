@@ -307,6 +307,7 @@ fn desired(ifindex: u32, mac: Mac) -> Desired {
     };
     let services = (0..).zip(FAMILIES).flat_map(|f| [PROTO_TCP, PROTO_UDP].map(|proto| service(f, proto)));
     Desired {
+        access: Vec::new(),
         settings: Settings {
             schema: lb_common::maps::SCHEMA,
             snat_ports: SnatPorts::around(32768, 60999),

@@ -131,3 +131,40 @@ fn a_node_without_room_for_flows_refuses_and_says_so_and_what_is_open_goes_on() 
         talk.exchange(1000).expect("an open connection goes on");
     }
 }
+
+#[test]
+fn clients_that_are_not_allowed_or_too_fast_are_refused_and_others_are_not() {
+    let Some((mut hosts, _servers)) = cluster("access", &[3306, 3307, 3308]) else { return };
+    hosts.plug("c2", "eth0", &["172.18.1.100/16"], "x");
+    let config = VRRP.to_owned()
+        + &service(
+            "db",
+            3306,
+            "allow = [\"172.18.0.0/16\"]\ndeny = [\"172.18.1.0/24\"]\ndeny_action = \"reset\"",
+        )
+        + &service("slow", 3307, "client_limit = { rate = \"1/m\", burst = 2 }")
+        + &service("open", 3308, "");
+    let daemon = hosts.start("n1", &config);
+    daemon.wait_master();
+    for name in ["db", "slow", "open"] {
+        daemon.wait_up(name, 1);
+    }
+    let connect = |from: &str, port: u16| {
+        hosts.connect(from, SocketAddr::from(([172, 18, 0, 201], port))).map_err(|e| e.kind())
+    };
+    let refused = Some(ErrorKind::ConnectionRefused);
+    connect("c", 3306).unwrap().exchange(10_000).expect("an allowed client");
+    assert_eq!(connect("c2", 3306).err(), refused, "a denied one");
+    connect("c2", 3308).expect("another service has no rules");
+
+    let mut held = [connect("c", 3307).unwrap(), connect("c", 3307).unwrap()];
+    assert_eq!(connect("c", 3307).err(), refused, "faster than it may");
+    connect("c2", 3307).expect("another client");
+    for talk in &mut held {
+        talk.exchange(10_000).expect("an open connection goes on");
+    }
+    wait_until("the status tells", LIMIT, || {
+        counted(&daemon, "db").denied == 1 && counted(&daemon, "slow").limited == 1
+    });
+    assert_eq!(counted(&daemon, "open").refused, 0);
+}

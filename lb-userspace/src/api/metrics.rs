@@ -220,6 +220,14 @@ fn services(out: &mut Text, all: &[Service]) {
         v.table_full
     });
     family(
+        ("viplb_service_denied_total", "counter", "Connections that the service's rules kept out."),
+        &|v| v.denied,
+    );
+    family(
+        ("viplb_service_limited_total", "counter", "Refused connections of clients that were too fast."),
+        &|v| v.limited,
+    );
+    family(
         ("viplb_service_displaced_total", "counter", "Half-open flows that gave way to newer ones."),
         &|v| v.displaced,
     );

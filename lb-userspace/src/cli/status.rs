@@ -187,9 +187,17 @@ fn services(s: &Snapshot, since: &dyn Fn(u64) -> String) -> String {
 
 /// Refused connections, and what of them this node could not take for want of something.
 fn refused(v: &Service) -> String {
-    let of = [("no source port", v.ports_exhausted), ("flow table full", v.table_full)];
+    let of =
+        [("no source port", v.ports_exhausted), ("flow table full", v.table_full), ("too fast", v.limited)];
     let of: Vec<_> = of.iter().filter(|(_, n)| *n > 0).map(|(what, n)| format!("{what} {n}")).collect();
-    if of.is_empty() { v.refused.to_string() } else { format!("{} ({})", v.refused, of.join(", ")) }
+    let mut text = v.refused.to_string();
+    if !of.is_empty() {
+        let _ = write!(text, " ({})", of.join(", "));
+    }
+    if v.denied > 0 {
+        let _ = write!(text, "  not allowed {}", v.denied);
+    }
+    text
 }
 
 /// Its state, and its part in a service for the writer.

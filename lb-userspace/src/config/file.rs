@@ -5,6 +5,7 @@
 //! so that the comparisons in `resolve` can find further mistakes in one run. Its types have no `Debug`: they hold
 //! passwords.
 
+pub mod access;
 mod check;
 pub mod group;
 pub mod limits;

@@ -3,6 +3,7 @@
 //! Everything here is resolved and valid: defaults are filled in, names are unique, a service's address belongs
 //! to a virtual router. `config::file` holds the form users write; nothing outside `config` sees that one.
 
+mod access;
 mod check;
 mod limits;
 mod path;
@@ -16,6 +17,7 @@ use std::{
 };
 
 pub use super::address::Listen;
+pub use access::{Access, ClientLimit, DenyAction, Prefix};
 pub use check::{
     AgentCheck, Check, CheckKind, DnsCheck, Donor, Failback, Galera, GaleraCheck, HttpCheck, MysqlLogin,
     Role, ScriptCheck, Tls, UdpCheck,
@@ -293,6 +295,8 @@ pub struct Service {
     pub check: Check,
     /// How long a backend that came back takes to reach its full share of new connections. Default zero.
     pub slow_start: Duration,
+    /// Who may connect, and how fast.
+    pub access: Access,
     /// Sources that backends of mode `nat` see, those of each backend's own family. Default: the address of `listen`.
     pub snat: Vec<IpAddr>,
     /// How long its flows may be silent.

@@ -2,6 +2,7 @@
 //!
 //! `config::parse` calls it once per file. It goes on after a mistake; the model only comes out when there is none.
 
+mod access;
 mod check;
 mod compare;
 mod group;

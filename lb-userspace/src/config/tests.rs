@@ -1,6 +1,7 @@
 //! Whole files in, the model or every mistake out. What a bad file prints stands in `tests/fixtures/config/*.stderr`
 //! and is compared whole; `VIPLB_BLESS=1 cargo test` writes those files anew.
 
+mod access;
 mod hooks;
 mod limits;
 mod modes;
@@ -379,6 +380,7 @@ fn every_key_is_documented_and_every_documented_key_exists() {
         "[[service.a.backend]]\nZ",
         "[service.a.check]\nZ",
         "[service.a.timeouts]\nZ",
+        "[service.a.client_limit]\nZ",
         "[vrrp.a]\ntrack = [{ Z }]",
         "[track.a]\ntype = \"interface\"\nZ",
         "[track.a]\ntype = \"script\"\nZ",

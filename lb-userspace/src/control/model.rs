@@ -1,6 +1,7 @@
 //! What is wanted and what is known, without I/O: events go in, desired map contents, address changes and the static part
 //! of a snapshot come out.
 
+mod access;
 mod backends;
 mod notices;
 mod paths;
@@ -288,6 +289,7 @@ impl Model {
             backends: backends.collect(),
             paths: self.paths(),
             services: self.desired_services(),
+            access: self.config.services.iter().map(|s| access::desired(&s.access)).collect(),
         }
     }
 

@@ -7,6 +7,7 @@ use aya::{
     maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, Queue},
 };
 use lb_common::{
+    access::Limits,
     addr::Addr,
     flow::{Flow, FlowKey, FlowRef},
     latency::Latency,
@@ -18,7 +19,7 @@ use lb_common::{
     stats::{BackendStats, ServiceStats},
 };
 
-use super::{pins::Pins, ranges::Ranges};
+use super::{access::Rules, pins::Pins, ranges::Ranges};
 
 /// Why a pinned map could not be used.
 #[derive(Debug, thiserror::Error)]
@@ -64,6 +65,10 @@ pub struct Maps {
     pub backends: Array<MapData, Backend>,
     /// Ways to backends.
     pub paths: Array<MapData, Path>,
+    /// What holds for services' new flows.
+    pub limits: Array<MapData, Limits>,
+    /// Rules about clients.
+    pub access: Rules,
     /// Pools of backends' new flows.
     pub sources: Array<MapData, Sources>,
     /// Whose ports pools hold.
@@ -124,6 +129,8 @@ impl Maps {
             rings: array(pins, names::RINGS)?,
             backends: array(pins, names::BACKENDS)?,
             paths: array(pins, names::PATHS)?,
+            limits: array(pins, names::LIMITS)?,
+            access: Open::open(pins, names::ACCESS, Map::LpmTrie)?,
             sources: array(pins, names::SOURCES)?,
             port_pools: array(pins, names::PORT_POOLS)?,
             ports: array(pins, names::PORTS)?,

@@ -9,7 +9,12 @@ use lb_common::{
     settings::Settings,
 };
 
-use super::{maps::Maps, ports::Pools, ranges};
+use super::{
+    access::{self, Access},
+    maps::Maps,
+    ports::Pools,
+    ranges,
+};
 
 /// What the packet programs shall know.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -26,6 +31,8 @@ pub struct Desired {
     pub paths: Vec<Path>,
     /// Services by index.
     pub services: Vec<DesiredService>,
+    /// Who may open connections to them, by the same index; everybody to those that are missing.
+    pub access: Vec<Access>,
 }
 
 /// A service and the order of its backends.
@@ -61,6 +68,8 @@ pub struct Tables {
     maps: Maps,
     pools: Pools,
     written: Desired,
+    /// Not so before the first time: what the maps hold is unknown.
+    access_written: bool,
     /// Which of its two ring areas each service uses.
     area: Vec<bool>,
 }
@@ -68,7 +77,13 @@ pub struct Tables {
 impl Tables {
     /// Starts from maps of unknown content: the first `publish` writes everything and clears what is left over.
     pub(super) fn new(maps: Maps, pools: Pools) -> Self {
-        Self { maps, pools, written: Desired::default(), area: vec![false; MAX_SERVICES] }
+        Self {
+            maps,
+            pools,
+            written: Desired::default(),
+            access_written: false,
+            area: vec![false; MAX_SERVICES],
+        }
     }
 
     /// The maps.
@@ -96,6 +111,10 @@ impl Tables {
             }
         }
         self.pools.publish(&mut self.maps, desired)?;
+        if !self.access_written || self.written.access != desired.access {
+            access::publish(&mut self.maps, &desired.access)?;
+            self.access_written = true;
+        }
         for (i, s) in desired.services.iter().enumerate() {
             if self.written.services.get(i) != Some(s) {
                 self.publish_service(i, s)?;

@@ -8,6 +8,7 @@ use toml::{Spanned, de::DeTable};
 
 use super::{
     HOUR, Hints,
+    access::{self, Access, ClientLimit},
     check::{self, Check},
     check_name,
     limits::{self, Timeouts},
@@ -46,6 +47,10 @@ pub struct Service {
     pub role: Field<Role>,
     /// `failback`.
     pub failback: Field<Failback>,
+    /// `allow`, `deny`, `deny_action`.
+    pub access: Access,
+    /// `client_limit`.
+    pub client_limit: Field<ClientLimit>,
     /// `snat`.
     pub snat: Field<Vec<Spanned<IpAddr>>>,
     /// `[service.NAME.timeouts]`.
@@ -80,6 +85,8 @@ pub fn read(name: Spanned<String>, table: &DeTable<'_>, report: &mut Report) -> 
     let slow_start = r.duration("slow_start", Bare::Refused, Duration::ZERO..=HOUR);
     let role = r.choice("role", check::ROLES);
     let failback = r.choice("failback", check::FAILBACKS);
+    let access = access::read(&mut r);
+    let client_limit = r.table("client_limit");
     let snat = limits::read_snat(&mut r);
     let timeouts = r.table("timeouts");
     let backends = r.tables("backend");
@@ -99,6 +106,14 @@ pub fn read(name: Spanned<String>, table: &DeTable<'_>, report: &mut Report) -> 
         Field::Bad => Field::Bad,
         Field::Given(table) => {
             Field::Given(Spanned::new(table.span(), check::read(name.get_ref(), &table, report)))
+        }
+    };
+    let client_limit = match client_limit {
+        Field::Absent => Field::Absent,
+        Field::Bad => Field::Bad,
+        Field::Given(table) => {
+            let read = access::read_limit(name.get_ref(), &table, report);
+            Field::Given(Spanned::new(table.span(), read))
         }
     };
     let timeouts = match timeouts {
@@ -122,6 +137,8 @@ pub fn read(name: Spanned<String>, table: &DeTable<'_>, report: &mut Report) -> 
         slow_start,
         role,
         failback,
+        access,
+        client_limit,
         snat,
         timeouts,
     }

@@ -19,6 +19,7 @@ impl Resolver<'_, '_> {
         let backends = self.backends(s);
         let check = s.check.value().and_then(|check| self.check(s, check));
         let galera = self.galera(s);
+        let access = self.access(s);
         let snat = self.snat(s, router.flatten());
         let timeouts = self.timeouts(s);
         Some(Service {
@@ -32,6 +33,7 @@ impl Resolver<'_, '_> {
             backends: backends?,
             check: check?,
             slow_start: or(&s.slow_start, Duration::ZERO),
+            access,
             snat,
             timeouts,
             galera,

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{
-    config::model::{Backend, Check, CheckKind, Donor, Failback, Listen, Mode, Protocol, Timeouts},
+    config::model::{Access, Backend, Check, CheckKind, Donor, Failback, Listen, Mode, Protocol, Timeouts},
     galera::Observation,
 };
 
@@ -21,6 +21,7 @@ fn service(backends: &[(u16, u8)], galera: Option<Galera>, slow_start: Duration)
         mode: Mode::Nat,
     };
     Service {
+        access: Access::default(),
         snat: Vec::new(),
         timeouts: Timeouts::default(),
         name: "db".into(),

@@ -7,11 +7,12 @@ use super::super::{
     testserver::{Script, Server},
 };
 use super::*;
-use crate::config::model::{Backend, Listen, Mode, MysqlLogin, Protocol, Scheduler, Timeouts};
+use crate::config::model::{Access, Backend, Listen, Mode, MysqlLogin, Protocol, Scheduler, Timeouts};
 
 fn service(addrs: &[SocketAddr], kind: CheckKind) -> Service {
     let (interval, timeout) = (Duration::from_millis(50), Duration::from_secs(5));
     Service {
+        access: Access::default(),
         snat: Vec::new(),
         timeouts: Timeouts::default(),
         name: "db".into(),

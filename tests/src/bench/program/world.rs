@@ -213,6 +213,7 @@ impl Case {
             ..Backend::default()
         };
         Desired {
+            access: Vec::new(),
             settings: Settings {
                 schema: lb_common::maps::SCHEMA,
                 snat_ports: SnatPorts::around(32768, 60999),
