@@ -1,6 +1,6 @@
 //! What becomes of connections when a service has no source port or the node no room for flows left: whole daemons and real sockets.
 
-use std::{io::ErrorKind, net::SocketAddr};
+use std::{io::ErrorKind, net::SocketAddr, thread};
 
 use lb_tests::{
     expect::wait_until,
@@ -70,7 +70,11 @@ fn a_service_without_free_source_ports_refuses_and_says_so_and_what_is_open_goes
     }
     let mut one = fill(&hosts, at("172.18.0.201:3306"), 100);
     assert_eq!(one.len(), 16, "every port of the range");
-    let two = fill(&hosts, at("172.18.0.201:3307"), 100);
+    // From several threads at once, so that two processors look for the last ports.
+    let two: Vec<Talk> = thread::scope(|s| {
+        let all: Vec<_> = (0..4).map(|_| s.spawn(|| fill(&hosts, at("172.18.0.201:3307"), 100))).collect();
+        all.into_iter().flat_map(|one| one.join().expect("a client")).collect()
+    });
     assert_eq!(two.len(), 32, "every port of both sources");
     let ports: std::collections::BTreeSet<_> =
         one.iter().map(|talk| talk.stream.local_addr().unwrap()).collect();
@@ -79,7 +83,7 @@ fn a_service_without_free_source_ports_refuses_and_says_so_and_what_is_open_goes
     wait_until("the status tells", LIMIT, || counted(&daemon, "db").ports_exhausted == 1);
     let db = counted(&daemon, "db");
     assert_eq!((db.refused, db.table_full, db.flows), (1, 0, 16));
-    assert_eq!(counted(&daemon, "two").ports_exhausted, 1);
+    assert_eq!(counted(&daemon, "two").ports_exhausted, 4);
     assert_eq!(counted(&daemon, "idle").ports_exhausted, 0);
     let log = daemon.log();
     assert!(log.contains("service db: no source port is free"), "{log}");
