@@ -163,9 +163,10 @@ impl Stage {
         }
     }
 
-    /// How long a flow may be silent in this stage unless its service says otherwise, ns. Established flows are given five days (what Linux's conntrack
-    /// gives): pools of database connections idle for hours, and a shorter time-out silently breaks them. UDP flows are
-    /// given what conntrack gave them for most of its life (180 s, 120 s since Linux 5.0): some clients know no less.
+    /// How long a flow may be silent in this stage unless its service says otherwise, ns. Established flows are given five
+    /// days (what Linux's conntrack gives): pools of database connections idle for hours, and a shorter time-out silently
+    /// breaks them. UDP flows are given what conntrack gave them for most of its life (180 s, 120 s since Linux 5.0): some
+    /// clients know no less.
     pub const fn timeout_ns(self) -> u64 {
         const S: u64 = 1_000_000_000;
         match self {

@@ -1,4 +1,5 @@
-//! What becomes of connections when a service has no source port or the node no room for flows left: whole daemons and real sockets.
+//! What becomes of connections when a service has no source port or the node no room for flows left, or does not want the
+//! client: whole daemons and real sockets.
 
 use std::{io::ErrorKind, net::SocketAddr, thread};
 
