@@ -64,7 +64,7 @@ layout!(Limits = 24: interval, ahead, rules, prefix_v4, prefix_v6, pad);
 /// A client of a service.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub struct ClientKey {
+pub struct PaceKey {
     /// Its address, cut to the service's prefix.
     pub addr: Addr,
     /// The service's index.
@@ -72,9 +72,9 @@ pub struct ClientKey {
     /// Zero.
     pub pad: u32,
 }
-layout!(ClientKey = 24: addr, service, pad);
+layout!(PaceKey = 24: addr, service, pad);
 
-impl ClientKey {
+impl PaceKey {
     /// The key of a client.
     #[inline(always)]
     pub const fn new(service: u32, addr: &Addr, limits: &Limits) -> Self {
@@ -126,7 +126,7 @@ mod tests {
     #[test]
     fn a_client_is_its_prefix() {
         let limits = Limits { prefix_v4: 96 + 24, prefix_v6: 64, ..Limits::default() };
-        let of = |text: &str| ClientKey::new(7, &addr(text), &limits).addr;
+        let of = |text: &str| PaceKey::new(7, &addr(text), &limits).addr;
         assert_eq!(of("10.1.2.3"), addr("10.1.2.0"));
         assert_eq!(of("fd00:1:2:3:4:5:6:7"), addr("fd00:1:2:3::"));
         for (bits, expected) in
@@ -134,7 +134,7 @@ mod tests {
         {
             let limits = Limits { prefix_v6: bits, ..limits };
             assert_eq!(
-                ClientKey::new(7, &addr("fd00:1:2:3:4:5:6:7"), &limits).addr,
+                PaceKey::new(7, &addr("fd00:1:2:3:4:5:6:7"), &limits).addr,
                 addr(expected),
                 "{bits}"
             );

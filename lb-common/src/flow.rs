@@ -102,7 +102,7 @@ pub struct Flow {
     pub stage: u8,
     /// [`FIN_CLIENT`], [`FIN_BACKEND`], [`ASKED`], [`TIMED`].
     pub flags: u8,
-    /// A [`Mode`].
+    /// A [`Mode`], and [`COUNTED`].
     pub mode: u8,
     /// The longest IP packet, in bytes, that is simply sent on, in either direction; 0: any. [`DETOUR`]: none.
     pub mtu: u16,
@@ -113,6 +113,10 @@ layout!(Flow = 128: client, vip, backend, snat, client_port, vip_port, backend_p
 
 /// [`Flow::mtu`] of a flow whose packets need more than new addresses: every one is longer.
 pub const DETOUR: u16 = 1;
+
+/// In [`Flow::mode`]: the flow is counted as a connection of its backend and service (`occupancy`). Cleared in one step, through
+/// the word [`Flow::MARKED`], by who takes it off the counts.
+pub const COUNTED: u8 = 1 << 7;
 
 /// The client has sent FIN.
 pub const FIN_CLIENT: u8 = 1;
@@ -181,6 +185,8 @@ impl Stage {
     }
 }
 
+const _: () = assert!(Flow::MARKED.is_multiple_of(8), "the mark is cleared by one operation on a word");
+
 impl Flow {
     /// The stage.
     #[inline(always)]
@@ -191,7 +197,29 @@ impl Flow {
     /// The mode it was opened with.
     #[inline(always)]
     pub const fn mode(&self) -> Mode {
-        Mode::from_u8(self.mode)
+        Mode::from_u8(self.mode & !COUNTED)
+    }
+
+    /// Where in a record the word is that has [`COUNTED`] in it, in bytes.
+    pub const MARKED: usize = core::mem::offset_of!(Self, generation);
+
+    /// That word's bits but for the mark.
+    pub const UNMARKED: u64 = {
+        let mut bytes = [0xff; 8];
+        bytes[core::mem::offset_of!(Self, mode) - Self::MARKED] = !COUNTED;
+        u64::from_ne_bytes(bytes)
+    };
+
+    /// Whether it is counted as a connection.
+    #[inline(always)]
+    pub const fn is_counted(&self) -> bool {
+        self.mode & COUNTED != 0
+    }
+
+    /// Whether the connection has ended, though its record is still there.
+    #[inline(always)]
+    pub const fn has_ended(&self) -> bool {
+        matches!(self.stage(), Stage::Closing | Stage::Closed)
     }
 
     /// Whether an IP packet of so many bytes is simply sent on.

@@ -1,6 +1,9 @@
 //! Hashing of flow keys, the same in the kernel and in userspace.
 
-use crate::{addr::Addr, flow::FlowKey};
+use crate::{
+    addr::{Addr, Port},
+    flow::FlowKey,
+};
 
 /// A 32-bit hash of a flow key: multiply-xorshift over its words. Spreads ports well, which is what the walk over
 /// SNAT ports needs; not keyed, so nothing that an attacker may choose depends on its quality.
@@ -12,6 +15,20 @@ pub fn flow(key: &FlowKey) -> u32 {
     let p = [key.sport.0[0], key.sport.0[1], key.dport.0[0], key.dport.0[1], key.proto, 0, 0, 0];
     h = mix(h ^ u64::from_le_bytes(p));
     (h >> 32) as u32
+}
+
+/// A 32-bit hash of an address and a port, likewise.
+#[inline(always)]
+pub const fn end(addr: &Addr, port: Port) -> u32 {
+    let mut h = mix(0x9e37_79b9_7f4a_7c15 ^ words(addr));
+    h = mix(h ^ u16::from_le_bytes(port.0) as u64);
+    (h >> 32) as u32
+}
+
+/// Another number for each step from a hash.
+#[inline(always)]
+pub const fn step(hash: u32, step: u32) -> u32 {
+    (mix((hash as u64) << 32 | (step as u64 ^ 0x9e37_79b9)) >> 32) as u32
 }
 
 #[inline(always)]
@@ -30,7 +47,6 @@ const fn words(a: &Addr) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::addr::Port;
 
     #[test]
     fn consecutive_client_ports_spread_over_the_whole_range() {

@@ -9,10 +9,14 @@ pub const VIPS: &str = "VIPS";
 pub const LEASES: &str = "LEASES";
 /// `ServiceKey → Service`.
 pub const SERVICES: &str = "SERVICES";
-/// `u32 → u32`: slots of all services' rings, each a backend index.
+/// `u32 → u64`: slots of all services' rings (`schedule`); the daemon maps the array into its memory.
 pub const RINGS: &str = "RINGS";
-/// `u32 → u32`: next ring position of each service.
+/// `u32 → u64`: next ring position of each service.
 pub const CURSORS: &str = "CURSORS";
+/// `u32 → Occupancy`: connections of each backend and, behind those, of each service; mapped into the daemon's memory.
+pub const OCCUPANCY: &str = "OCCUPANCY";
+/// `ClientKey → Remembered`: backends of clients that keep to them; the longest unused one gives way.
+pub const PERSISTENCE: &str = "PERSISTENCE";
 /// `u32 → Backend`.
 pub const BACKENDS: &str = "BACKENDS";
 /// `u32 backend → Path`.
@@ -29,7 +33,7 @@ pub const PORTS: &str = "PORTS";
 pub const LIMITS: &str = "LIMITS";
 /// `AccessKey → u32`, longest prefix: what a service's rules say about a client.
 pub const ACCESS: &str = "ACCESS";
-/// `ClientKey → u64`: when a client's next flow is due, boottime ns; the longest unused one gives way.
+/// `PaceKey → u64`: when a client's next flow is due, boottime ns; the longest unused one gives way.
 pub const CLIENTS: &str = "CLIENTS";
 /// `FlowKey → FlowRef`.
 pub const FLOW_KEYS: &str = "FLOW_KEYS";
@@ -98,12 +102,14 @@ pub enum Tail {
 pub const TAIL_SLOTS: usize = 8;
 
 /// All maps that a later daemon adopts.
-pub const ALL: [&str; 30] = [
+pub const ALL: [&str; 32] = [
     VIPS,
     LEASES,
     SERVICES,
     RINGS,
     CURSORS,
+    OCCUPANCY,
+    PERSISTENCE,
     BACKENDS,
     PATHS,
     REPORTED,
@@ -141,10 +147,13 @@ pub const MAX_SERVICES: usize = 256;
 pub const MAX_RANGES: usize = MAX_SERVICES * 30;
 /// Backends of all services together.
 pub const MAX_BACKENDS: usize = 1024;
-/// Slots of one ring.
-pub const RING_SLOTS: usize = 256;
-/// Rings of all services: two each, so that the new one is whole before the service turns to it.
-pub const MAX_RING_SLOTS: usize = MAX_SERVICES * 2 * RING_SLOTS;
+/// Slots of one ring of weights at most.
+pub const MAX_RING: usize = 16_384;
+/// Slots of all rings unless the configuration takes more: two halves, so that all new ones are whole before a service turns to its
+/// own.
+pub const DEFAULT_RING_SLOTS: usize = 131_072;
+/// Clients whose backends are remembered.
+pub const MAX_PERSISTENT: usize = 32_768;
 /// Rules about clients of all services together; memory is taken by rule.
 pub const MAX_RULES: usize = 65_536;
 /// Clients whose pace is known.

@@ -4,6 +4,7 @@ use crate::{
     addr::{Addr, Mac, Port},
     mode::Mode,
     reach::NO_ROUTER,
+    schedule::Scheduler,
 };
 
 /// A virtual address, or one of the node's own that services are on.
@@ -76,8 +77,26 @@ pub struct Service {
     pub ring_base: u32,
     /// Slots in its ring; 0 when no backend takes new connections.
     pub ring_len: u32,
+    /// For how long after its last new connection a client is given the same backend, s; 0: not at all.
+    pub persistence: u32,
+    /// A [`Scheduler`].
+    pub scheduler: u8,
+    /// Slots behind its ring that name each of its backends once (`schedule`).
+    pub members: u8,
+    /// Bits of a client's address, of 128, by which it is known again.
+    pub prefix: u8,
+    /// Zero.
+    pub pad: u8,
 }
-layout!(Service = 16: id, router, ring_base, ring_len);
+layout!(Service = 24: id, router, ring_base, ring_len, persistence, scheduler, members, prefix, pad);
+
+impl Service {
+    /// How a backend is chosen.
+    #[inline(always)]
+    pub const fn scheduler(&self) -> Scheduler {
+        Scheduler::from_u8(self.scheduler)
+    }
+}
 
 /// A backend.
 #[repr(C)]

@@ -3,7 +3,7 @@
 //! `service` asks before a backend is chosen. In the kernel it is a function verified by itself.
 
 use lb_common::{
-    access::{ALLOW, AccessKey, ClientKey, REFUSE, paced},
+    access::{ALLOW, AccessKey, PaceKey, REFUSE, paced},
     addr::Addr,
     reason::Reason,
 };
@@ -28,7 +28,7 @@ pub fn admit<T: Tables>(service: u32, client: &Addr, now: u64, t: &T) -> Result<
     if limits.interval == 0 {
         return Ok(());
     }
-    let key = ClientKey::new(service, client, limits);
+    let key = PaceKey::new(service, client, limits);
     let mut tries = 0;
     while tries < TRIES {
         let Some(due) = t.client_due(&key) else {

@@ -7,6 +7,7 @@ use lb_common::{
     addr::{Addr, PROTO_TCP, PROTO_UDP, Port},
     lease::Lease,
     reason::Reason,
+    schedule,
     service::{Backend, Service, ServiceKey, Vip},
     settings::SnatPorts,
 };
@@ -195,10 +196,10 @@ fn tables() -> Memory {
         m.vips.insert(addr(VIP), Vip::default());
         let port = Port::new(PORT);
         m.backends.insert(i, Backend { addr: addr(BACKEND), ifindex: 1, port, ..Backend::default() });
-        m.rings.insert(i, i);
+        m.rings.insert(i, schedule::word(i, 1));
         for (n, proto) in (0..).zip([PROTO_TCP, PROTO_UDP]) {
             let key = ServiceKey { addr: addr(VIP), port, proto, pad: [0; 5] };
-            let service = Service { id: 2 * i + n, router: 0, ring_base: i, ring_len: 1 };
+            let service = Service { id: 2 * i + n, ring_base: i, ring_len: 1, ..Service::default() };
             m.services.insert(key, service);
         }
     }

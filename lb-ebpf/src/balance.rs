@@ -1,9 +1,9 @@
-//! New flows: pick a backend from the service's ring, take a source port towards it, record the flow.
+//! New flows: have a backend chosen (`schedule`), take a source port towards it, record the flow.
 
 use lb_common::{
     addr::{PROTO_UDP, Port},
     checksum::{delta, sum_addr, sum2},
-    flow::{FORWARD, Flow, FlowRef, REVERSE, Stage},
+    flow::{COUNTED, FORWARD, Flow, FlowRef, REVERSE, Stage},
     reason::Reason,
     service::{Backend, Service},
 };
@@ -13,6 +13,7 @@ use crate::{
     packet::Arrival,
     parse::Ip,
     ports,
+    schedule::Ring,
     tables::{InsertError, Tables},
 };
 
@@ -29,27 +30,35 @@ pub fn open<T: Tables>(ip: &Ip, service: &Service, t: &T, at: &Arrival) -> Resul
     let place = half_open::take(t)?;
     // What was thrown out must be gone before the record is filled anew, and its keys off the stack.
     t.flow(place.slot).ok_or(Reason::FlowTableFull)?.place = place.index as u16;
-    let slot = enter(ip, service, place.slot, t, at)?;
+    fill(ip, service, place.slot, t, at);
+    // From here and not from `enter`, below which there is no stack for it.
+    let picked = t.pick(place.slot, &Ring::of(service));
+    let refused = picked.err().unwrap_or(Reason::NewFlow);
+    let slot = enter(ip, place.slot, picked.unwrap_or(0), refused, t)?;
     if let Some(f) = t.flow(slot) {
         latency::begin(f, at.now, t);
     }
     Ok(slot)
 }
 
-/// Fills the record in a slot whose place this processor has, enters its keys, and gives the place back.
+/// Fills in which backend was picked, enters the keys of the record in a slot whose place this processor has, and gives the place
+/// back. With another reason than that of a new flow none was.
 ///
 /// A function of its own in the kernel as well: inlined, the whole path would need more than the 512 bytes of stack.
 #[inline(never)]
-fn enter<T: Tables>(ip: &Ip, service: &Service, slot: u32, t: &T, at: &Arrival) -> Result<u32, Reason> {
+fn enter<T: Tables>(ip: &Ip, slot: u32, id: u32, refused: Reason, t: &T) -> Result<u32, Reason> {
     let f = t.flow(slot).ok_or(Reason::FlowTableFull)?;
-    let entered = pick(service, t).and_then(|(id, backend)| {
-        fill(f, ip, service, backend, at.now);
-        detour::prepare(f, backend, t.path(id))?;
+    let entered = if refused == Reason::NewFlow { Ok(()) } else { Err(refused) }.and_then(|()| {
+        // From here on the flow is on the counts.
         f.backend_id = id;
-        f.client_if = at.ifindex;
+        f.mode = COUNTED;
+        let backend = t.backend(id).ok_or(Reason::BackendMissing)?;
+        direct(f, backend);
+        detour::prepare(f, backend, t.path(id))?;
         record(f, slot, t)
     });
     if entered.is_err() {
+        t.release(slot);
         f.stage = Stage::Free as u8;
     }
     half_open::release(f.place.into(), slot, f.generation, t);
@@ -65,37 +74,38 @@ fn enter<T: Tables>(ip: &Ip, service: &Service, slot: u32, t: &T, at: &Arrival) 
     Ok(slot)
 }
 
-/// The backend of a new flow: the next one of the service's ring.
-#[inline(always)]
-fn pick<'a, T: Tables>(service: &Service, t: &'a T) -> Result<(u32, &'a Backend), Reason> {
-    let position = service.ring_base + t.next(service.id) % service.ring_len.max(1);
-    let id = t.ring(position).ok_or(Reason::BackendMissing)?;
-    Ok((id, t.backend(id).ok_or(Reason::BackendMissing)?))
-}
-
-#[inline(always)]
-fn fill(f: &mut Flow, ip: &Ip, service: &Service, backend: &Backend, now: u64) {
+/// Fills in what the packet and its service say.
+#[inline(never)]
+fn fill<T: Tables>(ip: &Ip, service: &Service, slot: u32, t: &T, at: &Arrival) {
+    let Some(f) = t.flow(slot) else { return };
     f.client = ip.key.src;
     f.vip = ip.key.dst;
-    f.backend = backend.addr;
     f.snat = ip.key.src;
     f.client_port = ip.key.sport;
     f.vip_port = ip.key.dport;
-    f.backend_port = if backend.port == Port([0; 2]) { ip.key.dport } else { backend.port };
     f.snat_port = ip.key.sport;
-    f.seen = now;
-    f.born = (now / 1_000_000_000) as u32;
+    f.seen = at.now;
+    f.born = (at.now / 1_000_000_000) as u32;
     f.service = service.id;
     f.router = service.router;
-    f.backend_if = backend.ifindex;
+    f.client_if = at.ifindex;
     f.client_next = ip.tcp.seq.wrapping_add(ip.tcp.span);
     f.backend_next = 0;
     f.generation = f.generation.wrapping_add(1);
     f.proto = ip.key.proto;
-    f.mode = backend.mode;
+    f.mode = 0;
     f.flags = 0;
     f.pool = 0;
     f.stage = if ip.key.proto == PROTO_UDP { Stage::OneWay } else { Stage::SynSent } as u8;
+}
+
+/// Fills in what the backend says.
+#[inline(always)]
+fn direct(f: &mut Flow, backend: &Backend) {
+    f.backend = backend.addr;
+    f.backend_port = if backend.port == Port([0; 2]) { f.vip_port } else { backend.port };
+    f.backend_if = backend.ifindex;
+    f.mode = backend.mode | COUNTED;
 }
 
 /// Enters both keys of the filled record in a slot, and completes the record.

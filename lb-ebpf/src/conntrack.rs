@@ -69,10 +69,13 @@ pub fn known_if<P: Packet, T: Tables>(
     }
     latency::seen(f, ip, r.direction, at.now, t);
     let mode = f.mode();
-    if mode.is_one_way() {
-        advance_one_way(f, tcp, ip.payload);
-    } else if ip.payload == Payload::Tcp {
-        advance(f, tcp, r.direction);
+    let ended = if mode.is_one_way() {
+        advance_one_way(f, tcp, ip.payload)
+    } else {
+        ip.payload == Payload::Tcp && advance(f, tcp, r.direction)
+    };
+    if ended {
+        t.release(r.slot);
     }
     count(f, r.direction, ip.length, t);
     let reason = if r.direction == FORWARD { Reason::Forwarded } else { Reason::Returned };
@@ -136,8 +139,10 @@ const AHEAD: u32 = 1 << 20;
 /// Moves the stage as the segment's flags tell, and keeps the sequence numbers that a reset would need. A RST or FIN whose
 /// number cannot be its sender's changes nothing here, and is sent on all the same: its receiver knows its window exactly and
 /// asks back by a challenge ACK (RFC 5961 section 3.2), which a true sender answers with a better one.
+///
+/// Whether the connection has ended with it.
 #[inline(always)]
-fn advance(f: &mut Flow, tcp: &Tcp, direction: u8) {
+fn advance(f: &mut Flow, tcp: &Tcp, direction: u8) -> bool {
     let end = tcp.seq.wrapping_add(tcp.span);
     let answers = f.stage() == Stage::SynSent && direction == REVERSE && tcp.ack == f.client_next;
     // Before the backend's SYN there is no number to compare with.
@@ -155,7 +160,18 @@ fn advance(f: &mut Flow, tcp: &Tcp, direction: u8) {
     } else {
         f.stage()
     };
+    move_to(f, stage)
+}
+
+/// Gives a flow another stage; whether it has ended with that. A stage that stays is not written: another processor may just have
+/// seen the end.
+#[inline(always)]
+fn move_to(f: &mut Flow, stage: Stage) -> bool {
+    if f.stage == stage as u8 {
+        return false;
+    }
     f.stage = stage as u8;
+    f.has_ended()
 }
 
 /// Takes note of a segment that may well be its sender's next one, or one before.
@@ -188,10 +204,9 @@ fn follow(f: &mut Flow, tcp: &Tcp, direction: u8, end: u32) -> Stage {
 /// backend's SYN is its first segment after its own; its FIN is taken for the end, which its later acknowledgements put off. A
 /// datagram after the first is taken for a sign that the backend has answered.
 #[inline(never)]
-fn advance_one_way(f: &mut Flow, tcp: &Tcp, payload: Payload) {
+fn advance_one_way(f: &mut Flow, tcp: &Tcp, payload: Payload) -> bool {
     if payload != Payload::Tcp {
-        f.stage = Stage::TwoWay as u8;
-        return;
+        return move_to(f, Stage::TwoWay);
     }
     let end = tcp.seq.wrapping_add(tcp.span);
     if tcp.has(flag::SYN) || end.wrapping_sub(f.client_next) < 1 << 31 {
@@ -209,7 +224,7 @@ fn advance_one_way(f: &mut Flow, tcp: &Tcp, payload: Payload) {
         Stage::SynSent if tcp.has(flag::ACK) && !tcp.has(flag::SYN) => Stage::Established,
         s => s,
     };
-    f.stage = stage as u8;
+    move_to(f, stage)
 }
 
 #[inline(always)]

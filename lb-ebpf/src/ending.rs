@@ -22,4 +22,5 @@ pub fn ended<T: Tables>(f: &mut Flow, slot: u32, t: &T) {
     if t.flow_ref(&reverse).is_some_and(ours) && t.remove_key(&reverse) {
         ports::leave(f, t);
     }
+    t.release(slot);
 }

@@ -26,15 +26,18 @@ pub mod half_open;
 pub mod icmp_error;
 pub mod latency;
 pub mod neighbour;
+pub mod occupancy;
 pub mod ownership;
 pub mod packet;
 pub mod parse;
+pub mod persistence;
 pub mod plan;
 pub mod ports;
 pub mod probe;
 #[cfg(test)]
 mod properties;
 pub mod report;
+pub mod schedule;
 pub mod service;
 pub mod tables;
 #[cfg(any(test, feature = "testing"))]

@@ -2,8 +2,6 @@
 //!
 //! Names and capacities are those of `lb_common::maps`. Maps are pinned by name, so that flows outlive the daemon.
 
-use core::arch::asm;
-
 use aya_ebpf::{
     EbpfContext,
     bindings::BPF_NOEXIST,
@@ -14,7 +12,7 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use lb_common::{
-    access::{ACCESS_BITS, AccessKey, ClientKey, Limits},
+    access::{ACCESS_BITS, AccessKey, Limits, PaceKey},
     addr::{Addr, Port},
     clock::Clock,
     fast::{FAST_SLOTS, SelfTest},
@@ -24,10 +22,12 @@ use lb_common::{
     latency::Latency,
     lease::Lease,
     maps::{
-        DEFAULT_FLOWS, DEFAULT_POOLS, MAX_BACKENDS, MAX_CLIENTS, MAX_FRAGMENTS, MAX_INTERFACES, MAX_RANGES,
-        MAX_RING_SLOTS, MAX_ROUTERS, MAX_RULES, MAX_SERVICES, MAX_VIPS, MMAPABLE, SAMPLE_BYTES, TAIL_SLOTS,
-        Tail,
+        DEFAULT_FLOWS, DEFAULT_POOLS, DEFAULT_RING_SLOTS, MAX_BACKENDS, MAX_CLIENTS, MAX_FRAGMENTS,
+        MAX_INTERFACES, MAX_PERSISTENT, MAX_RANGES, MAX_ROUTERS, MAX_RULES, MAX_SERVICES, MAX_VIPS, MMAPABLE,
+        SAMPLE_BYTES, TAIL_SLOTS, Tail,
     },
+    occupancy::{self, Occupancy},
+    persistence::{ClientKey, Remembered},
     ports::{PoolKey, PortBits, Sources, Words},
     reach::{RANGE_BITS, RangeKey},
     reason::{REASON_SLOTS, Reason},
@@ -36,11 +36,17 @@ use lb_common::{
     settings::Settings,
     stats::{BackendStats, ServiceStats},
 };
-use lb_ebpf::tables::{InsertError, Tables};
+use lb_ebpf::{
+    schedule::{By, Ring},
+    tables::{InsertError, Tables},
+};
 
-use crate::subprograms::{
-    NO_PORT, admitted, entered, viplb_admit, viplb_claim_port, viplb_end_flow, viplb_enter_forward,
-    viplb_enter_reverse, viplb_release_port,
+use crate::{
+    atomics::{compare_exchange, fetch_add, fetch_and, fetch_or},
+    subprograms::{
+        self, NO_PORT, admitted, entered, viplb_admit, viplb_claim_port, viplb_end_flow, viplb_enter_forward,
+        viplb_enter_reverse, viplb_is_member, viplb_release, viplb_release_port,
+    },
 };
 
 #[btf_map]
@@ -54,9 +60,13 @@ static RANGES: LpmTrie<RangeKey, Port, MAX_RANGES> = LpmTrie::new();
 #[btf_map]
 static ALIVE: Array<u64, 1, MMAPABLE> = Array::new();
 #[btf_map]
-static RINGS: Array<u32, MAX_RING_SLOTS> = Array::new();
+static RINGS: Array<u64, DEFAULT_RING_SLOTS, MMAPABLE> = Array::new();
 #[btf_map]
-static CURSORS: Array<u32, MAX_SERVICES> = Array::new();
+static CURSORS: Array<u64, MAX_SERVICES> = Array::new();
+#[btf_map]
+static OCCUPANCY: Array<Occupancy, { occupancy::ELEMENTS }, MMAPABLE> = Array::new();
+#[btf_map]
+static PERSISTENCE: LruHashMap<ClientKey, Remembered, MAX_PERSISTENT> = LruHashMap::new();
 #[btf_map]
 static BACKENDS: Array<Backend, MAX_BACKENDS> = Array::new();
 #[btf_map]
@@ -68,7 +78,7 @@ static LIMITS: Array<Limits, MAX_SERVICES> = Array::new();
 #[btf_map]
 static ACCESS: LpmTrie<AccessKey, u32, MAX_RULES> = LpmTrie::new();
 #[btf_map]
-static CLIENTS: LruHashMap<ClientKey, u64, MAX_CLIENTS> = LruHashMap::new();
+static CLIENTS: LruHashMap<PaceKey, u64, MAX_CLIENTS> = LruHashMap::new();
 #[btf_map]
 static SOURCES: Array<Sources, MAX_BACKENDS> = Array::new();
 #[btf_map]
@@ -179,40 +189,6 @@ pub fn tail_call<C: EbpfContext>(ctx: &C, tail: Tail) {
 
 const EEXIST: i32 = 17;
 
-/// Rust offers no compare-and-exchange for this target, though its instruction set has one (version 3; Linux 5.12). In the
-/// kernel it is fully ordered.
-#[inline(always)]
-fn compare_exchange(p: *mut u64, from: u64, to: u64) -> bool {
-    let found: u64;
-    // SAFETY: an aligned word of a live array element.
-    unsafe {
-        asm!("r0 = cmpxchg_64({p} + 0, r0, {to})", p = in(reg) p, to = in(reg) to, inout("r0") from => found);
-    }
-    found == from
-}
-
-/// Sets bits of a word, in one step and fully ordered, and gives what it was. (Rust's atomics have none of this either.)
-#[inline(always)]
-fn fetch_or(p: *mut u64, bits: u64) -> u64 {
-    let was: u64;
-    // SAFETY: an aligned word of a live array element.
-    unsafe {
-        asm!("{bits} = atomic_fetch_or((u64 *)({p} + 0), {bits})", p = in(reg) p, bits = inout(reg) bits => was);
-    }
-    was
-}
-
-/// Likewise leaves only these bits.
-#[inline(always)]
-fn fetch_and(p: *mut u64, bits: u64) -> u64 {
-    let was: u64;
-    // SAFETY: an aligned word of a live array element.
-    unsafe {
-        asm!("{bits} = atomic_fetch_and((u64 *)({p} + 0), {bits})", p = in(reg) p, bits = inout(reg) bits => was);
-    }
-    was
-}
-
 /// The words of a pool of ports.
 pub struct PoolWords(*mut u64);
 
@@ -292,27 +268,95 @@ impl Tables for Kernel {
     }
 
     #[inline(always)]
-    fn ring(&self, slot: u32) -> Option<u32> {
-        RINGS.get(slot).copied()
+    fn ring(&self, slot: u32) -> Option<u64> {
+        // SAFETY: a live array element, which the daemon writes.
+        RINGS.get_ptr(slot).map(|p| unsafe { p.read_volatile() })
     }
 
     #[inline(always)]
     fn next(&self, service: u32) -> u32 {
-        // Not atomic: two processors may draw the same position, which round robin does not mind.
-        match CURSORS.get_ptr_mut(service) {
-            // SAFETY: a live array element.
-            Some(p) => unsafe {
-                let n = p.read_volatile();
-                p.write_volatile(n.wrapping_add(1));
-                n
-            },
-            None => 0,
-        }
+        // No two processors draw the same position, so that shares are exact.
+        CURSORS.get_ptr_mut(service).map_or(0, |p| fetch_add(p, 1) as u32)
     }
 
     #[inline(always)]
     fn backend(&self, id: u32) -> Option<&Backend> {
         BACKENDS.get(id)
+    }
+
+    #[inline(always)]
+    fn occupancy(&self, element: u32) -> Option<Occupancy> {
+        let o = OCCUPANCY.get_ptr(element)?;
+        // SAFETY: a live array element, which other processors and the daemon write word by word.
+        unsafe {
+            Some(Occupancy {
+                connections: (&raw const (*o).connections).read_volatile(),
+                limit: (&raw const (*o).limit).read_volatile(),
+            })
+        }
+    }
+
+    #[inline(always)]
+    fn occupy(&self, element: u32) -> bool {
+        let Some(o) = OCCUPANCY.get_ptr_mut(element) else { return false };
+        // SAFETY: a live array element; the daemon writes the limit.
+        let (connections, limit) =
+            unsafe { (&raw mut (*o).connections, (&raw const (*o).limit).read_volatile()) };
+        let before = fetch_add(connections, 1) as i64;
+        if limit != 0 && before >= limit as i64 {
+            // Others that come in this moment are refused although there may be room again: a limit is never exceeded.
+            fetch_add(connections, u64::MAX);
+            return false;
+        }
+        true
+    }
+
+    #[inline(always)]
+    fn leave(&self, element: u32) {
+        if let Some(o) = OCCUPANCY.get_ptr_mut(element) {
+            // SAFETY: a live array element.
+            fetch_add(unsafe { &raw mut (*o).connections }, u64::MAX);
+        }
+    }
+
+    #[inline(always)]
+    fn unmark(&self, flow: &mut Flow) -> bool {
+        // SAFETY: within the record, whose size and alignment make it an aligned word.
+        let word = unsafe { (&raw mut *flow).byte_add(Flow::MARKED) }.cast();
+        fetch_and(word, Flow::UNMARKED) & !Flow::UNMARKED != 0
+    }
+
+    #[inline(always)]
+    fn remembered(&self, key: &ClientKey) -> Option<&mut Remembered> {
+        // SAFETY: valid until the program ends; an element that gives way meanwhile may be another client's, which is then given
+        // a backend that is not full either.
+        PERSISTENCE.get_ptr_mut(key).map(|p| unsafe { &mut *p })
+    }
+
+    #[inline(always)]
+    fn remember(&self, key: &ClientKey, to: &Remembered) {
+        // Fails only while another processor gives way to this: the client is given any backend next time.
+        let _ = PERSISTENCE.insert(key, to, 0);
+    }
+
+    #[inline(always)]
+    fn pick(&self, slot: u32, ring: &Ring) -> Result<u32, Reason> {
+        subprograms::pick(slot, ring)
+    }
+
+    #[inline(always)]
+    fn least(&self, first: u32, members: u32, by: By, start: u32) -> Option<u32> {
+        subprograms::least(first, members, by, start)
+    }
+
+    #[inline(always)]
+    fn is_member(&self, first: u32, members: u32, backend: u32) -> bool {
+        viplb_is_member(first, members, backend) != 0
+    }
+
+    #[inline(always)]
+    fn release(&self, slot: u32) {
+        viplb_release(slot);
     }
 
     #[inline(always)]
@@ -418,19 +462,19 @@ impl Tables for Kernel {
     }
 
     #[inline(always)]
-    fn client_due(&self, key: &ClientKey) -> Option<u64> {
+    fn client_due(&self, key: &PaceKey) -> Option<u64> {
         // SAFETY: valid until the program ends; an element that gives way meanwhile may show another client's.
         CLIENTS.get_ptr(key).map(|p| unsafe { p.read_volatile() })
     }
 
     #[inline(always)]
-    fn add_client(&self, key: &ClientKey, due: u64) {
+    fn add_client(&self, key: &PaceKey, due: u64) {
         // Of two processors that add the same one either may be the last: the client has had one flow more.
         let _ = CLIENTS.insert(key, due, 0);
     }
 
     #[inline(always)]
-    fn exchange_client_due(&self, key: &ClientKey, from: u64, to: u64) -> bool {
+    fn exchange_client_due(&self, key: &PaceKey, from: u64, to: u64) -> bool {
         CLIENTS.get_ptr_mut(key).is_some_and(|p| compare_exchange(p, from, to))
     }
 

@@ -8,10 +8,12 @@ use etherparse::{
 };
 use lb_common::{
     addr::{Addr, Mac, Port},
-    flow::{FORWARD, FlowKey, REVERSE, Stage},
+    flow::{FORWARD, Flow, FlowKey, REVERSE, Stage},
     half_open,
     lease::Lease,
+    occupancy::of_service,
     reason::Reason,
+    schedule::{self, Scheduler},
     service::{Backend, Interface, Service, ServiceKey, Vip},
     settings::SnatPorts,
 };
@@ -123,7 +125,7 @@ fn segment(b: PacketBuilderStep<IpHeaders>, p: &Packet) -> PacketBuilderStep<Tcp
 /// The answer of a backend to the first half-open flow there is, or what the client then sends: arbitrary packets alone
 /// seldom hit upon it.
 fn fit(p: &Packet, m: &Memory) -> Packet {
-    let fits = |f: &lb_common::flow::Flow| match f.stage() {
+    let fits = |f: &Flow| match f.stage() {
         Stage::SynSent | Stage::OneWay => Some((f.reverse_key(), f.backend_next, f.client_next, 0x32)),
         Stage::SynReceived => Some((f.forward_key(), f.client_next, f.backend_next, 0x20)),
         _ => None,
@@ -149,8 +151,29 @@ fn fit(p: &Packet, m: &Memory) -> Packet {
     }
 }
 
+/// How backends are chosen, and how many connections there may be.
+#[derive(Debug, Clone, Copy)]
+struct Choice {
+    scheduler: Scheduler,
+    /// Seconds; 0: clients do not keep to their backends.
+    persistence: u32,
+    /// Of a backend and of a service; 0: any number.
+    limits: [u64; 2],
+}
+
+fn choice() -> impl Strategy<Value = Choice> {
+    let limits = [prop_oneof![Just(0), Just(0), 1u64..3], prop_oneof![Just(0), Just(0), 1u64..5]];
+    (prop::sample::select(Scheduler::ALL.to_vec()), 0u32..2, limits)
+        .prop_map(|(scheduler, persistence, limits)| Choice { scheduler, persistence, limits })
+}
+
 /// A TCP and a UDP service in each family, three backends, four SNAT ports, room for few flows.
 fn tables() -> Memory {
+    tables_with(Choice { scheduler: Scheduler::Rr, persistence: 0, limits: [0; 2] })
+}
+
+fn tables_with(choice: Choice) -> Memory {
+    const SLOTS: u32 = 6;
     let mut m = Memory::with_places(FLOWS, PLACES);
     m.settings.snat_ports = SnatPorts { low_first: 2000, low_last: 2003, high_first: 1, high_last: 0 };
     m.set_lease(0, lease(u64::MAX));
@@ -159,13 +182,28 @@ fn tables() -> Memory {
         let vip = address(v6, VIP).into();
         m.vips.insert(vip, Vip::default());
         let base = family * 3;
+        let ring_base = family * SLOTS;
         for (i, proto) in (0..).zip([6, 17]) {
             let key = ServiceKey { addr: vip, port: Port::new(PORT), proto, pad: [0; 5] };
             let id = family * 2 + i;
-            m.services.insert(key, Service { id, router: 0, ring_base: base, ring_len: 3 });
+            let service = Service {
+                id,
+                ring_base,
+                ring_len: 3,
+                members: 3,
+                scheduler: choice.scheduler as u8,
+                persistence: choice.persistence,
+                prefix: 127,
+                ..Service::default()
+            };
+            m.services.insert(key, service);
+            m.set_limit(of_service(id), choice.limits[1]);
         }
         for i in 0..3 {
-            m.rings.insert(base + i, base + i);
+            for slot in [i, 3 + i] {
+                m.rings.insert(ring_base + slot, schedule::word(base + i, 1 + i as u16));
+            }
+            m.set_limit(base + i, choice.limits[0]);
             let addr = address(v6, 2 + i as u8).into();
             m.backends
                 .insert(base + i, Backend { addr, ifindex: 1, port: Port::new(PORT), ..Backend::default() });
@@ -269,6 +307,43 @@ fn check_ports(m: &Memory) {
     }
 }
 
+/// Backends and services have as many connections counted as there are flows of theirs that have not ended, and no more than they
+/// may have.
+fn check_counts(m: &Memory) {
+    let live: Vec<_> = (0..RECORDS)
+        .map(|slot| m.record(slot))
+        .filter(|f| f.stage() != Stage::Free && !f.has_ended())
+        .collect();
+    assert!(live.iter().all(Flow::is_counted), "a live flow that does not count");
+    let found = |element| {
+        let o = m.occupancy(element).expect("an element");
+        assert!(o.limit == 0 || o.connections <= o.limit, "{element}: {o:?}");
+        o.connections as usize
+    };
+    for id in 0..6 {
+        assert_eq!(found(id), live.iter().filter(|f| f.backend_id == id).count(), "of backend {id}");
+    }
+    for id in 0..4 {
+        let of = live.iter().filter(|f| f.service == id).count();
+        assert_eq!(found(of_service(id)), of, "of service {id}");
+    }
+}
+
+/// Ends every flow as the collector does.
+fn collect(m: &Memory) {
+    for slot in 0..RECORDS {
+        let f = m.flow(slot).expect("a record");
+        if f.stage() == Stage::Free {
+            continue;
+        }
+        m.end_flow(f, slot);
+        f.stage = Stage::Free as u8;
+        if f.place == 0 {
+            m.free_slot(slot);
+        }
+    }
+}
+
 fn check_emitted(frame: &[u8]) {
     let h = PacketHeaders::from_ethernet_slice(frame).expect("a frame");
     let data = h.payload.slice();
@@ -301,8 +376,9 @@ proptest! {
     #[test]
     fn any_sequence_of_packets_keeps_flows_and_keys_paired_and_checksums_right(
         packets in prop::collection::vec(packet(), 1..60),
+        choice in choice(),
     ) {
-        let m = tables();
+        let m = tables_with(choice);
         for (now, packet) in (1..).zip(&packets) {
             let packet = &if packet.fits { fit(packet, &m) } else { packet.clone() };
             let mut b = Buffer::new(frame(packet));
@@ -313,9 +389,13 @@ proptest! {
                 Action::Drop => {}
             }
             check_pairs(&m);
+            check_counts(&m);
         }
         let counted: u64 = Reason::ALL.iter().map(|r| m.counted(*r)).sum();
         prop_assert_eq!(counted, packets.len() as u64, "each packet ends in one reason");
+        collect(&m);
+        check_pairs(&m);
+        check_counts(&m);
     }
 
     #[test]

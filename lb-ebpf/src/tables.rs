@@ -1,12 +1,14 @@
 //! Access to state, as the kernel's maps or a test's memory give it.
 
 use lb_common::{
-    access::{AccessKey, ClientKey, Limits},
+    access::{AccessKey, Limits, PaceKey},
     addr::{Addr, Port},
     flow::{Flow, FlowKey, FlowRef},
     fragment::{FragmentKey, FragmentRef},
     latency::Latency,
     lease::Lease,
+    occupancy::Occupancy,
+    persistence::{ClientKey, Remembered},
     ports::{PoolKey, Sources},
     reach::RangeKey,
     reason::Reason,
@@ -14,6 +16,11 @@ use lb_common::{
     service::{Backend, Interface, Path, Service, ServiceKey, Vip},
     settings::Settings,
     stats::{BackendStats, ServiceStats},
+};
+
+use crate::{
+    occupancy,
+    schedule::{self, By, Ring},
 };
 
 /// Why a key could not be inserted.
@@ -49,12 +56,24 @@ pub trait Tables {
     fn range(&self, key: &RangeKey) -> Option<Port>;
     /// Until when the daemon counts as alive, boottime ns.
     fn alive_until(&self) -> u64;
-    /// Backend index in a ring slot.
-    fn ring(&self, slot: u32) -> Option<u32>;
-    /// Counts up the cursor of a service and gives its former value.
+    /// The word in a ring slot (`schedule`).
+    fn ring(&self, slot: u32) -> Option<u64>;
+    /// Counts up the cursor of a service in one step and gives its former value.
     fn next(&self, service: u32) -> u32;
     /// A backend.
     fn backend(&self, id: u32) -> Option<&Backend>;
+    /// Connections of a backend or service (`lb_common::occupancy`).
+    fn occupancy(&self, element: u32) -> Option<Occupancy>;
+    /// Counts one more there, unless it is full; whether it did.
+    fn occupy(&self, element: u32) -> bool;
+    /// Counts one less.
+    fn leave(&self, element: u32);
+    /// Clears a flow's [`COUNTED`](lb_common::flow::COUNTED) in one step; whether it was set.
+    fn unmark(&self, flow: &mut Flow) -> bool;
+    /// Which backend a client was given.
+    fn remembered(&self, key: &ClientKey) -> Option<&mut Remembered>;
+    /// Leaves word of it.
+    fn remember(&self, key: &ClientKey, to: &Remembered);
     /// The way to a backend.
     fn path(&self, backend: u32) -> Option<&Path>;
     /// When the ICMP errors sent so far would have been due at their steady pace (`report`), boottime ns.
@@ -90,11 +109,11 @@ pub trait Tables {
     /// What its rules say about a client.
     fn access(&self, key: &AccessKey) -> Option<u32>;
     /// When a client's next flow is due, boottime ns.
-    fn client_due(&self, key: &ClientKey) -> Option<u64>;
+    fn client_due(&self, key: &PaceKey) -> Option<u64>;
     /// Takes note of a client.
-    fn add_client(&self, key: &ClientKey, due: u64);
+    fn add_client(&self, key: &PaceKey, due: u64);
     /// Changes when its next flow is due if it is still `from`, in one step; whether it did.
-    fn exchange_client_due(&self, key: &ClientKey, from: u64, to: u64) -> bool;
+    fn exchange_client_due(&self, key: &PaceKey, from: u64, to: u64) -> bool;
     /// Why a client may not open a flow, if so (`access_list::admit`, verified by itself like those below).
     fn admit(&self, service: u32, client: &Addr, now: u64) -> Result<(), Reason>;
 
@@ -131,6 +150,42 @@ pub trait Tables {
     fn capture(&self) -> Option<&Capture>;
     /// Shows one.
     fn sample(&self, sample: &Sample);
+
+    /// [`schedule::pick`]; in the kernel a function that is verified apart, as the next three.
+    #[inline(always)]
+    fn pick(&self, slot: u32, ring: &Ring) -> Result<u32, Reason>
+    where
+        Self: Sized,
+    {
+        schedule::pick(slot, ring, self)
+    }
+
+    /// [`schedule::least`].
+    #[inline(always)]
+    fn least(&self, first: u32, members: u32, by: By, start: u32) -> Option<u32>
+    where
+        Self: Sized,
+    {
+        schedule::least(first, members, by, start, self)
+    }
+
+    /// [`schedule::is_member`].
+    #[inline(always)]
+    fn is_member(&self, first: u32, members: u32, backend: u32) -> bool
+    where
+        Self: Sized,
+    {
+        schedule::is_member(first, members, backend, self)
+    }
+
+    /// [`occupancy::release`].
+    #[inline(always)]
+    fn release(&self, slot: u32)
+    where
+        Self: Sized,
+    {
+        occupancy::release(slot, self);
+    }
 
     /// A virtual address. The node's own are none: its stack answers for them, lease or not.
     #[inline(always)]

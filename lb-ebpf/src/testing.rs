@@ -7,14 +7,16 @@ use std::cell::{Cell, RefCell, UnsafeCell};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use lb_common::{
-    access::{ACCESS_BITS, AccessKey, ClientKey, Limits},
+    access::{ACCESS_BITS, AccessKey, Limits, PaceKey},
     addr::{Addr, PROTO_TCP, Port},
     checksum::{fold, update},
-    flow::{Flow, FlowKey, FlowRef},
+    flow::{COUNTED, Flow, FlowKey, FlowRef},
     fragment::{FragmentKey, FragmentRef},
     half_open,
     latency::Latency,
     lease::Lease,
+    occupancy::{ELEMENTS, Occupancy},
+    persistence::{ClientKey, Remembered},
     ports::{PoolKey, Sources, WORDS, Words, free, renew},
     reach::RangeKey,
     reason::{REASON_SLOTS, Reason},
@@ -174,10 +176,12 @@ pub struct Memory {
     pub ranges: HashMap<RangeKey, Port>,
     /// Until when the daemon counts as alive.
     pub alive_until: u64,
-    /// Ring slots.
-    pub rings: HashMap<u32, u32>,
+    /// Words in ring slots.
+    pub rings: HashMap<u32, u64>,
     /// Cursors by service.
     pub cursors: RefCell<HashMap<u32, u32>>,
+    /// Backends of clients that keep to them.
+    pub remembered: RefCell<HashMap<ClientKey, Remembered>>,
     /// Backends.
     pub backends: HashMap<u32, Backend>,
     /// What holds for services' new flows.
@@ -185,7 +189,7 @@ pub struct Memory {
     /// Rules about clients: key, bits of it that count, what it says.
     pub rules: Vec<(AccessKey, u32, u32)>,
     /// When clients' next flows are due.
-    pub clients: RefCell<HashMap<ClientKey, u64>>,
+    pub clients: RefCell<HashMap<PaceKey, u64>>,
     /// Ways to backends.
     pub paths: HashMap<u32, Path>,
     /// The pools that backends' new flows take source ports from.
@@ -212,6 +216,7 @@ pub struct Memory {
     /// What a listener was shown.
     pub samples: RefCell<Vec<Sample>>,
     reported: UnsafeCell<u64>,
+    occupancy: Vec<Cell<Occupancy>>,
     places: Vec<Cell<u64>>,
     flows: Vec<UnsafeCell<Flow>>,
     service_stats: UnsafeCell<Box<[ServiceStats; 8]>>,
@@ -238,6 +243,8 @@ impl Memory {
             alive_until: u64::MAX,
             rings: HashMap::new(),
             cursors: RefCell::default(),
+            remembered: RefCell::default(),
+            occupancy: vec![Cell::default(); ELEMENTS],
             backends: HashMap::new(),
             limits: HashMap::new(),
             rules: Vec::new(),
@@ -303,6 +310,12 @@ impl Memory {
     /// A copy of the lease of a router.
     pub fn lease_of(&self, router: u32) -> Lease {
         self.lease(router).copied().unwrap_or_default()
+    }
+
+    /// How many connections a backend or service may have; 0: any number.
+    pub fn set_limit(&mut self, element: u32, limit: u64) {
+        let o = self.occupancy[element as usize].get_mut();
+        o.limit = limit;
     }
 
     /// Times a packet ended in `reason`.
@@ -388,7 +401,7 @@ impl Tables for Memory {
         self.alive_until
     }
 
-    fn ring(&self, slot: u32) -> Option<u32> {
+    fn ring(&self, slot: u32) -> Option<u64> {
         self.rings.get(&slot).copied()
     }
 
@@ -401,6 +414,41 @@ impl Tables for Memory {
 
     fn backend(&self, id: u32) -> Option<&Backend> {
         self.backends.get(&id)
+    }
+
+    fn occupancy(&self, element: u32) -> Option<Occupancy> {
+        self.occupancy.get(element as usize).map(Cell::get)
+    }
+
+    fn occupy(&self, element: u32) -> bool {
+        let Some(cell) = self.occupancy.get(element as usize) else { return false };
+        let o = cell.get();
+        if !o.is_full() {
+            cell.set(Occupancy { connections: o.connections + 1, ..o });
+        }
+        !o.is_full()
+    }
+
+    fn leave(&self, element: u32) {
+        if let Some(cell) = self.occupancy.get(element as usize) {
+            let o = cell.get();
+            cell.set(Occupancy { connections: o.connections.wrapping_sub(1), ..o });
+        }
+    }
+
+    fn unmark(&self, flow: &mut Flow) -> bool {
+        let was = flow.is_counted();
+        flow.mode &= !COUNTED;
+        was
+    }
+
+    fn remembered(&self, key: &ClientKey) -> Option<&mut Remembered> {
+        // SAFETY: single thread; the core holds one at a time, and adds none meanwhile.
+        unsafe { &mut *self.remembered.as_ptr() }.get_mut(key)
+    }
+
+    fn remember(&self, key: &ClientKey, to: &Remembered) {
+        self.remembered.borrow_mut().insert(*key, *to);
     }
 
     fn path(&self, backend: u32) -> Option<&Path> {
@@ -492,15 +540,15 @@ impl Tables for Memory {
         self.rules.iter().filter(covers).max_by_key(|rule| rule.1).map(|rule| rule.2)
     }
 
-    fn client_due(&self, key: &ClientKey) -> Option<u64> {
+    fn client_due(&self, key: &PaceKey) -> Option<u64> {
         self.clients.borrow().get(key).copied()
     }
 
-    fn add_client(&self, key: &ClientKey, due: u64) {
+    fn add_client(&self, key: &PaceKey, due: u64) {
         self.clients.borrow_mut().insert(*key, due);
     }
 
-    fn exchange_client_due(&self, key: &ClientKey, from: u64, to: u64) -> bool {
+    fn exchange_client_due(&self, key: &PaceKey, from: u64, to: u64) -> bool {
         let holds = self.client_due(key) == Some(from);
         if holds {
             self.add_client(key, to);

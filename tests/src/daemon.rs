@@ -17,6 +17,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use serde_json::Value;
 
 use crate::{
+    books,
     console::Console,
     lab::{Balancer, DB_PORT, Lab, Node, VIP},
     proc::{self, MARK},
@@ -102,6 +103,7 @@ pub fn start(lab: &Lab, node: &Node, console: &Console) -> Result<()> {
         let log = proc::tail(&log_file, 8);
         bail!("viplb in {} does not answer after {} s:\n{log}", node.name, READY_LIMIT.as_secs());
     }
+    books::begin(lab, node)?;
     console.say(format!("{}: viplb runs, priority {}", node.name, node.priority()));
     Ok(())
 }

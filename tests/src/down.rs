@@ -9,6 +9,7 @@ use std::{
     io,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -23,8 +24,9 @@ use nix::{
 };
 
 use crate::{
+    books,
     console::Console,
-    lab::{self, DB_MAX},
+    lab::{self, DB_MAX, Lab},
     netns::{self, Netns},
     proc,
 };
@@ -67,6 +69,24 @@ pub fn down(prefix: &str, console: &Console) -> Result<Vec<String>> {
     Ok(gone)
 }
 
+/// For tests: takes down the lab of this prefix, and panics, unless the test has, if packets came to a node of viplb without
+/// getting a reason.
+///
+/// # Panics
+///
+/// If so.
+pub fn end(prefix: &str) {
+    let failed = thread::panicking();
+    let closed = Lab::open(prefix).and_then(|lab| books::close_all(&lab));
+    if let Err(e) = down(prefix, &Console::quiet()) {
+        eprintln!("the lab is not down: {e:#}");
+    }
+    match closed {
+        Err(e) if !failed => panic!("{e:#}"),
+        _ => {}
+    }
+}
+
 fn namespaces(prefix: &str) -> Vec<Netns> {
     let databases = (1..=DB_MAX).map(|i| format!("db{i}"));
     let fixed = ["client", "h1", "h2"].map(str::to_owned);
@@ -99,7 +119,7 @@ fn end_processes(namespaces: &[Netns], console: &Console) -> usize {
     proc::signal(&first, Signal::SIGCONT);
     let start = Instant::now();
     while start.elapsed() < GRACE && !living().is_empty() {
-        std::thread::sleep(Duration::from_millis(50));
+        thread::sleep(Duration::from_millis(50));
     }
     let start = Instant::now();
     while start.elapsed() < GRACE {
@@ -108,7 +128,7 @@ fn end_processes(namespaces: &[Netns], console: &Console) -> usize {
             break;
         }
         proc::signal(&rest, Signal::SIGKILL);
-        std::thread::sleep(Duration::from_millis(50));
+        thread::sleep(Duration::from_millis(50));
     }
     first.len()
 }

@@ -9,6 +9,10 @@ use std::{
     net::{SocketAddr, TcpListener, TcpStream},
     path::PathBuf,
     process::{Child, Command, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     thread,
     time::Duration,
 };
@@ -19,7 +23,14 @@ use nix::{
     unistd::Pid,
 };
 
-use crate::{daemon, down::Bpffs, expect::wait_until, netns::Netns, proc};
+use crate::{
+    books::{self, Books},
+    daemon,
+    down::Bpffs,
+    expect::wait_until,
+    netns::Netns,
+    proc,
+};
 
 /// Long for what these hosts do, short for a reader of failures.
 pub const LIMIT: Duration = Duration::from_secs(30);
@@ -120,20 +131,32 @@ impl Hosts {
             }
             std::os::unix::net::UnixStream::connect(&socket).is_ok()
         });
-        Daemon { node, child: Some(child), log }
+        let mut daemon = Daemon { node, child: Some(child), log, books: None };
+        let interfaces: Vec<_> = daemon.status().interfaces.into_iter().map(|i| i.name).collect();
+        let interfaces: Vec<_> = interfaces.iter().map(String::as_str).collect();
+        let accounted = books::of_pins(&daemon.node).expect("its maps");
+        daemon.books = Books::open(&self.host(host), &interfaces, accounted);
+        daemon
     }
 
     /// Runs an echo server on a host that first says its number.
     pub fn serve(&self, host: &str, at: SocketAddr, number: u8) -> Server {
         let listener = self.host(host).run(|| TcpListener::bind(at)).unwrap().expect("bind");
         let shared = listener.try_clone().expect("a descriptor");
+        let busy = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&busy);
         thread::spawn(move || {
             while let Ok((stream, _)) = shared.accept() {
-                // A check goes as soon as it is connected, which does not matter to the server.
-                thread::spawn(move || drop(echo(stream, number)));
+                let count = Arc::clone(&count);
+                count.fetch_add(1, Ordering::Relaxed);
+                thread::spawn(move || {
+                    // A check goes as soon as it is connected, which does not matter to the server.
+                    drop(echo(stream, number));
+                    count.fetch_sub(1, Ordering::Relaxed);
+                });
             }
         });
-        Server { listener }
+        Server { listener, busy }
     }
 
     /// Connects from a host.
@@ -174,6 +197,14 @@ fn echo(mut stream: TcpStream, number: u8) -> io::Result<()> {
 /// An echo server, until it is dropped.
 pub struct Server {
     listener: TcpListener,
+    busy: Arc<AtomicUsize>,
+}
+
+impl Server {
+    /// Until all its connections have ended.
+    pub fn wait_idle(&self, limit: Duration) {
+        wait_until("all connections have ended", limit, || self.busy.load(Ordering::Relaxed) == 0);
+    }
 }
 
 impl Drop for Server {
@@ -212,9 +243,15 @@ pub struct Daemon {
     node: String,
     child: Option<Child>,
     log: PathBuf,
+    books: Option<Books>,
 }
 
 impl Daemon {
+    /// Its name as a node.
+    pub fn name(&self) -> &str {
+        &self.node
+    }
+
     /// What it says of itself; of its maps if it is dead.
     pub fn status(&self) -> Snapshot {
         let mut viplb = Command::new(daemon::binary().expect("viplb is built"));
@@ -247,14 +284,28 @@ impl Daemon {
     }
 
     /// Ends it with this signal and waits until it has.
+    ///
+    /// # Panics
+    ///
+    /// If packets came to it without getting a reason.
     pub fn end(&mut self, signal: Signal) {
+        self.close_books();
         self.signal(signal);
         self.child.take().expect("it runs").wait().expect("a child");
     }
 }
 
+impl Daemon {
+    fn close_books(&mut self) {
+        if let Some(books) = self.books.take().filter(|_| self.child.is_some() && !thread::panicking()) {
+            books.balance(books::of_pins(&self.node).expect("its maps")).expect("every packet has a reason");
+        }
+    }
+}
+
 impl Drop for Daemon {
     fn drop(&mut self) {
+        self.close_books();
         if let Some(mut child) = self.child.take() {
             let _ = child.kill();
             let _ = child.wait();

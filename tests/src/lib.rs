@@ -6,6 +6,7 @@
 //! and no process may be signalled that does not live in one of the lab's namespaces.
 
 pub mod bench;
+pub mod books;
 pub mod console;
 pub mod daemon;
 pub mod decapsulator;
@@ -25,6 +26,7 @@ pub mod screen;
 pub mod sql;
 pub mod standin;
 pub mod status;
+pub mod test_run;
 pub mod tryout;
 pub mod vip;
 pub mod vrrp_net;

@@ -9,6 +9,7 @@ use anyhow::{Result, bail};
 use nix::{sys::signal::Signal, unistd::Pid};
 
 use crate::{
+    books,
     console::Console,
     daemon, galera, keepalived,
     lab::{Balancer, Engine, Lab, Node, Role},
@@ -47,6 +48,7 @@ pub fn daemon_pids(lab: &Lab, node: &Node) -> Vec<Pid> {
 /// Ends the node's daemon with SIGKILL.
 pub fn kill(lab: &Lab, node: &Node, console: &Console) -> Result<()> {
     let pids = running(lab, node)?;
+    books::close(lab, node)?;
     proc::signal(&pids, Signal::SIGKILL);
     let ended = console.wait_for(STOP_LIMIT, || Ok(gone(lab, node, &pids)))?;
     if !ended {
@@ -58,6 +60,7 @@ pub fn kill(lab: &Lab, node: &Node, console: &Console) -> Result<()> {
 /// Asks the node's daemon to end and waits until it has.
 pub fn stop(lab: &Lab, node: &Node, console: &Console) -> Result<()> {
     let pids = running(lab, node)?;
+    books::close(lab, node)?;
     proc::signal(&proc::leaders(&pids), Signal::SIGTERM);
     proc::signal(&pids, Signal::SIGCONT);
     let ended = console.wait_for(STOP_LIMIT, || Ok(gone(lab, node, &pids)))?;

@@ -18,7 +18,7 @@ use lb_common::{
     service::{Backend, Interface, Path, Vip},
     settings::{Settings, SnatPorts},
 };
-use lb_userspace::datapath::tables::{Desired, DesiredService};
+use lb_userspace::datapath::tables::{Choice, Desired, DesiredService};
 
 pub use fragments::*;
 pub use icmp::*;
@@ -96,6 +96,7 @@ impl Family {
             interfaces: vec![(LO, Interface { mac: REPLY_MAC, ..Interface::default() })],
             backends: (0..n.max(1)).map(backend).collect(),
             paths: vec![Path { source: self.backend(7).into(), ..Path::default() }; n.max(1).into()],
+            limits: Vec::new(),
             services: vec![DesiredService {
                 addr: vip,
                 port,
@@ -103,7 +104,9 @@ impl Family {
                 proto: PROTO_TCP,
                 router: 0,
                 snat: vec![vip],
+                backends: 0..n.max(1).into(),
                 ring: (0..u32::from(n)).collect(),
+                choice: Choice::default(),
             }],
         }
     }

@@ -11,15 +11,15 @@ use lb_common::{
     flow::{Flow, Stage},
     latency::Latency,
     lease::Lease,
-    maps::{MAX_BACKENDS, RING_SLOTS},
+    maps::MAX_BACKENDS,
+    occupancy::{Occupancy, of_service},
     probe,
     reach::RangeKey,
     reason::Reason,
-    service::Service,
     settings::Settings,
 };
 use lb_ebpf::{
-    Action, Arrival, Delivery,
+    Action, Arrival, Delivery, Tables,
     testing::{Buffer, Memory},
 };
 use lb_userspace::{
@@ -30,7 +30,7 @@ use lb_userspace::{
         load::Datapath,
         maps::Maps,
         pins::Pins,
-        tables::{Desired, key},
+        tables::{Desired, key, lay_out},
     },
 };
 
@@ -114,10 +114,11 @@ impl Pair {
         self.kernel.as_mut().expect("open until dropped")
     }
 
-    /// Writes the ways to backends, and who may connect, anew.
+    /// Writes services, the ways to backends, and who may connect, anew.
     pub fn publish(&mut self, desired: &Desired) {
         self.host.paths = (0..).zip(desired.paths.iter().copied()).collect();
         take_over_access(&mut self.host, desired);
+        schedule(&mut self.host, desired);
         self.kernel().tables.publish(desired).expect("tables are written");
         let Self { host, kernel, .. } = self;
         take_over_pools(host, kernel.as_mut().expect("open until dropped").tables.maps());
@@ -191,6 +192,9 @@ impl Pair {
         let host: Vec<Flow> = (0..flows).map(|slot| timeless(self.host.record(slot))).collect();
         let host_service = self.host.service_counters(0);
         let host_backends: Vec<_> = (0..3).map(|i| self.host.backend_counters(i)).collect();
+        let elements: Vec<u32> = (0..8).chain((0..4).map(of_service)).collect();
+        let host_counts: Vec<Occupancy> =
+            elements.iter().map(|e| self.host.occupancy(*e).expect("an element")).collect();
         let host_times: Vec<_> = (0..3).map(|i| times(&self.host.latency_of(i))).collect();
         let host_reasons: Vec<u64> = Reason::ALL.iter().map(|r| self.host.counted(*r)).collect();
         let host_lease = timeless_lease(self.host.lease_of(0));
@@ -201,6 +205,9 @@ impl Pair {
         assert_eq!(counters::service(maps, 0).expect("counters"), host_service);
         let backends: Vec<_> = (0..3).map(|i| counters::backend(maps, i).expect("counters")).collect();
         assert_eq!(backends, host_backends);
+        let counts: Vec<_> =
+            elements.iter().map(|e| counters::occupancy(maps, *e).expect("counts")).collect();
+        assert_eq!(counts, host_counts, "connections of backends, then of services");
         let latency = |i| times(&counters::latency(maps, i).expect("times"));
         assert_eq!((0..3).map(latency).collect::<Vec<_>>(), host_times, "times taken");
         let reasons: Vec<u64> =
@@ -257,15 +264,12 @@ fn memory(desired: &Desired, flows: u32) -> Memory {
     m.backends = (0..).zip(desired.backends.iter().copied()).collect();
     m.paths = (0..).zip(desired.paths.iter().copied()).collect();
     take_over_access(&mut m, desired);
-    for (id, s) in (0..).zip(&desired.services) {
+    for s in &desired.services {
         for port in s.last.into_iter().flat_map(|last| s.port.number()..=last.number()) {
             m.ranges.insert(RangeKey::new(&s.addr, s.proto, Port::new(port)), s.port);
         }
-        let ring_base = (id * 2 + 1) * RING_SLOTS as u32;
-        let ring_len = s.ring.len() as u32;
-        m.services.insert(key(s), Service { id, router: s.router, ring_base, ring_len });
-        m.rings.extend((ring_base..).zip(s.ring.iter().copied()));
     }
+    schedule(&mut m, desired);
     m
 }
 
@@ -282,6 +286,19 @@ fn take_over_pools(host: &mut Memory, maps: &mut Maps) {
     }
     let of = |id: u32| (id, maps.sources.get(&id, 0).expect("map SOURCES"));
     host.sources = (0..MAX_BACKENDS as u32).map(of).filter(|(_, sources)| sources.count > 0).collect();
+}
+
+/// Rings, services and limits.
+fn schedule(m: &mut Memory, desired: &Desired) {
+    let (words, elements) = lay_out(&desired.services, 0);
+    m.rings = (0..).zip(words).collect();
+    m.services = desired.services.iter().map(key).zip(elements).collect();
+    for (id, limit) in (0..8).zip(desired.limits.iter().copied().chain(std::iter::repeat(0))) {
+        m.set_limit(id, limit.into());
+    }
+    for (id, s) in (0..).zip(&desired.services) {
+        m.set_limit(of_service(id), s.choice.max_connections.into());
+    }
 }
 
 fn timeless(f: Flow) -> Flow {

@@ -4,14 +4,12 @@
 //! Hosts are named by a letter; `c` is the client, `s` the backend, `a` and `b` run the programs, `h` what they are compared with. The virtual address is on
 //! no interface: only the programs answer for it. When a node's programs go, each packet that came in must have had its reason.
 
-mod books;
 pub mod peers;
 pub mod raw;
 pub mod traffic;
 
 use std::{net::IpAddr, process::Command};
 
-use books::Books;
 use lb_common::{
     addr::{Mac, PROTO_TCP, PROTO_UDP, Port},
     lease::Lease,
@@ -30,6 +28,7 @@ use lb_userspace::{
 };
 
 use crate::{
+    books::{self, Books},
     down::Bpffs,
     netns::Netns,
     packets::{FAMILIES, Family, PORT},
@@ -217,7 +216,7 @@ impl Wire {
         }
         datapath.tables.publish(&desired).expect("tables are written");
         let mut node = Node { desired, datapath: Some(datapath), runtime, books: None, _bpffs: bpffs };
-        node.books = Books::open(&self.host(host), &mut node);
+        node.books = Books::open(&self.host(host), &["eth0"], || node.accounted());
         node
     }
 }
@@ -266,6 +265,18 @@ impl Node {
         self.kernel().tables.publish(&desired).expect("tables are written");
     }
 
+    /// How many more packets came in than have a reason; `None` where that cannot be compared.
+    pub fn unaccounted(&mut self) -> Option<i64> {
+        let books = self.books.take()?;
+        let missing = books.missing(|| self.accounted());
+        self.books = Some(books);
+        Some(missing)
+    }
+
+    fn accounted(&mut self) -> u64 {
+        books::accounted(self.kernel().tables.maps()).expect("counters")
+    }
+
     /// Writes the lease of both addresses' router.
     ///
     /// # Panics
@@ -278,8 +289,10 @@ impl Node {
 
 impl Drop for Node {
     fn drop(&mut self) {
-        if let Some(books) = self.books.take().filter(|_| !std::thread::panicking()) {
-            books.balance(self);
+        if let Some(books) = self.books.take().filter(|_| !std::thread::panicking())
+            && let Err(e) = books.balance(|| self.accounted())
+        {
+            panic!("{e:#}: {:?}", lb_userspace::datapath::counters::reasons(self.kernel().tables.maps()));
         }
         let _inside = self.runtime.enter();
         if let Some(datapath) = self.datapath.take() {
@@ -303,7 +316,14 @@ fn desired(ifindex: u32, mac: Mac) -> Desired {
     let vip = |f: Family| (f.vip().into(), Vip::default());
     let service = |(ring, f): (u32, Family), proto| {
         let addr = IpAddr::into(f.vip());
-        DesiredService { addr, port, last: None, proto, router: 0, snat: vec![addr], ring: vec![ring] }
+        DesiredService {
+            addr,
+            port,
+            proto,
+            snat: vec![addr],
+            ring: vec![ring],
+            ..DesiredService::default()
+        }
     };
     let services = (0..).zip(FAMILIES).flat_map(|f| [PROTO_TCP, PROTO_UDP].map(|proto| service(f, proto)));
     Desired {
@@ -317,6 +337,7 @@ fn desired(ifindex: u32, mac: Mac) -> Desired {
         interfaces: vec![(ifindex, Interface { mac, ..Interface::default() })],
         backends: FAMILIES.map(backend).to_vec(),
         paths: Vec::new(),
+        limits: Vec::new(),
         services: services.collect(),
     }
 }

@@ -204,7 +204,7 @@ impl Net {
 impl Drop for Net {
     fn drop(&mut self) {
         self.servers.clear();
-        let _ = down::down(&self.lab.plan().prefix, &Console::quiet());
+        down::end(&self.lab.plan().prefix);
     }
 }
 
@@ -332,6 +332,30 @@ fn connections_are_spread_evenly_or_by_weight_and_counted_where_they_went() {
 }
 
 #[test]
+fn what_is_over_a_limit_is_refused_at_once_and_status_shows_how_many_there_are() {
+    let Some(net) = Net::new("lim") else { return };
+    let config = net.config("", "interval = \"1s\"");
+    let config = config.replacen("scheduler = \"rr\"\n", "scheduler = \"lc\"\nmax_connections = 5\n", 1);
+    net.serve(&config.replacen("weight = 4\n", "weight = 4\nmax_connections = 1\n", 1));
+    net.wait_for_states(["up"; 3]);
+    let mut open: Vec<_> = (0..5).map(|_| net.ask(PORT)).collect();
+    let of = |server| open.iter().filter(|(_, s)| *s == server).count();
+    assert_eq!([0, 1, 2].map(of), [1, 2, 2]);
+    let start = Instant::now();
+    let error = net.connect(PORT).expect_err("over the limit");
+    assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
+    assert!(start.elapsed() < AT_ONCE, "{:?}", start.elapsed());
+    let shown = || {
+        let s = net.service("even");
+        (s.active, s.limit, s.backends.iter().map(|b| (b.active, b.limit)).collect::<Vec<_>>())
+    };
+    wait_until("status shows them", LIMIT, || shown() == (5, 5, vec![(1, 1), (2, 0), (2, 0)]));
+    wait_until("and why one was refused", LIMIT, || net.snapshot().drops.get("service-full") == Some(&1));
+    open.pop();
+    wait_until("there is room again", LIMIT, || net.connect(PORT).is_ok());
+}
+
+#[test]
 fn a_backend_that_goes_down_gets_no_new_connections_until_it_is_back() {
     let Some(mut net) = Net::new("dow") else { return };
     net.serve(&net.config("", "interval = \"200ms\"\nrise = 2\nfall = 3"));
@@ -343,17 +367,16 @@ fn a_backend_that_goes_down_gets_no_new_connections_until_it_is_back() {
     assert!(seen.backends[1].cause.contains("refused"), "{}", seen.backends[1].cause);
     assert_eq!((seen.up, net.viplb(&["status"]).status.code()), (2, Some(1)), "degraded");
     assert_eq!(net.spread(PORT, 20), [10, 0, 10]);
-    // What was connected before goes on.
-    old.write_all(&[NAME]).unwrap();
-    let mut answer = [9];
-    old.read_exact(&mut answer).unwrap();
-    assert_eq!(usize::from(answer[0]), number);
+    // Who was connected to it, and said nothing, is told.
+    let told = old.read(&mut [0]).unwrap_err();
+    assert_eq!(told.kind(), io::ErrorKind::ConnectionReset, "of server {number}");
 
     let again = Server::start(&net.lab, 1);
     net.servers.insert(1, again);
     net.wait_for_states(["up"; 3]);
     assert_eq!(net.spread(PORT, 21), [7; 3]);
-    assert_eq!(net.viplb(&["status"]).status.code(), Some(0), "healthy");
+    // The last failed check is a reason to call a service degraded until the next one has passed.
+    wait_until("healthy", LIMIT, || net.viplb(&["status"]).status.code() == Some(0));
 }
 
 #[test]

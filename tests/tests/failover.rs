@@ -21,7 +21,7 @@ use lb_common::{
 use lb_tests::{
     console::Console,
     daemon,
-    down::down,
+    down::end,
     expect::wait_until,
     lab::{Balancer, DB_PORT, Engine, Lab, Node, Plan, VIP},
     node::{self, Cut},
@@ -174,9 +174,7 @@ impl Drop for Scene {
         }
         drop(self.watch.take());
         drop(self.writer.take().map(Writer::stop));
-        if let Err(e) = down(&self.lab.plan().prefix, &Console::quiet()) {
-            eprintln!("the lab is not down: {e:#}");
-        }
+        end(&self.lab.plan().prefix);
     }
 }
 

@@ -129,7 +129,7 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
-        let _ = down::down(&self.0.plan().prefix, &Console::quiet());
+        down::end(&self.0.plan().prefix);
     }
 }
 

@@ -160,7 +160,7 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
-        let _ = down::down(&self.lab.plan().prefix, &Console::quiet());
+        down::end(&self.lab.plan().prefix);
     }
 }
 

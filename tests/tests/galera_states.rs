@@ -160,7 +160,7 @@ impl Drop for Cluster {
             let log = self.0.node_dir(&self.node("h1")).join("viplb.log");
             eprintln!("{}", proc::tail(&log, 60));
         }
-        let _ = down::down(&self.0.plan().prefix, &Console::quiet());
+        down::end(&self.0.plan().prefix);
     }
 }
 

@@ -12,7 +12,7 @@ use std::{
 use lb_tests::{
     console::Console,
     daemon::{self, AUTH_PASS},
-    down::down,
+    down::end,
     expect::wait_until,
     keepalived,
     lab::{Balancer, Engine, Lab, Node, Plan},
@@ -115,9 +115,7 @@ impl Drop for Scene {
             }
         }
         drop(self.watch.take());
-        if let Err(e) = down(&self.lab.plan().prefix, &Console::quiet()) {
-            eprintln!("the lab is not down: {e:#}");
-        }
+        end(&self.lab.plan().prefix);
     }
 }
 

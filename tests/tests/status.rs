@@ -122,6 +122,8 @@ fn degraded() -> Snapshot {
     let service = &mut s.services[0];
     service.up = 2;
     service.refused = 3;
+    (service.active, service.limit) = (6, 1000);
+    service.backends[0].limit = 500;
     let db2 = &mut service.backends[1];
     db2.state = "down".into();
     db2.since = NOW - 42;
@@ -150,14 +152,13 @@ fn dead() -> Snapshot {
     }];
     s.interfaces.clear();
     let service = &mut s.services[0];
-    (service.name, service.scheduler) = ("#0".into(), "-".into());
+    service.name = "#0".into();
     for (i, b) in (0..).zip(&mut service.backends) {
         *b = Backend {
             name: format!("#{i}"),
             state: "unknown".into(),
             check_ms: None,
             weight: 0,
-            active: 0,
             since: 0,
             ..b.clone()
         };

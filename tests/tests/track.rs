@@ -17,7 +17,7 @@ use std::{
 use lb_tests::{
     console::Console,
     daemon,
-    down::down,
+    down::{down, end},
     expect::wait_until,
     lab::{Balancer, Engine, Lab, Node, Plan, VIP},
     node::{self, Cut},
@@ -172,9 +172,7 @@ impl Drop for Scene {
             }
         }
         drop(self.watch.take());
-        if let Err(e) = down(&self.lab.plan().prefix, &Console::quiet()) {
-            eprintln!("the lab is not down: {e:#}");
-        }
+        end(&self.lab.plan().prefix);
     }
 }
 

@@ -8,10 +8,13 @@ use hyper::{Request, body::Bytes, client::conn::http1};
 use hyper_util::rt::TokioIo;
 use tokio::{net::UnixStream, time::timeout};
 
-use super::{BackendOrder, LogSwitch, snapshot::Snapshot};
+use super::{BackendOrder, FlowKill, LogSwitch, snapshot::Snapshot};
 
 /// A daemon that has not answered by then is taken for frozen.
 const LIMIT: Duration = Duration::from_secs(2);
+
+/// Ending a million flows takes some twenty seconds.
+const KILL_LIMIT: Duration = Duration::from_secs(120);
 
 /// Why the daemon could not be asked.
 #[derive(Debug, thiserror::Error)]
@@ -45,13 +48,31 @@ pub async fn order_backend(socket: &Path, order: &BackendOrder) -> Result<(), As
     ask(socket, "POST", "/v1/backend", body.into()).await.map(drop)
 }
 
+/// Ends flows; gives how many.
+pub async fn kill_flows(socket: &Path, kill: &FlowKill) -> Result<u64, AskError> {
+    let body = serde_json::to_vec(kill).map_err(|e| AskError::Other(e.into()))?;
+    // A large table is gone through a part at a time.
+    let body = ask_within(KILL_LIMIT, socket, "POST", "/v1/flows/kill", body.into()).await?;
+    serde_json::from_slice(&body).context("the daemon's answer is not understood").map_err(AskError::Other)
+}
+
 async fn ask(socket: &Path, method: &str, path: &str, body: Bytes) -> Result<Bytes, AskError> {
+    ask_within(LIMIT, socket, method, path, body).await
+}
+
+async fn ask_within(
+    limit: Duration,
+    socket: &Path,
+    method: &str,
+    path: &str,
+    body: Bytes,
+) -> Result<Bytes, AskError> {
     let stream = match timeout(LIMIT, UnixStream::connect(socket)).await {
         Err(_) => return Err(AskError::Silent),
         Ok(Err(_)) => return Err(AskError::NotRunning),
         Ok(Ok(s)) => s,
     };
-    match timeout(LIMIT, exchange(stream, method, path, body)).await {
+    match timeout(limit, exchange(stream, method, path, body)).await {
         Err(_) => Err(AskError::Silent),
         // Killed while it was being asked.
         Ok(Err(e)) if e.is::<hyper::Error>() => Err(AskError::NotRunning),

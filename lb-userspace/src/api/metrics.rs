@@ -211,6 +211,10 @@ fn services(out: &mut Text, all: &[Service]) {
     };
     family(("viplb_service_backends_up", "gauge", "Backends that take new connections."), &|v| v.up as u64);
     family(("viplb_service_backends", "gauge", "Backends."), &|v| v.backends.len() as u64);
+    family(("viplb_service_connections", "gauge", "Connections that are open."), &|v| v.active);
+    family(("viplb_service_connections_limit", "gauge", "As many as there may be; 0: any number."), &|v| {
+        v.limit
+    });
     family(("viplb_service_flows_total", "counter", "New flows."), &|v| v.flows);
     family(("viplb_service_refused_total", "counter", "Connections refused."), &|v| v.refused);
     family(("viplb_service_ports_exhausted_total", "counter", "Of these: no source port was free."), &|v| {
@@ -243,7 +247,10 @@ fn backends(out: &mut Text, all: &[Service]) {
     };
     family(("viplb_backend_up", "gauge", "Whether its check passes."), &|b| u64::from(b.state == "up"));
     family(("viplb_backend_weight", "gauge", "Configured weight."), &|b| u64::from(b.weight));
-    family(("viplb_backend_flows", "gauge", "Flows in the table."), &|b| b.active);
+    family(("viplb_backend_connections", "gauge", "Connections that are open."), &|b| b.active);
+    family(("viplb_backend_connections_limit", "gauge", "As many as there may be; 0: any number."), &|b| {
+        b.limit
+    });
     family(("viplb_backend_flows_total", "counter", "New flows."), &|b| b.flows);
     family(("viplb_backend_packets_total", "counter", "Packets of both directions."), &|b| b.packets);
     family(("viplb_backend_bytes_total", "counter", "Bytes of both directions."), &|b| b.bytes);

@@ -1,7 +1,7 @@
 //! The control socket: HTTP over a unix socket that only root can open, one JSON for CLI, scripts and tests.
 //!
 //! `GET /v1/status` gives the latest [`snapshot::Snapshot`]; `POST /v1/log` switches the packet programs' diagnostic
-//! events; `POST /v1/backend` gives an order about a backend. Handlers read the published snapshot or send a command to the control loop; they hold no state.
+//! events; `POST /v1/backend` gives an order about a backend; `POST /v1/flows/kill` ends flows. Handlers read the published snapshot or send a command to the control loop; they hold no state.
 
 pub mod client;
 pub mod http;
@@ -17,6 +17,7 @@ use axum::{
     http::StatusCode,
     routing::{get, post},
 };
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use tokio::{
     net::UnixListener,
@@ -70,6 +71,20 @@ impl From<Order> for health::Order {
     }
 }
 
+/// Body of `POST /v1/flows/kill`: which flows; all that is said must hold.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct FlowKill {
+    /// Name of the service.
+    pub service: Option<String>,
+    /// Name of the backend; of several services, unless one is named.
+    pub backend: Option<String>,
+    /// The client's address, or network.
+    pub client: Option<IpNet>,
+    /// Silent for so many milliseconds.
+    #[serde(default)]
+    pub idle_ms: u64,
+}
+
 /// What the API asks of the control loop.
 #[derive(Debug)]
 pub enum Command {
@@ -77,6 +92,8 @@ pub enum Command {
     DatapathLog(bool, oneshot::Sender<Result<(), String>>),
     /// Take a backend out, bring it back, or give it another weight.
     Backend(BackendOrder, oneshot::Sender<Result<(), String>>),
+    /// End flows; gives how many.
+    KillFlows(FlowKill, oneshot::Sender<Result<u64, String>>),
 }
 
 #[derive(Clone)]
@@ -111,6 +128,7 @@ pub async fn serve(
         .route("/v1/status", get(status))
         .route("/v1/log", post(log))
         .route("/v1/backend", post(backend))
+        .route("/v1/flows/kill", post(kill_flows))
         .with_state(Shared { snapshot, commands });
     axum::serve(listener, app)
         .with_graceful_shutdown(async move { cancel.cancelled().await })
@@ -140,14 +158,19 @@ async fn backend(State(shared): State<Shared>, Json(body): Json<BackendOrder>) -
     asked.map_err(|e| (StatusCode::NOT_FOUND, e))
 }
 
+async fn kill_flows(State(shared): State<Shared>, Json(body): Json<FlowKill>) -> Answer<Json<u64>> {
+    let asked = ask(&shared, |answer| Command::KillFlows(body, answer)).await?;
+    asked.map(Json).map_err(|e| (StatusCode::NOT_FOUND, e))
+}
+
 /// Nothing, or a status and a sentence.
 type Answer<T = ()> = Result<T, (StatusCode, String)>;
 
 /// Sends a command to the control loop; its answer.
-async fn ask(
+async fn ask<T>(
     shared: &Shared,
-    command: impl FnOnce(oneshot::Sender<Result<(), String>>) -> Command,
-) -> Answer<Result<(), String>> {
+    command: impl FnOnce(oneshot::Sender<Result<T, String>>) -> Command,
+) -> Answer<Result<T, String>> {
     let gone = || (StatusCode::SERVICE_UNAVAILABLE, "the daemon is stopping".to_owned());
     let (answer, answered) = oneshot::channel();
     shared.commands.send(command(answer)).await.map_err(|_| gone())?;

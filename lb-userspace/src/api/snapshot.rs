@@ -237,6 +237,12 @@ pub struct Service {
     pub backends: Vec<Backend>,
     /// New flows since the maps were made.
     pub flows: u64,
+    /// Connections that are open, half-open ones too.
+    #[serde(default)]
+    pub active: u64,
+    /// As many as there may be; 0: any number.
+    #[serde(default)]
+    pub limit: u64,
     /// Connections refused with RST.
     pub refused: u64,
     /// Half-open flows that gave way to newer ones.
@@ -282,8 +288,11 @@ pub struct Backend {
     pub weight: u16,
     /// New flows.
     pub flows: u64,
-    /// Flows in the table.
+    /// Connections that are open, half-open ones too.
     pub active: u64,
+    /// As many as there may be; 0: any number.
+    #[serde(default)]
+    pub limit: u64,
     /// Packets of both directions.
     pub packets: u64,
     /// Bytes of both directions.

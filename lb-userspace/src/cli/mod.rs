@@ -3,6 +3,7 @@
 mod backend;
 mod capture;
 pub mod check;
+mod flow;
 mod galera;
 mod log;
 mod node;
@@ -55,6 +56,9 @@ enum Command {
     /// Take a backend out of its service, bring it back, or give it another weight; until the daemon ends.
     #[command(subcommand)]
     Backend(backend::Backend),
+    /// Connections: show them, end them.
+    #[command(subcommand)]
+    Flow(flow::FlowCommand),
     /// The Galera cluster behind the services.
     #[command(subcommand)]
     Galera(galera::Galera),
@@ -114,6 +118,7 @@ pub fn main(args: Args) -> ExitCode {
         Command::Vrrp(Vrrp::Show) => return exit(vrrp::show(args.node.as_deref(), format), 2),
         Command::Galera(command) => return exit(galera::run(args.node.as_deref(), command, format), 2),
         Command::Backend(order) => backend::order(args.node.as_deref(), order),
+        Command::Flow(command) => flow::run(args.node.as_deref(), command, format),
         Command::Capture(what) => capture::run(args.node.as_deref(), &what, format),
         Command::Log { source: LogSource::Datapath, switch } => {
             log::datapath(args.node.as_deref(), switch == Switch::On)

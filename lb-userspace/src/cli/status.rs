@@ -145,7 +145,7 @@ fn services(s: &Snapshot, since: &dyn Fn(u64) -> String) -> String {
     for v in &s.services {
         let _ = writeln!(
             out,
-            "service {}  {}/{}  {} {}  backends {}/{} up  flows {}  refused {}  packets {}  {}",
+            "service {}  {}/{}  {} {}  backends {}/{} up  flows {}  active {}  refused {}  packets {}  {}",
             v.name,
             v.listen,
             v.protocol,
@@ -154,6 +154,7 @@ fn services(s: &Snapshot, since: &dyn Fn(u64) -> String) -> String {
             v.up,
             v.backends.len(),
             v.flows,
+            connections(v.active, v.limit),
             refused(v),
             v.packets,
             bytes(v.bytes)
@@ -174,7 +175,7 @@ fn services(s: &Snapshot, since: &dyn Fn(u64) -> String) -> String {
                 times(b.connect.as_ref()),
                 times(b.response.as_ref()),
                 b.flows.to_string(),
-                known(asked, b.active),
+                connections(b.active, b.limit),
                 b.packets.to_string(),
                 bytes(b.bytes),
                 if b.cause.is_empty() { b.output.clone() } else { b.cause.clone() },
@@ -208,6 +209,11 @@ fn state(b: &Backend) -> String {
         (part, _) if b.state == "up" => format!("{} {part}", b.state),
         _ => b.state.clone(),
     }
+}
+
+/// Those that are open, and how many there may be.
+fn connections(active: u64, limit: u64) -> String {
+    if limit == 0 { active.to_string() } else { format!("{active}/{limit}") }
 }
 
 /// Median and 99th percentile.

@@ -7,6 +7,7 @@
 
 pub mod access;
 mod check;
+mod choice;
 pub mod group;
 pub mod limits;
 mod path;

@@ -9,7 +9,7 @@ pub mod model;
 
 mod address;
 mod file;
-mod reader;
+pub(crate) mod reader;
 mod resolve;
 mod secret;
 mod spelling;

@@ -22,7 +22,7 @@ pub use check::{
     AgentCheck, Check, CheckKind, DnsCheck, Donor, Failback, Galera, GaleraCheck, HttpCheck, MysqlLogin,
     Role, ScriptCheck, Tls, UdpCheck,
 };
-pub use lb_common::mode::Mode;
+pub use lb_common::{mode::Mode, schedule::Scheduler};
 pub use limits::Timeouts;
 pub use path::{Mss, PathOptions};
 pub use track::{
@@ -135,6 +135,9 @@ pub struct VirtualRouter {
     pub assign: bool,
     /// The addresses are at the router's virtual hardware address (00:00:5e:00:01:VRID, IPv6 00:00:5e:00:02:VRID).
     pub virtual_mac: bool,
+    /// Whether a node that reaches no backend must not own the addresses without a sign of a peer. Default: where a service has a
+    /// `galera` check.
+    pub witness: bool,
     /// Whether a lower-priority owner is pre-empted, and when.
     pub preempt: Preempt,
     /// How long the packet programs go on for this router after the daemon's last renewal, while no peer probes it.
@@ -289,6 +292,12 @@ pub struct Service {
     pub path: PathOptions,
     /// How a backend is chosen for a new connection.
     pub scheduler: Scheduler,
+    /// Slots of the table that schedulers by hash use; a prime. Default [`HASH_TABLE_SIZE`].
+    pub hash_table_size: u32,
+    /// Whether clients keep to their backend. Default not.
+    pub persistence: Option<Persistence>,
+    /// Connections that the service may have at a time; 0, the default: any number.
+    pub max_connections: u32,
     /// Backends, in the order of the file; at least one.
     pub backends: Vec<Backend>,
     /// How backends are checked.
@@ -301,9 +310,43 @@ pub struct Service {
     pub snat: Vec<IpAddr>,
     /// How long its flows may be silent.
     pub timeouts: Timeouts,
+    /// What becomes of connections of backends that are lost or taken out.
+    pub sessions: Sessions,
     /// What is made of the cluster's state; with a check of kind [`CheckKind::Galera`] only.
     pub galera: Option<Galera>,
 }
+
+/// What becomes of a backend's connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Then {
+    /// They go on until they end by themselves.
+    Keep,
+    /// Both ends are told by a RST, so long after.
+    Reset(Duration),
+}
+
+/// What becomes of the connections of a backend whose standing changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sessions {
+    /// It answers nobody any more, or is outside of its Galera cluster's primary component. Default: reset at once.
+    pub lost: Then,
+    /// It answers, but its checks fail. Default: keep.
+    pub failed: Then,
+    /// It is drained. Default: keep.
+    pub drain: Then,
+    /// It is in maintenance. Default: keep.
+    pub maint: Then,
+}
+
+impl Default for Sessions {
+    fn default() -> Self {
+        Self { lost: Then::Reset(Duration::ZERO), failed: Then::Keep, drain: Then::Keep, maint: Then::Keep }
+    }
+}
+
+/// Slots of a table of backends that is entered by a hash: more than a hundred for each of a hundred backends, as Maglev's authors
+/// advise; two of 128 KiB.
+pub const HASH_TABLE_SIZE: u32 = 16_381;
 
 /// Layer-4 protocols a service can have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -314,13 +357,13 @@ pub enum Protocol {
     Udp,
 }
 
-/// Schedulers.
+/// Clients that keep to their backend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Scheduler {
-    /// Round robin; weights are ignored except 0 (no new connections).
-    Rr,
-    /// Smooth weighted round robin.
-    Wrr,
+pub struct Persistence {
+    /// For how long after their last new connection; whole seconds.
+    pub timeout: Duration,
+    /// Bits of their address that they are known by, of 128: a prefix of IPv4 is 96 longer here.
+    pub bits: u8,
 }
 
 /// `[[service.NAME.backend]]`.
@@ -334,7 +377,9 @@ pub struct Backend {
     pub keeps_port: bool,
     /// 0–256; 0 takes no new connections. Default 1.
     pub weight: u16,
-    /// The highest of a `role = "writer"` service becomes its writer; 0–255. Default 0.
+    /// Connections that it may have at a time; 0, the default: any number.
+    pub max_connections: u32,
+    /// The highest is the first of `scheduler = "fo"`, and of a `role = "writer"` service becomes its writer; 0–255. Default 0.
     pub priority: u8,
     /// How packets reach it. Default the service's.
     pub mode: Mode,

@@ -4,6 +4,7 @@
 
 mod access;
 mod check;
+mod choice;
 mod compare;
 mod group;
 mod limits;
@@ -26,7 +27,7 @@ use super::{
     Surroundings,
     diagnostic::{Diagnostic, Report},
     file::{self, File},
-    model::{Config, Hook, Hooks, Node},
+    model::{Config, Hook, Hooks, Node, Service, VirtualRouter},
     reader::Field,
 };
 
@@ -43,14 +44,25 @@ pub fn resolve(file: &File, report: &mut Report, around: &Surroundings<'_>) -> O
     if r.report.errors() > 0 {
         return None;
     }
+    let mut vrrp: Vec<_> = vrrp.into_iter().collect::<Option<_>>()?;
+    let services: Vec<_> = services.into_iter().collect::<Option<_>>()?;
+    set_witnesses(file, &mut vrrp, &services);
     Some(Config {
         node: node?,
-        vrrp: vrrp.into_iter().collect::<Option<_>>()?,
-        services: services.into_iter().collect::<Option<_>>()?,
+        vrrp,
+        services,
         tracks: tracks.into_iter().collect::<Option<_>>()?,
         groups: groups.into_iter().collect::<Option<_>>()?,
         http: file.http.value().copied(),
     })
+}
+
+/// A Galera cluster is a witness unless the file says otherwise.
+fn set_witnesses(file: &File, vrrp: &mut [VirtualRouter], services: &[Service]) {
+    for ((i, router), written) in vrrp.iter_mut().enumerate().zip(&file.vrrp) {
+        let galera = services.iter().any(|s| s.router == Some(i) && s.galera.is_some());
+        router.witness = or(&written.witness, galera);
+    }
 }
 
 struct Resolver<'f, 'r> {

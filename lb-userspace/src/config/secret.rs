@@ -108,7 +108,8 @@ pub fn guess_spans(source: &str) -> Vec<Range<usize>> {
         };
         let end = end_of_value(source, start, line_end);
         spans.push(start..end);
-        at = end + 1;
+        // Behind the secret word, so it gets on; what follows may be a character of several bytes.
+        at = end;
     }
     spans
 }
@@ -151,3 +152,15 @@ fn read_limited(file: File) -> io::Result<Option<String>> {
 }
 
 const LIMIT_BYTES: u64 = 4096;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_follows_a_secret_at_once_may_be_any_character() {
+        for text in ["password = \"\"\"a\"\"\"𝒥\nb = 1", "password = \"\"\"\n𝒥", "password ="] {
+            assert_eq!(guess_spans(text).len(), usize::from(text.len() > 10), "{text}");
+        }
+    }
+}

@@ -2,6 +2,7 @@
 //! and is compared whole; `VIPLB_BLESS=1 cargo test` writes those files anew.
 
 mod access;
+mod choice;
 mod hooks;
 mod limits;
 mod modes;
@@ -79,6 +80,7 @@ fn every_mistake_of_a_bad_file_is_shown_where_it_stands() {
     for name in [
         "addresses",
         "checks",
+        "choice",
         "conflicts",
         "empty",
         "five-mistakes",

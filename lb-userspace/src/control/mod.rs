@@ -3,6 +3,7 @@
 //! Effects reconcile: the model says what the maps and interfaces shall hold, and only differences are written. The VRRP
 //! thread does not wait for this loop: it takes and drops leases itself.
 
+pub mod ender;
 mod exhaustion;
 pub mod model;
 mod shutdown;
@@ -36,8 +37,9 @@ use crate::{
     sockets, track,
     vrrp::{self, timers},
 };
+use ender::Ender;
 use exhaustion::{Exhaustion, Word};
-use model::{Model, ms};
+use model::{Model, ToEnd, ms};
 
 pub use start::run;
 
@@ -59,6 +61,7 @@ struct Control {
     health_events: mpsc::UnboundedReceiver<health::Event>,
     track_events: mpsc::UnboundedReceiver<track::Event>,
     notifier: Notifier,
+    ender: Ender,
     commands: mpsc::Receiver<Command>,
     snapshot: watch::Sender<Snapshot>,
     cancel: CancellationToken,
@@ -80,6 +83,8 @@ impl Control {
     async fn turn(&mut self, stop: &CancellationToken) -> Result<()> {
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut step = interval(ender::STEP);
+        step.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 () = stop.cancelled() => return Ok(()),
@@ -89,6 +94,7 @@ impl Control {
                 Some(command) = self.commands.recv() => self.on_command(command).await?,
                 ended = &mut self.api => return ended.context("the control socket's task died")?.context("the control socket ended"),
                 _ = tick.tick() => self.on_tick().await?,
+                _ = step.tick(), if self.ender.is_busy() => self.ender.step(&mut self.datapath, Instant::now())?,
             }
             self.reconcile().await?;
         }
@@ -116,6 +122,10 @@ impl Control {
                 self.reconcile().await?;
                 let _ = answer.send(done);
             }
+            Command::KillFlows(kill, answer) => match self.model.which(&kill) {
+                Ok(which) => self.ender.end(which, answer, Instant::now()),
+                Err(e) => drop(answer.send(Err(e))),
+            },
         }
         Ok(())
     }
@@ -126,7 +136,7 @@ impl Control {
         let Datapath { tables, collector, alive, .. } = &mut self.datapath;
         alive.renew(now);
         collector.sweep(tables.maps(), now.0, slice)?;
-        self.model.on_tick((Instant::now(), SystemTime::now()), |id| collector.used_by(id));
+        self.model.on_tick((Instant::now(), SystemTime::now()), |id| collector.connections(id));
         self.look_at_mtus().await;
         Ok(())
     }
@@ -151,6 +161,11 @@ impl Control {
         }
         if self.model.take_changed() {
             self.datapath.tables.publish(&self.model.desired())?;
+        }
+        // Only now does nobody new come to them.
+        let now = Instant::now();
+        for ToEnd { backend, why } in self.model.take_endings(now) {
+            self.ender.end_backend(backend, why, now);
         }
         for change in self.model.address_changes() {
             let done = if change.present {
@@ -204,7 +219,6 @@ impl Control {
             }
             for b in &mut service.backends {
                 counters::fill_backend(maps, id, b)?;
-                b.active = collector.used_by(id);
                 id += 1;
             }
         }

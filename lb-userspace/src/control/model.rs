@@ -3,6 +3,8 @@
 
 mod access;
 mod backends;
+mod choice;
+mod endings;
 mod notices;
 mod paths;
 mod shown;
@@ -10,7 +12,7 @@ mod shown;
 use std::{
     collections::BTreeMap,
     net::IpAddr,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use lb_common::{
@@ -32,6 +34,7 @@ use crate::{
 };
 
 use super::tracking::Tracking;
+pub use endings::ToEnd;
 pub use paths::Way;
 
 /// How long an alarm is shown after its cause was last seen.
@@ -98,6 +101,7 @@ struct BackendState {
     since: SystemTime,
     latency: Option<Duration>,
     output: String,
+    ending: endings::Ending,
 }
 
 /// What somebody should look at.
@@ -140,7 +144,12 @@ impl Model {
             heard: None,
             addresses_present: None,
         };
-        let backend = || BackendState { since: now, latency: None, output: String::new() };
+        let backend = || BackendState {
+            since: now,
+            latency: None,
+            output: String::new(),
+            ending: endings::Ending::default(),
+        };
         Self {
             datapath_log: config.node.datapath_log,
             routers: config.vrrp.iter().map(|_| router()).collect(),
@@ -242,7 +251,9 @@ impl Model {
         }
         if state == vrrp::State::Master {
             r.heard = None;
+            self.end_as_owner(router, Instant::now());
         }
+        let r = &self.routers[router];
         tracing::info!("vrrp {}: {old:?} → {state:?} ({})", self.config.vrrp[router].name, r.reason);
         let reason = r.reason.clone();
         self.notice(Subject::Router(router), old, state, &reason);
@@ -288,6 +299,7 @@ impl Model {
             interfaces: self.machine.interfaces.iter().map(mac).collect(),
             backends: backends.collect(),
             paths: self.paths(),
+            limits: self.limits(),
             services: self.desired_services(),
             access: self.config.services.iter().map(|s| access::desired(&s.access)).collect(),
         }
@@ -297,9 +309,9 @@ impl Model {
         let mut first = 0;
         let mut services = Vec::new();
         for (s, pool) in self.config.services.iter().zip(&self.pools) {
-            let (scheduler, takers) = pool.ring();
-            let up: Vec<_> = takers.into_iter().map(|(b, weight)| (first + b as u32, weight)).collect();
-            first += s.backends.len() as u32;
+            let (scheduler, takers) = choice::takers(s, pool, first);
+            let backends = first..first + s.backends.len() as u32;
+            first = backends.end;
             let addr = Addr::from(s.listen.first.ip());
             services.push(DesiredService {
                 addr,
@@ -311,7 +323,9 @@ impl Model {
                 },
                 router: s.router.map_or(NO_ROUTER, |router| router as u32),
                 snat: s.snat.iter().map(|a| Addr::from(*a)).collect(),
-                ring: ring::build(scheduler, &up),
+                backends,
+                ring: ring::table(scheduler, &takers, s.hash_table_size),
+                choice: choice::of(s, scheduler, &takers),
             });
         }
         services

@@ -17,6 +17,7 @@ mod reach;
 
 use super::{
     Control,
+    ender::Ender,
     exhaustion::Exhaustion,
     model::{Machine, MachineInterface, Model, Way},
 };
@@ -28,7 +29,7 @@ use crate::{
         load::{Datapath, Sizes},
         pins,
         pins::Pins,
-        preflight,
+        preflight, ring,
     },
     health,
     netlink::Netlink,
@@ -116,7 +117,7 @@ fn sizes(config: &Config) -> Sizes {
     });
     let needed = needed.sum::<usize>();
     let pools = (needed + needed / 4 + 16).min(usize::from(u16::MAX) - 1);
-    Sizes { flows: config.node.flows, pools: pools as u32 }
+    Sizes { flows: config.node.flows, ring_slots: ring::slots(&config.services), pools: pools as u32 }
 }
 
 /// Instead of an interface: the backend is this node's own stack.
@@ -208,6 +209,7 @@ async fn prepare(
             health_events: p.health_events,
             track_events: p.track_events,
             notifier: p.notifier,
+            ender: p.ender,
             commands: p.commands,
             snapshot: p.snapshot,
             cancel: p.cancel,
@@ -226,6 +228,7 @@ struct Parts {
     health_events: mpsc::UnboundedReceiver<health::Event>,
     track_events: mpsc::UnboundedReceiver<track::Event>,
     notifier: Notifier,
+    ender: Ender,
     commands: mpsc::Receiver<api::Command>,
     snapshot: watch::Sender<Snapshot>,
     cancel: CancellationToken,
@@ -244,7 +247,16 @@ async fn parts(
     let machine = Machine { ways, ..machine(netlink, places, datapath, config.node.snat_ports).await? };
     let mut model = Model::new(config.clone(), machine, SystemTime::now());
     // Services are in the maps, without backends, before anybody can own their address.
-    datapath.tables.publish(&model.desired())?;
+    let desired = model.desired();
+    datapath.tables.publish(&desired)?;
+    if datapath.adopted {
+        let moved = datapath.collector.renumber(&desired);
+        if moved > 0 {
+            tracing::info!(
+                "{moved} adopted flows have services or backends whose place in the file is another now"
+            );
+        }
+    }
     datapath.alive.renew(vrrp::BootTime::now());
     let listener = api::bind(&pins::socket(&config.node.name))?;
     let http = match config.http {
@@ -256,6 +268,7 @@ async fn parts(
     let track_events = watch_trackers(config, &mut model, &cancel, &tasks).await?;
     let (driver, vrrp_events) = elect(config, pins, &mut model)?;
     let notifier = Notifier::spawn(config);
+    let ender = Ender::open().context("cannot open the sockets that resets are sent by")?;
     let (health_sender, health_events) = mpsc::unbounded_channel();
     health::spawn(&config.services, &health_sender, &cancel, &tasks);
 
@@ -272,6 +285,7 @@ async fn parts(
         health_events,
         track_events,
         notifier,
+        ender,
         commands,
         snapshot,
         cancel,

@@ -41,6 +41,8 @@ struct Router {
     /// Which members of its sync group, itself at least, have services: whether one of each has a backend that this
     /// node reaches.
     serving: Vec<(usize, bool)>,
+    /// Whether the cluster is the witness in a partition.
+    witness: bool,
     told: Option<Tracked>,
 }
 
@@ -70,6 +72,7 @@ impl Tracking {
                 .filter(|m| config.services.iter().any(|s| s.router == Some(*m)))
                 .map(|m| (m, true))
                 .collect(),
+            witness: members(config, i).any(|m| config.vrrp[m].witness),
             told: None,
         };
         Self {
@@ -134,7 +137,12 @@ impl Tracking {
         let r = &self.routers[router];
         let effects = r.uses.iter().map(|u| effect(u, self.tracks[u.track].reading));
         let (priority, fault) = tracked(r.base, effects);
-        Tracked { priority: if self.is_serving(router) { priority } else { NOT_SERVING }, fault }
+        let serving = self.is_serving(router);
+        Tracked {
+            priority: if serving { priority } else { NOT_SERVING },
+            fault,
+            blind: r.witness && !serving,
+        }
     }
 
     /// What has changed for the election since this was last asked; at first, what is not as the file says.
@@ -143,7 +151,7 @@ impl Tracking {
         for i in 0..self.routers.len() {
             let now = self.of(i);
             let r = &mut self.routers[i];
-            let before = r.told.unwrap_or(Tracked { priority: r.base, fault: false });
+            let before = r.told.unwrap_or(Tracked { priority: r.base, fault: false, blind: false });
             if r.told.replace(now) == Some(now) || before == now {
                 continue;
             }

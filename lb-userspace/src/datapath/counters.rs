@@ -4,6 +4,7 @@ use anyhow::{Context, Result};
 use lb_common::{
     fast::{Left, SENT},
     latency::{Histogram, Latency, bound},
+    occupancy::{Occupancy, of_service},
     reason::{Kind, Reason},
     stats::{BackendStats, ServiceStats},
 };
@@ -23,6 +24,11 @@ pub fn backend(maps: &Maps, id: u32) -> Result<BackendStats> {
     let mut sum = BackendStats::default();
     maps.backend_stats.get(&id, 0).context("map BACKEND_STATS")?.iter().for_each(|c| sum.add(c));
     Ok(sum)
+}
+
+/// Connections of a backend, or of a service by [`of_service`].
+pub fn occupancy(maps: &Maps, element: u32) -> Result<Occupancy> {
+    maps.occupancy.get(&element, 0).context("map OCCUPANCY")
 }
 
 /// How fast a backend answers.
@@ -63,6 +69,8 @@ pub fn fill_service(maps: &Maps, id: u32, s: &mut snapshot::Service) -> Result<(
     s.limited = c.limited;
     s.packets = c.forward.packets + c.reverse.packets;
     s.bytes = c.forward.bytes + c.reverse.bytes;
+    let o = occupancy(maps, of_service(id))?;
+    (s.active, s.limit) = (o.open(), o.limit);
     Ok(())
 }
 
@@ -72,6 +80,8 @@ pub fn fill_backend(maps: &Maps, id: u32, b: &mut snapshot::Backend) -> Result<(
     b.flows = c.flows;
     b.packets = c.forward.packets + c.reverse.packets;
     b.bytes = c.forward.bytes + c.reverse.bytes;
+    let o = occupancy(maps, id)?;
+    (b.active, b.limit) = (o.open(), o.limit);
     let l = latency(maps, id)?;
     (b.connect, b.response) = (times(&l.connect), times(&l.response));
     Ok(())

@@ -16,21 +16,21 @@ use lb_common::{
 
 use crate::config::model::Timeouts;
 
-use super::{mapped::Mapped, maps::Maps, pins::Pins, ports::Bits};
+use super::{
+    mapped::Mapped, maps::Maps, occupancy::Counts, pins::Pins, ports::Bits, renumber, tables::Desired,
+};
 
 /// Flows of a node.
 pub struct Collector {
     records: Records,
     places: Mapped<u64>,
+    counts: Counts,
     ports: Bits,
     /// Those that may be given out.
     range: SnatPorts,
     capacity: u32,
     next: u32,
     used_in_pass: u64,
-    /// Flows in use, by backend index, as the last whole pass found them.
-    by_backend: Vec<u64>,
-    counting: Vec<u64>,
     used: u64,
     /// By service index; others have the defaults.
     timeouts: Vec<Timeouts>,
@@ -42,13 +42,12 @@ impl Collector {
         Ok(Self {
             records: Records(Mapped::open(pins, names::FLOWS, capacity + places)?),
             places: Mapped::open(pins, names::HALF_OPEN, places + 1)?,
+            counts: Counts::open(pins)?,
             ports: Bits::open(pins, pools)?,
             range: SnatPorts::default(),
             capacity,
             next: 0,
             used_in_pass: 0,
-            by_backend: Vec::new(),
-            counting: Vec::new(),
             used: 0,
             timeouts: Vec::new(),
         })
@@ -74,9 +73,41 @@ impl Collector {
         self.used
     }
 
-    /// Flows in use of one backend at the last whole pass.
-    pub fn used_by(&self, backend: u32) -> u64 {
-        self.by_backend.get(backend as usize).copied().unwrap_or(0)
+    /// Connections that a backend has.
+    pub fn connections(&self, backend: u32) -> u64 {
+        self.counts.of(backend)
+    }
+
+    /// Puts the counts of connections right that a killed daemon has left; gives how many were wrong.
+    pub fn recount(&self) -> usize {
+        self.counts.recount(|| (0..self.records.capacity()).map(|slot| self.records.read(slot)).collect())
+    }
+
+    /// Has every flow count for the service and the backend that it belongs to in `desired`, whatever numbers they had in the file of
+    /// the daemon under which it was opened; a flow whose service or backend is gone counts for nobody any more. Gives how many flows
+    /// had other numbers. To be called while no service takes new connections.
+    pub fn renumber(&self, desired: &Desired) -> usize {
+        let mut moved = 0;
+        for slot in 0..self.records.capacity() {
+            let flow = self.records.read(slot);
+            if flow.stage() == Stage::Free {
+                continue;
+            }
+            let found = renumber::of(&flow, desired);
+            if found == Some((flow.service, flow.backend_id)) {
+                continue;
+            }
+            moved += 1;
+            let record = self.records.at(slot);
+            // SAFETY: records are freed by this thread alone, and without new connections no slot of a place is used again.
+            let counted = unsafe { self.counts.release(record) };
+            if let Some(numbers) = found {
+                self.records.set_numbers(slot, numbers);
+                // SAFETY: likewise.
+                unsafe { self.counts.restore(record, counted) };
+            }
+        }
+        moved
     }
 
     /// Looks at the next `slots` records and frees the expired ones; gives how many it freed.
@@ -89,7 +120,7 @@ impl Collector {
                 if self.is_expired(&flow, now) {
                     freed += u32::from(self.free(maps, self.next, &flow)?);
                 } else {
-                    self.count(&flow);
+                    self.used_in_pass += 1;
                 }
             }
             self.next += 1;
@@ -105,28 +136,33 @@ impl Collector {
         u128::from(now.saturating_sub(flow.seen)) > timeouts.of(flow.stage()).as_nanos()
     }
 
-    fn count(&mut self, flow: &Flow) {
-        self.used_in_pass += 1;
-        let i = flow.backend_id as usize;
-        if self.counting.len() <= i {
-            self.counting.resize(i + 1, 0);
-        }
-        self.counting[i] += 1;
-    }
-
     fn finish_pass(&mut self) {
         self.next = 0;
         self.used = std::mem::take(&mut self.used_in_pass);
-        self.by_backend = std::mem::take(&mut self.counting);
     }
 
     fn free(&mut self, maps: &mut Maps, slot: u32, flow: &Flow) -> Result<bool> {
         if flow.place != 0 {
             return Ok(self.empty_place(maps, slot, flow));
         }
+        // Looked at again before the keys go, not after: a record without keys would stay for as long as its stage allows.
+        Ok(self.records.is_unchanged(slot, flow) && self.end(maps, slot, flow)?)
+    }
+
+    /// The flow in a slot, if there is one.
+    pub fn flow(&self, slot: u32) -> Option<Flow> {
+        (slot < self.records()).then(|| self.records.read(slot)).filter(|flow| flow.stage() != Stage::Free)
+    }
+
+    /// Ends a flow, whatever passes through it: from now on its packets belong to no flow. `false` if it has ended by itself.
+    pub fn end(&mut self, maps: &mut Maps, slot: u32, flow: &Flow) -> Result<bool> {
+        if flow.place != 0 {
+            return Ok(self.empty_place(maps, slot, flow));
+        }
         self.unlink(maps, slot, flow);
         let freed = self.records.free_if(slot, flow);
         if freed {
+            self.release(slot);
             maps.free_slots.push(slot, 0).context("map FREE_SLOTS")?;
         }
         Ok(freed)
@@ -144,12 +180,21 @@ impl Collector {
         }
         self.unlink(maps, slot, flow);
         let freed = self.records.free_if(slot, flow);
+        if freed {
+            self.release(slot);
+        }
         word.store(own, Ordering::Release);
         freed
     }
 
-    /// What the end of a flow undoes, as the programs do it (`lb-ebpf/src/ending.rs`): whoever removes a key undoes what goes
-    /// with it.
+    /// Takes a flow that has been freed off the counts.
+    fn release(&self, slot: u32) {
+        // SAFETY: the slot is still its place's, which is taken, or not yet in the queue: nobody gives it to another flow.
+        unsafe { self.counts.release(self.records.at(slot)) };
+    }
+
+    /// What the end of a flow undoes but for its counts, as the programs do it (`lb-ebpf/src/ending.rs`): whoever removes a key
+    /// undoes what goes with it.
     fn unlink(&self, maps: &mut Maps, slot: u32, flow: &Flow) {
         let mut remove = |key| {
             // The key may lead to a newer connection of the same client port by now.
@@ -181,15 +226,29 @@ impl Records {
         unsafe { self.at(slot).read_volatile() }
     }
 
-    /// Marks the slot free unless it was used again meanwhile.
+    /// Whether no packet has come since.
+    fn is_unchanged(&self, slot: u32, was: &Flow) -> bool {
+        // SAFETY: a live element; `seen` is a single word.
+        unsafe { (&raw const (*self.at(slot)).seen).read_volatile() == was.seen }
+    }
+
+    fn set_numbers(&self, slot: u32, (service, backend): (u32, u32)) {
+        let p = self.at(slot);
+        // SAFETY: a live element; both are single words, which programs only read.
+        unsafe {
+            (&raw mut (*p).service).write_volatile(service);
+            (&raw mut (*p).backend_id).write_volatile(backend);
+        }
+    }
+
+    /// Marks the slot free unless another flow has it by now.
     fn free_if(&self, slot: u32, was: &Flow) -> bool {
         let p = self.at(slot);
         // SAFETY: a live element; `stage` and `generation` are single words.
         unsafe {
             let generation = (&raw const (*p).generation).read_volatile();
-            let seen = (&raw const (*p).seen).read_volatile();
             let stage = (&raw const (*p).stage).read_volatile();
-            if generation != was.generation || stage == Stage::Free as u8 || seen != was.seen {
+            if generation != was.generation || stage == Stage::Free as u8 {
                 return false;
             }
             (&raw mut (*p).stage).write_volatile(Stage::Free as u8);

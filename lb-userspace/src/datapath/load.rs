@@ -15,7 +15,10 @@ use aya::{
     programs::{ProgramFd, SchedClassifier, TcAttachType, TestRun, TestRunOptions},
 };
 use aya_log::EbpfLogger;
-use lb_common::{half_open, maps as names};
+use lb_common::{
+    half_open,
+    maps::{self as names, DEFAULT_POOLS, DEFAULT_RING_SLOTS},
+};
 use tokio::io::unix::AsyncFd;
 
 use super::{
@@ -48,18 +51,22 @@ pub struct Attached {
     pub ways: Vec<u32>,
 }
 
-/// How large maps are made. Adopted ones stay as they are.
+/// How much the maps hold whose size is chosen when they are made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Sizes {
-    /// Room for established flows.
+    /// Established flows.
     pub flows: u32,
+    /// Slots of all rings ([`ring::slots`](super::ring::slots)).
+    pub ring_slots: u32,
     /// Pools of source ports: one for each source that connections to a backend come from.
     pub pools: u32,
 }
 
 impl From<u32> for Sizes {
+    /// So many flows, and the usual number of slots and pools.
     fn from(flows: u32) -> Self {
-        Self { flows, pools: names::DEFAULT_POOLS as u32 - 1 }
+        let (ring_slots, pools) = (DEFAULT_RING_SLOTS as u32, DEFAULT_POOLS as u32 - 1);
+        Self { flows, ring_slots, pools }
     }
 }
 
@@ -88,15 +95,23 @@ impl Datapath {
         hooks: impl Into<Hooks>,
         sizes: impl Into<Sizes>,
     ) -> Result<Self> {
+        let sizes = sizes.into();
         if OBJECT.is_empty() {
             bail!("this viplb was built without its packet programs: build it with `cargo xtask build`");
         }
         let adopted = pins.maps().exists();
         if adopted {
             // Refuses another schema before anything is touched.
-            Maps::open(pins)?;
+            let rings = Maps::open(pins)?.rings.len();
+            if rings < sizes.ring_slots {
+                bail!(
+                    "the adopted maps have {rings} slots for the schedulers' tables, and this configuration takes {}: stop viplb \
+                     properly (SIGTERM) and start it again",
+                    sizes.ring_slots
+                );
+            }
         }
-        let opened = Self::load(pins, interfaces, &hooks.into(), sizes.into(), adopted);
+        let opened = Self::load(pins, interfaces, &hooks.into(), sizes, adopted);
         if opened.is_err() && !adopted {
             let _ = pins.remove();
         }
@@ -136,9 +151,13 @@ impl Datapath {
         let port_pools = Pools::open(pins, &maps)?;
         // Only now does no program of a former daemon go on in its own tails any more.
         tails::remove_others(pins, &tails)?;
+        let collector = Collector::open(pins, capacity, places, pools)?;
+        if adopted && collector.recount() > 0 {
+            tracing::info!("counts of connections that the former daemon had left unfinished are put right");
+        }
         Ok(Self {
-            collector: Collector::open(pins, capacity, places, pools)?,
-            tables: Tables::new(maps, port_pools),
+            tables: Tables::open(maps, port_pools, pins)?,
+            collector,
             alive: Alive::open(pins)?,
             pins: pins.clone(),
             attached,
@@ -203,16 +222,18 @@ pub(super) fn classifier<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut S
     Ok(ebpf.program_mut(name).context("the object lacks a program")?.try_into()?)
 }
 
-fn load_object(pins: &Pins, Sizes { flows, pools }: Sizes) -> Result<Ebpf> {
+fn load_object(pins: &Pins, sizes: Sizes) -> Result<Ebpf> {
+    let flows = sizes.flows;
     let places = half_open::places(flows);
     let mut loader = EbpfLoader::new();
     loader
+        .map_max_entries(names::RINGS, sizes.ring_slots)
         .map_max_entries(names::FLOWS, flows + places)
         .map_max_entries(names::HALF_OPEN, places + 1)
         .map_max_entries(names::FREE_SLOTS, flows)
         // The first is nobody's.
-        .map_max_entries(names::PORT_POOLS, 1 + pools)
-        .map_max_entries(names::PORTS, 1 + pools)
+        .map_max_entries(names::PORT_POOLS, 1 + sizes.pools)
+        .map_max_entries(names::PORTS, 1 + sizes.pools)
         .map_max_entries(names::FLOW_KEYS, 2 * (flows + places));
     for name in names::ALL {
         loader.map_pin_path(name, pins.map(name));

@@ -13,6 +13,7 @@ use lb_common::{
     latency::Latency,
     lease::Lease,
     maps as names,
+    occupancy::Occupancy,
     ports::{PoolKey, PortBits, Sources},
     service::{Backend, Interface, Path, Service, ServiceKey, Vip},
     settings::Settings,
@@ -60,7 +61,9 @@ pub struct Maps {
     /// Until when the daemon counts as alive.
     pub alive: Array<MapData, u64>,
     /// Ring slots.
-    pub rings: Array<MapData, u32>,
+    pub rings: Array<MapData, u64>,
+    /// Connections of backends and services.
+    pub occupancy: Array<MapData, Occupancy>,
     /// Backends.
     pub backends: Array<MapData, Backend>,
     /// Ways to backends.
@@ -127,6 +130,7 @@ impl Maps {
             ranges: Open::open(pins, names::RANGES, Map::LpmTrie)?,
             alive: array(pins, names::ALIVE)?,
             rings: array(pins, names::RINGS)?,
+            occupancy: array(pins, names::OCCUPANCY)?,
             backends: array(pins, names::BACKENDS)?,
             paths: array(pins, names::PATHS)?,
             limits: array(pins, names::LIMITS)?,

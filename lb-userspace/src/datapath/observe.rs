@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use anyhow::{Context, Result};
 use lb_common::{
     addr::{Addr, PROTO_UDP},
+    schedule,
     service::ServiceKey,
 };
 
@@ -71,8 +72,11 @@ fn service(maps: &Maps, key: &ServiceKey, s: &lb_common::service::Service) -> Re
     let ports = if key.is_range() { "-…" } else { "" };
     let listen = format!("{}:{}{ports}", key.addr, key.port.number());
     let mut ids = Vec::new();
-    for slot in s.ring_base..s.ring_base + s.ring_len {
-        ids.push(maps.rings.get(&slot, 0).context("map RINGS")?);
+    // Its members name each backend once; there are none of a service that has more than are compared.
+    let first = s.ring_base + if s.members == 0 { 0 } else { s.ring_len };
+    let slots = if s.members == 0 { s.ring_len } else { s.members.into() };
+    for slot in first..first + slots {
+        ids.push(schedule::backend(maps.rings.get(&slot, 0).context("map RINGS")?));
     }
     ids.sort_unstable();
     ids.dedup();
@@ -81,7 +85,7 @@ fn service(maps: &Maps, key: &ServiceKey, s: &lb_common::service::Service) -> Re
         listen,
         protocol: if key.proto == PROTO_UDP { "udp" } else { "tcp" }.into(),
         mode: "nat".into(),
-        scheduler: "-".into(),
+        scheduler: s.scheduler().word().into(),
         up: ids.len(),
         ..snapshot::Service::default()
     };

@@ -187,7 +187,7 @@ impl Pools {
 fn wanted(desired: &Desired) -> BTreeMap<u32, Vec<PoolKey>> {
     let mut wanted: BTreeMap<u32, Vec<PoolKey>> = BTreeMap::new();
     for s in &desired.services {
-        for id in s.backends() {
+        for id in s.takers() {
             let Some(b) = desired.backends.get(id as usize).filter(|b| b.mode() == Mode::Nat) else {
                 continue;
             };

@@ -1,17 +1,24 @@
 //! Desired state → map writes, idempotent and in an order that traffic may run through: backends and the new ring
 //! first, the service last; what is no longer wanted goes at the end.
 
+use std::ops::Range;
+
 use anyhow::{Context, Result};
 use lb_common::{
     addr::{Addr, Port},
-    maps::{MAX_BACKENDS, MAX_SERVICES, RING_SLOTS},
+    maps::{self as names, MAX_BACKENDS, MAX_SERVICES},
+    occupancy::ELEMENTS,
+    schedule::{self, MAX_MEMBERS, Scheduler},
     service::{Backend, Interface, Path, Service, ServiceKey, Vip},
     settings::Settings,
 };
 
 use super::{
     access::{self, Access},
+    mapped::Mapped,
     maps::Maps,
+    occupancy::Counts,
+    pins::Pins,
     ports::Pools,
     ranges,
 };
@@ -29,6 +36,8 @@ pub struct Desired {
     pub backends: Vec<Backend>,
     /// The ways to them, by the same index; of a backend without one nothing is known.
     pub paths: Vec<Path>,
+    /// Connections that each may have, by the same index; 0, and of those that are missing: any number.
+    pub limits: Vec<u32>,
     /// Services by index.
     pub services: Vec<DesiredService>,
     /// Who may open connections to them, by the same index; everybody to those that are missing.
@@ -36,7 +45,7 @@ pub struct Desired {
 }
 
 /// A service and the order of its backends.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct DesiredService {
     /// Virtual address.
     pub addr: Addr,
@@ -51,14 +60,63 @@ pub struct DesiredService {
     /// Sources that backends of mode `nat` may see, those of each backend's own family; where there is none of it, this node's
     /// own address towards the backend.
     pub snat: Vec<Addr>,
-    /// Backend indices in the order of new connections; empty refuses them.
+    /// Indices of its backends, those that take no new connections too.
+    pub backends: Range<u32>,
+    /// Backend indices in the order of new connections, or as `choice` says; empty refuses them.
     pub ring: Vec<u32>,
+    /// How one is chosen.
+    pub choice: Choice,
+}
+
+/// How a service's backends are chosen. The default goes round the ring and knows no limits.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Choice {
+    /// What is made of the ring.
+    pub scheduler: Scheduler,
+    /// Each backend that takes new connections, with its weight, in the order of priorities. Beyond
+    /// [`MAX_MEMBERS`] there are none: nothing compares so many.
+    pub members: Vec<(u32, u16)>,
+    /// Clients keep to their backend, known by so many bits of their address (of 128), for so long after their last new
+    /// connection, s.
+    pub persistence: Option<(u8, u32)>,
+    /// Connections that the service may have; 0: any number.
+    pub max_connections: u32,
 }
 
 impl DesiredService {
-    /// The backends that take its new connections.
-    pub fn backends(&self) -> impl Iterator<Item = u32> + '_ {
-        let distinct: std::collections::BTreeSet<u32> = self.ring.iter().copied().collect();
+    fn has_ring_of(&self, other: &Self) -> bool {
+        self.ring == other.ring && self.choice.members == other.choice.members
+    }
+}
+
+/// The rings of all services one after the other from slot `base` on, members behind each, and the services' elements.
+pub fn lay_out(services: &[DesiredService], base: u32) -> (Vec<u64>, Vec<Service>) {
+    let (mut words, mut elements) = (Vec::new(), Vec::new());
+    for (id, s) in (0..).zip(services) {
+        let members = if s.choice.members.len() <= MAX_MEMBERS { &s.choice.members[..] } else { &[] };
+        let (prefix, persistence) = s.choice.persistence.unwrap_or_default();
+        elements.push(Service {
+            id,
+            router: s.router,
+            ring_base: base + words.len() as u32,
+            ring_len: s.ring.len() as u32,
+            persistence,
+            scheduler: s.choice.scheduler as u8,
+            members: members.len() as u8,
+            prefix,
+            pad: 0,
+        });
+        words.extend(s.ring.iter().map(|id| schedule::word(*id, 1)));
+        words.extend(members.iter().map(|(id, weight)| schedule::word(*id, *weight)));
+    }
+    (words, elements)
+}
+
+impl DesiredService {
+    /// The backends that take its new connections: those of the ring, and those that the scheduler compares.
+    pub fn takers(&self) -> impl Iterator<Item = u32> + '_ {
+        let members = self.choice.members.iter().map(|(id, _)| *id);
+        let distinct: std::collections::BTreeSet<u32> = self.ring.iter().copied().chain(members).collect();
         distinct.into_iter()
     }
 }
@@ -67,23 +125,37 @@ impl DesiredService {
 pub struct Tables {
     maps: Maps,
     pools: Pools,
+    rings: Mapped<u64>,
+    counts: Counts,
     written: Desired,
     /// Not so before the first time: what the maps hold is unknown.
     access_written: bool,
-    /// Which of its two ring areas each service uses.
-    area: Vec<bool>,
+    /// Elements of the service map, as written.
+    services: Vec<(ServiceKey, Service)>,
+    /// Whether services use the upper half of the rings.
+    upper: bool,
 }
 
 impl Tables {
     /// Starts from maps of unknown content: the first `publish` writes everything and clears what is left over.
-    pub(super) fn new(maps: Maps, pools: Pools) -> Self {
-        Self {
+    pub(super) fn open(maps: Maps, pools: Pools, pins: &Pins) -> Result<Self> {
+        let rings: Mapped<u64> = Mapped::open(pins, names::RINGS, maps.rings.len())?;
+        // The half that services of a former daemon use is left alone by the first set of rings.
+        let upper = |entry: &Result<(ServiceKey, Service), _>| {
+            entry.as_ref().is_ok_and(|(_, s)| s.ring_len > 0 && s.ring_base >= rings.len() / 2)
+        };
+        let upper = maps.services.iter().any(|entry| upper(&entry));
+        let counts = Counts::open(pins)?;
+        Ok(Self {
             maps,
             pools,
+            rings,
+            counts,
             written: Desired::default(),
             access_written: false,
-            area: vec![false; MAX_SERVICES],
-        }
+            services: Vec::new(),
+            upper,
+        })
     }
 
     /// The maps.
@@ -115,11 +187,8 @@ impl Tables {
             access::publish(&mut self.maps, &desired.access)?;
             self.access_written = true;
         }
-        for (i, s) in desired.services.iter().enumerate() {
-            if self.written.services.get(i) != Some(s) {
-                self.publish_service(i, s)?;
-            }
-        }
+        self.publish_limits(desired);
+        self.publish_services(&desired.services)?;
         for (addr, vip) in &desired.vips {
             self.maps.vips.insert(addr, vip, 0).context("map VIPS")?;
         }
@@ -135,18 +204,46 @@ impl Tables {
         self.maps.settings.set(0, settings, 0).context("map SETTINGS")
     }
 
-    fn publish_service(&mut self, index: usize, s: &DesiredService) -> Result<()> {
-        let same_ring = self.written.services.get(index).is_some_and(|w| w.ring == s.ring);
-        let flip = self.area[index] ^ !same_ring;
-        let ring_base = ((index * 2 + usize::from(flip)) * RING_SLOTS) as u32;
-        for (slot, backend) in (ring_base..).zip(&s.ring) {
-            self.maps.rings.set(slot, backend, 0).context("map RINGS")?;
+    /// Rings are written all together, into the half of the map that no service uses, before any service turns to its new one: no
+    /// packet ever finds half a ring, or another service's, whatever a former daemon has left.
+    fn publish_services(&mut self, desired: &[DesiredService]) -> Result<()> {
+        let half = self.rings.len() / 2;
+        let same = self.services.len() == desired.len()
+            && desired.iter().zip(&self.written.services).all(|(a, b)| a.has_ring_of(b));
+        let upper = self.upper ^ !same;
+        let (words, elements) = lay_out(desired, if upper { half } else { 0 });
+        anyhow::ensure!(
+            words.len() <= half as usize,
+            "the rings of all services take {} slots, and the map has {half}",
+            words.len()
+        );
+        if !same {
+            for (slot, word) in (elements.first().map_or(0, |s| s.ring_base)..).zip(words) {
+                let at = self.rings.element(slot).context("map RINGS")?;
+                // SAFETY: a live element; volatile because programs read it.
+                unsafe { at.write_volatile(word) };
+            }
+            // Programs read the services, by system call, after this.
+            std::sync::atomic::fence(std::sync::atomic::Ordering::Release);
         }
-        let value = Service { id: index as u32, router: s.router, ring_base, ring_len: s.ring.len() as u32 };
-        self.maps.services.insert(key(s), value, 0).context("map SERVICES")?;
-        ranges::publish(&mut self.maps.ranges, s)?;
-        self.area[index] = flip;
+        for (i, (s, element)) in desired.iter().zip(&elements).enumerate() {
+            if self.services.get(i) != Some(&(key(s), *element)) {
+                self.maps.services.insert(key(s), element, 0).context("map SERVICES")?;
+            }
+            if self.written.services.get(i) != Some(s) {
+                ranges::publish(&mut self.maps.ranges, s)?;
+            }
+        }
+        self.services = desired.iter().map(key).zip(elements).collect();
+        self.upper = upper;
         Ok(())
+    }
+
+    fn publish_limits(&self, desired: &Desired) {
+        let backends = desired.limits.iter().copied().chain(std::iter::repeat(0)).take(MAX_BACKENDS);
+        let services = desired.services.iter().map(|s| s.choice.max_connections);
+        let all = backends.chain(services).chain(std::iter::repeat(0)).take(ELEMENTS);
+        (0..).zip(all).for_each(|(element, limit)| self.counts.set_limit(element, limit.into()));
     }
 
     fn remove_others(&mut self, desired: &Desired) -> Result<()> {

@@ -109,6 +109,15 @@ impl Failure {
         }
     }
 
+    /// Whether it means that the server does nothing for anybody any more, its present clients included. What it says to the
+    /// check's account, or a status that a page has, is no such thing.
+    pub fn is_loss(&self) -> bool {
+        matches!(
+            self,
+            Self::Refused | Self::Unreachable(_) | Self::Timeout { .. } | Self::Closed | Self::NotReady
+        )
+    }
+
     /// One is enough: the server is there and says so itself.
     pub fn is_final(&self) -> bool {
         matches!(self, Self::Full | Self::Drain(_) | Self::Maint(_) | Self::Said(_))

@@ -29,7 +29,7 @@ use std::time::{Duration, Instant};
 use crate::galera::Observation;
 
 pub use failure::{Failure, Step};
-pub use pool::{Admin, Change, Order, Part, Pool, Standing};
+pub use pool::{Admin, Cause, Change, Order, Part, Pool, Standing};
 pub use schedule::{State, Transition};
 pub use task::spawn;
 

@@ -169,10 +169,14 @@ impl Pool {
         if takers.clone().all(|(_, s)| s.percent == 100) {
             return (self.scheduler, takers.map(|(i, s)| (i, s.weight)).collect());
         }
-        // Tenths of weights; plain round robin has none, so its backends count one each.
-        let equal = self.scheduler == Scheduler::Rr;
+        // Tenths of weights; where weights do not count, backends have one each. The first available has no share.
+        let (scheduler, equal) = match self.scheduler {
+            Scheduler::Rr => (Scheduler::Wrr, true),
+            Scheduler::Lc => (Scheduler::Wlc, true),
+            Scheduler::Fo => return (self.scheduler, takers.map(|(i, s)| (i, s.weight)).collect()),
+            other => (other, false),
+        };
         let tenths = |s: &Standing| if equal { 1 } else { s.weight } * u16::from(s.percent / 10);
-        let scheduler = if equal { Scheduler::Wrr } else { self.scheduler };
         (scheduler, takers.map(|(i, s)| (i, tenths(s))).collect())
     }
 

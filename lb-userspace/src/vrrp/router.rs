@@ -58,6 +58,12 @@ pub struct Router {
     tracked_fault: bool,
     group_fault: bool,
     held: bool,
+    /// [`Tracked::blind`].
+    blind: bool,
+    /// A peer was heard, or asked for this lease, since the start. A node that is alone has nobody to leave the addresses to.
+    peered: bool,
+    /// Such a peer is a viplb, which as a Backup would ask for this lease.
+    probing_peer: bool,
     nonces: u64,
     actions: VecDeque<Action>,
 }
@@ -76,6 +82,9 @@ impl Router {
             tracked_fault: false,
             group_fault: false,
             held: false,
+            blind: false,
+            peered: false,
+            probing_peer: false,
             nonces: params.seed,
             actions: VecDeque::with_capacity(16),
         };
@@ -160,6 +169,7 @@ impl Router {
         if from == self.params.local {
             return; // our own, reflected; or a duplicate address, which no election can cure
         }
+        self.peered = true;
         if self.overslept(now) {
             return self.late_wake(now);
         }
@@ -208,6 +218,8 @@ impl Router {
     /// that it is over. To be handed in before anything else of a round.
     pub fn handle_noted(&mut self, now: BootTime, noted: super::Noted) {
         self.probed = noted.probed;
+        self.probing_peer |= noted.probed != BootTime(0);
+        self.peered |= self.probing_peer;
         if let (Phase::Master(master), true) = (self.phase, noted.fenced)
             && master.lease.is_some()
         {
@@ -301,6 +313,7 @@ impl Router {
     fn tracked(&mut self, now: BootTime, tracked: Tracked) {
         let other_priority = self.params.priority != tracked.priority;
         self.params.priority = tracked.priority;
+        self.blind = tracked.blind;
         let was = std::mem::replace(&mut self.tracked_fault, tracked.fault);
         match (self.phase, tracked.fault) {
             (Phase::Init, _) | (Phase::Fault, true) => {}
@@ -391,6 +404,11 @@ impl Router {
         if self.state() == State::Master {
             self.actions.push_back(Action::DropLease);
         }
+    }
+
+    /// Whether the witness says that this node is the one that is cut off, if anybody is.
+    fn lacks_a_witness(&self) -> bool {
+        self.blind && self.peered
     }
 
     fn beaten_by(&self, from: IpAddr, priority: u8) -> bool {

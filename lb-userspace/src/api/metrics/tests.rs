@@ -38,6 +38,8 @@ fn snapshot() -> Snapshot {
         name: "db1".into(),
         state: "up".into(),
         check_ms: Some(0.46),
+        active: 7,
+        limit: 500,
         connect: Some(connect),
         ..Backend::default()
     };
@@ -150,6 +152,8 @@ fn the_text_is_well_formed_and_says_what_the_snapshot_says() {
         ("viplb_track_value{router=\"VI_1\",track=\"load\"}", -20.0),
         ("viplb_service_backends{service=\"mysql\"}", 1.0),
         ("viplb_backend_up{service=\"mysql\",backend=\"db1\"}", 1.0),
+        ("viplb_backend_connections{service=\"mysql\",backend=\"db1\"}", 7.0),
+        ("viplb_backend_connections_limit{service=\"mysql\",backend=\"db1\"}", 500.0),
         ("viplb_backend_check_seconds{service=\"mysql\",backend=\"db1\"}", 0.00046),
         ("viplb_backend_connect_seconds_bucket{service=\"mysql\",backend=\"db1\",le=\"0.000032\"}", 0.0),
         ("viplb_backend_connect_seconds_bucket{service=\"mysql\",backend=\"db1\",le=\"0.000064\"}", 3.0),

@@ -11,14 +11,15 @@ use super::{
     access::{self, Access, ClientLimit},
     check::{self, Check},
     check_name,
+    choice::{self, ChoiceKeys},
     limits::{self, Timeouts},
     path::{self, PathKeys},
 };
 use crate::config::{
     address::{self, Endpoint, Listen},
     diagnostic::Report,
-    model::{Failback, Mode, Protocol, Role, Scheduler},
-    reader::{Bare, Field, Reader, Refusal},
+    model::{Failback, Mode, Protocol, Role, Then},
+    reader::{Bare, Field, Reader, Refusal, parse_duration},
 };
 
 /// `[service.NAME]`.
@@ -35,14 +36,22 @@ pub struct Service {
     pub mode: Field<Mode>,
     /// Keys about tunnels and segment sizes.
     pub path: PathKeys,
-    /// `scheduler`.
-    pub scheduler: Field<Scheduler>,
+    /// Keys about how a backend is chosen.
+    pub choice: ChoiceKeys,
     /// `[[service.NAME.backend]]`.
     pub backends: Field<Vec<Backend>>,
     /// `[service.NAME.check]`.
     pub check: Field<Check>,
     /// `slow_start`.
     pub slow_start: Field<Duration>,
+    /// `on_lost`.
+    pub on_lost: Field<Then>,
+    /// `on_failed`.
+    pub on_failed: Field<Then>,
+    /// `on_drain`.
+    pub on_drain: Field<Then>,
+    /// `on_maint`.
+    pub on_maint: Field<Then>,
     /// `role`.
     pub role: Field<Role>,
     /// `failback`.
@@ -65,6 +74,8 @@ pub struct Backend {
     pub address: Field<Endpoint>,
     /// `weight`.
     pub weight: Field<u16>,
+    /// `max_connections`.
+    pub max_connections: Field<u32>,
     /// `priority`.
     pub priority: Field<u8>,
     /// `mode`.
@@ -81,8 +92,10 @@ pub fn read(name: Spanned<String>, table: &DeTable<'_>, report: &mut Report) -> 
     let protocol = r.choice("protocol", &[("tcp", Protocol::Tcp), ("udp", Protocol::Udp)]);
     let mode = r.parsed("mode", parse_mode);
     let path = path::read(&mut r);
-    let scheduler = r.choice("scheduler", &[("rr", Scheduler::Rr), ("wrr", Scheduler::Wrr)]);
+    let choice = choice::read(&mut r);
     let slow_start = r.duration("slow_start", Bare::Refused, Duration::ZERO..=HOUR);
+    let [on_lost, on_failed, on_drain, on_maint] =
+        ["on_lost", "on_failed", "on_drain", "on_maint"].map(|key| r.parsed(key, parse_then));
     let role = r.choice("role", check::ROLES);
     let failback = r.choice("failback", check::FAILBACKS);
     let access = access::read(&mut r);
@@ -131,10 +144,14 @@ pub fn read(name: Spanned<String>, table: &DeTable<'_>, report: &mut Report) -> 
         protocol,
         mode,
         path,
-        scheduler,
+        choice,
         backends,
         check,
         slow_start,
+        on_lost,
+        on_failed,
+        on_drain,
+        on_maint,
         role,
         failback,
         access,
@@ -151,6 +168,7 @@ fn read_backend(service: &str, table: &Spanned<&DeTable<'_>>, report: &mut Repor
         name: r.parsed("name", check_name),
         address: r.parsed("address", address::backend),
         weight: r.integer("weight", 0..=256),
+        max_connections: r.integer("max_connections", 1..=choice::MOST_CONNECTIONS),
         priority: r.integer("priority", 0..=255),
         mode: r.parsed("mode", parse_mode),
     };
@@ -180,6 +198,28 @@ fn parse_mode(text: &str) -> Result<Mode, Refusal> {
     }
 }
 
+/// What becomes of connections: a word, or how long they may go on.
+fn parse_then(text: &str) -> Result<Then, Refusal> {
+    match text {
+        "keep" => Ok(Then::Keep),
+        "reset" => Ok(Then::Reset(Duration::ZERO)),
+        _ => match parse_duration(text) {
+            Some(after) if after <= DAY => Ok(Then::Reset(after)),
+            Some(_) => {
+                let help = "write \"keep\" to have connections end by themselves";
+                Err((format!("\"{text}\" is longer than a day"), Some(help.into())))
+            }
+            None => {
+                let help = "offered: \"reset\", \"keep\", or how long connections may go on before they are reset, as \"30s\"";
+                Err((format!("it cannot be \"{}\"", text.escape_debug()), Some(help.into())))
+            }
+        },
+    }
+}
+
+/// The longest time that connections may be given.
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
 const SERVICE_HINTS: Hints = &[
     ("bind", "write `listen`"),
     ("balance", "write `scheduler`"),
@@ -193,6 +233,14 @@ const SERVICE_HINTS: Hints = &[
     ("backends", "write `[[service.NAME.backend]]`, once for each"),
     ("port", "write `address = \"ADDR:PORT\"`"),
     ("slowstart", "write `slow_start`"),
+    ("on-marked-down", "write `on_lost`"),
+    ("shutdown-sessions", "write `on_lost = \"reset\"`"),
+    ("maxconn", "write `max_connections`"),
+    ("fullconn", "write `max_connections`"),
+    ("uthreshold", "write `max_connections`"),
+    ("persistence_granularity", "write `persistence_prefix`, the number of the mask's bits"),
+    ("stick", "write `persistence_timeout`"),
+    ("hash_type", "leave it out: every table by hash is a consistent one"),
     ("source", "write `snat`"),
     ("timeout", "write `timeouts = { established = \"…\" }`"),
     ("backup", "write `priority`, and `role = \"writer\"` in the service"),

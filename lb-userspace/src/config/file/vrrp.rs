@@ -46,6 +46,8 @@ pub struct Vrrp {
     pub assign: Field<bool>,
     /// `virtual_mac`.
     pub virtual_mac: Field<bool>,
+    /// `witness`.
+    pub witness: Field<bool>,
     /// `preempt`.
     pub preempt: Field<Preempt>,
     /// `lease`.
@@ -119,6 +121,7 @@ pub fn read(name: Spanned<String>, table: &DeTable<'_>, report: &mut Report) -> 
         excluded: r.list("virtual_ipaddress_excluded", address::virtual_address),
         assign: r.boolean("assign_address"),
         virtual_mac: r.boolean("virtual_mac"),
+        witness: r.boolean("witness"),
         preempt: r.parsed("preempt", preempt),
         lease: r.duration("lease", Bare::Refused, LEASE),
         probe: Probe {

@@ -42,6 +42,7 @@ impl Resolver<'_, '_> {
             excluded: placed(&v.excluded),
             assign: or(&v.assign, true),
             virtual_mac: or(&v.virtual_mac, false),
+            witness: or(&v.witness, false),
             preempt: or(&v.preempt, Preempt::NOW),
             lease: lease?,
             probe,

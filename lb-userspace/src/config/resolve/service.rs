@@ -8,7 +8,7 @@ use super::{Resolver, or, virtual_addrs};
 use crate::config::{
     address::{Endpoint, LOOPBACK},
     file,
-    model::{Backend, Listen, Mode, Protocol, Scheduler, Service},
+    model::{Backend, Listen, Mode, Protocol, Service, Sessions},
     reader::Field,
 };
 
@@ -19,6 +19,7 @@ impl Resolver<'_, '_> {
         let backends = self.backends(s);
         let check = s.check.value().and_then(|check| self.check(s, check));
         let galera = self.galera(s);
+        let scheduler = self.scheduler(s);
         let access = self.access(s);
         let snat = self.snat(s, router.flatten());
         let timeouts = self.timeouts(s);
@@ -29,13 +30,22 @@ impl Resolver<'_, '_> {
             protocol: or(&s.protocol, Protocol::Tcp),
             mode: or(&s.mode, Mode::Nat),
             path: self.path(s),
-            scheduler: or(&s.scheduler, Scheduler::Rr),
+            scheduler,
+            hash_table_size: self.hash_table_size(s, scheduler),
+            persistence: self.persistence(s),
+            max_connections: or(&s.choice.max_connections, 0),
             backends: backends?,
             check: check?,
             slow_start: or(&s.slow_start, Duration::ZERO),
             access,
             snat,
             timeouts,
+            sessions: Sessions {
+                lost: or(&s.on_lost, Sessions::default().lost),
+                failed: or(&s.on_failed, Sessions::default().failed),
+                drain: or(&s.on_drain, Sessions::default().drain),
+                maint: or(&s.on_maint, Sessions::default().maint),
+            },
             galera,
         })
     }
@@ -109,6 +119,7 @@ impl Resolver<'_, '_> {
                 addr,
                 keeps_port,
                 weight: or(&backend.weight, 1),
+                max_connections: or(&backend.max_connections, 0),
                 priority: or(&backend.priority, 0),
                 mode,
             });

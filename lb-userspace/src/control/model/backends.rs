@@ -1,10 +1,15 @@
 //! The part of the model that is about backends: results of checks, operators' orders and time go into the pools, and
 //! what comes of it is logged and shown.
 
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use super::{Model, unix};
-use crate::{api::snapshot, galera::Observation, health};
+use crate::{
+    api::{FlowKill, snapshot},
+    control::ender::Which,
+    galera::Observation,
+    health,
+};
 
 impl Model {
     /// Takes in the result of a check.
@@ -12,7 +17,40 @@ impl Model {
         let b = &mut self.backends[event.service][event.backend];
         b.latency = event.latency.or(b.latency);
         b.output.clone_from(&event.output);
-        self.with_pool(event.service, now, |pool| pool.on_event(event));
+        self.with_pool(event.service, (event.at, now), |pool| pool.on_event(event));
+    }
+
+    /// Which flows an operator means; an error says what there is instead.
+    pub fn which(&self, kill: &FlowKill) -> Result<Which, String> {
+        let service = kill.service.as_ref().map(|name| self.service_named(name)).transpose()?;
+        let mut which = Which {
+            service: service.map(|s| s as u32),
+            client: kill.client,
+            idle: Duration::from_millis(kill.idle_ms),
+            ..Which::default()
+        };
+        if let Some(name) = &kill.backend {
+            let Some(s) = service else { return Err("say of which service the backend is".into()) };
+            let before: usize = self.backends[..s].iter().map(Vec::len).sum();
+            which.backend = Some((before + self.backend_named(s, name)?) as u32);
+        }
+        Ok(which)
+    }
+
+    fn service_named(&self, name: &str) -> Result<usize, String> {
+        let services = &self.config.services;
+        services.iter().position(|s| s.name == name).ok_or_else(|| {
+            let there: Vec<_> = services.iter().map(|s| s.name.as_str()).collect();
+            format!("there is no service {name}; there is {}", there.join(", "))
+        })
+    }
+
+    fn backend_named(&self, service: usize, name: &str) -> Result<usize, String> {
+        let service = &self.config.services[service];
+        service.backends.iter().position(|b| b.name == name).ok_or_else(|| {
+            let there: Vec<_> = service.backends.iter().map(|b| b.name.as_str()).collect();
+            format!("service {} has no backend {name}; it has {}", service.name, there.join(", "))
+        })
     }
 
     /// Takes in an operator's order about a backend; an error says what there is instead.
@@ -23,18 +61,10 @@ impl Model {
         order: health::Order,
         (at, now): (Instant, SystemTime),
     ) -> Result<(), String> {
-        let names = |names: Vec<&str>| names.join(", ");
-        let Some(s) = self.config.services.iter().position(|s| s.name == service) else {
-            let there = names(self.config.services.iter().map(|s| s.name.as_str()).collect());
-            return Err(format!("there is no service {service}; there is {there}"));
-        };
-        let backends = &self.config.services[s].backends;
-        let Some(b) = backends.iter().position(|b| b.name == backend) else {
-            let there = names(backends.iter().map(|b| b.name.as_str()).collect());
-            return Err(format!("service {service} has no backend {backend}; it has {there}"));
-        };
+        let s = self.service_named(service)?;
+        let b = self.backend_named(s, backend)?;
         tracing::info!("service {service}: backend {backend}: ordered {order}");
-        self.with_pool(s, now, |pool| pool.order(b, order, at));
+        self.with_pool(s, (at, now), |pool| pool.order(b, order, at));
         Ok(())
     }
 
@@ -42,7 +72,7 @@ impl Model {
     pub fn on_tick(&mut self, (at, now): (Instant, SystemTime), flows: impl Fn(u32) -> u64) {
         let mut first = 0;
         for s in 0..self.pools.len() {
-            self.with_pool(s, now, |pool| pool.tick(at, |b| flows(first + b as u32)));
+            self.with_pool(s, (at, now), |pool| pool.tick(at, |b| flows(first + b as u32)));
             first += self.backends[s].len() as u32;
         }
     }
@@ -51,7 +81,7 @@ impl Model {
     fn with_pool(
         &mut self,
         service: usize,
-        now: SystemTime,
+        (at, now): (Instant, SystemTime),
         change: impl FnOnce(&mut health::Pool) -> Vec<health::Change>,
     ) {
         let (config, pool) = (&self.config.services[service], &mut self.pools[service]);
@@ -77,6 +107,7 @@ impl Model {
                 }
             }
         }
+        self.follow_endings(service, at);
         self.tell_tracking(service, now);
     }
 

@@ -7,7 +7,7 @@ use std::time::SystemTime;
 use super::{ALARM, Model, ms, unix};
 use crate::{
     api::snapshot::{self, Snapshot},
-    config::model::{self as config, Protocol, Scheduler, Version},
+    config::model::{self as config, Protocol, Version},
     health, vrrp,
 };
 
@@ -111,10 +111,7 @@ impl Model {
                 Protocol::Tcp => "tcp".into(),
                 Protocol::Udp => "udp".into(),
             },
-            scheduler: match c.scheduler {
-                Scheduler::Rr => "rr".into(),
-                Scheduler::Wrr => "wrr".into(),
-            },
+            scheduler: c.scheduler.word().into(),
             mode: modes(c),
             up: backends.iter().filter(|b| b.state == health::State::Up.as_str()).count(),
             backends,

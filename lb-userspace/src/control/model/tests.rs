@@ -21,6 +21,10 @@ fn model() -> Model {
 
 /// The same with further lines of the virtual router.
 fn model_with(lines: &str) -> Model {
+    model_of(|text| text.replace("MORE", lines))
+}
+
+fn model_of(change: impl Fn(&str) -> String) -> Model {
     let text = r#"
         [node]
         name = "h1"
@@ -38,8 +42,8 @@ fn model_with(lines: &str) -> Model {
         listen = "172.18.0.201:8888"
         backend = [{ name = "b1", address = "172.18.0.4:80" }]
         check = { type = "tcp" }
-    "#
-    .replace("MORE", lines);
+    "#;
+    let text = change(text).replace("MORE", "");
     let around = Surroundings {
         host_name: "test".into(),
         directory: Path::new("."),
@@ -323,7 +327,7 @@ fn a_backends_tracker_speaks_once_every_backend_has_been_checked() {
     check(&mut m, 0, 0, Up::Down);
     assert_eq!(m.tracking.changes(), [], "the other one may be up");
     check(&mut m, 0, 1, Up::Up);
-    assert_eq!(m.tracking.changes(), [(0, vrrp::Tracked { priority: 96, fault: false })]);
+    assert_eq!(m.tracking.changes(), [(0, vrrp::Tracked { priority: 96, fault: false, blind: false })]);
     assert_eq!((m.snapshot(T).vrrp[0].priority, m.snapshot(T).vrrp[0].effective_priority), (101, 96));
 }
 
@@ -397,3 +401,28 @@ fn ways_to_backends_follow_the_mtu_of_their_interface_and_the_file() {
     assert_eq!(m.desired().paths[1].source, Addr::v4([172, 18, 0, 7]), "a backend in another mode");
     assert_eq!(path(&m).source, Addr::v4([172, 18, 0, 9]));
 }
+
+#[test]
+fn programs_are_told_how_a_backend_is_chosen_and_what_limits_there_are() {
+    let mut m = model_of(|text| {
+        let first = "address = \"172.18.0.3\", priority = 9, max_connections = 7, weight = 3";
+        text.replace("address = \"172.18.0.3\"", first).replace(
+            "[service.a]",
+            "[service.a]\nscheduler = \"fo\"\nmax_connections = 11\npersistence_timeout = 60\npersistence_prefix = 24",
+        )
+    });
+    check(&mut m, 0, 0, Up::Up);
+    check(&mut m, 0, 1, Up::Up);
+    let desired = m.desired();
+    assert_eq!(desired.limits, [0, 7, 0]);
+    let service = &desired.services[0];
+    assert_eq!(service.ring, [1, 0], "the one with the higher priority first");
+    let choice = &service.choice;
+    assert_eq!(choice.members, [(1, 3), (0, 1)]);
+    assert_eq!(
+        (choice.scheduler, choice.max_connections, choice.persistence),
+        (lb_common::schedule::Scheduler::Fo, 11, Some((120, 60)))
+    );
+    assert_eq!(m.snapshot(T).services[0].scheduler, "fo");
+}
+mod endings;

@@ -56,7 +56,7 @@ fn say(t: &mut Tracking, track: usize, reading: impl Into<Reading>) {
 }
 
 fn to(priority: u8, fault: bool) -> Tracked {
-    Tracked { priority, fault }
+    Tracked { priority, fault, blind: false }
 }
 
 const LINK: usize = 0;

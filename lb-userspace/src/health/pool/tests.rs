@@ -2,7 +2,9 @@
 
 use super::*;
 use crate::{
-    config::model::{Access, Backend, Check, CheckKind, Donor, Failback, Listen, Mode, Protocol, Timeouts},
+    config::model::{
+        Access, Backend, Check, CheckKind, Donor, Failback, Listen, Mode, Protocol, Sessions, Timeouts,
+    },
     galera::Observation,
 };
 
@@ -17,6 +19,7 @@ fn service(backends: &[(u16, u8)], galera: Option<Galera>, slow_start: Duration)
         addr: SocketAddr::from(([10, 0, 0, i], 3306)),
         keeps_port: false,
         weight: *weight,
+        max_connections: 0,
         priority: *priority,
         mode: Mode::Nat,
     };
@@ -31,6 +34,9 @@ fn service(backends: &[(u16, u8)], galera: Option<Galera>, slow_start: Duration)
         mode: Mode::Nat,
         path: Default::default(),
         scheduler: Scheduler::Rr,
+        hash_table_size: 251,
+        persistence: None,
+        max_connections: 0,
         backends: (0..).zip(backends).map(backend).collect(),
         check: Check {
             kind: CheckKind::Tcp,
@@ -42,6 +48,7 @@ fn service(backends: &[(u16, u8)], galera: Option<Galera>, slow_start: Duration)
             fall: 1,
         },
         slow_start,
+        sessions: Sessions::default(),
         galera,
     }
 }

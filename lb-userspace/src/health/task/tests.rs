@@ -7,7 +7,9 @@ use super::super::{
     testserver::{Script, Server},
 };
 use super::*;
-use crate::config::model::{Access, Backend, Listen, Mode, MysqlLogin, Protocol, Scheduler, Timeouts};
+use crate::config::model::{
+    Access, Backend, Listen, Mode, MysqlLogin, Protocol, Scheduler, Sessions, Timeouts,
+};
 
 fn service(addrs: &[SocketAddr], kind: CheckKind) -> Service {
     let (interval, timeout) = (Duration::from_millis(50), Duration::from_secs(5));
@@ -22,6 +24,9 @@ fn service(addrs: &[SocketAddr], kind: CheckKind) -> Service {
         mode: Mode::Nat,
         path: Default::default(),
         scheduler: Scheduler::Rr,
+        hash_table_size: 251,
+        persistence: None,
+        max_connections: 0,
         backends: addrs
             .iter()
             .map(|a| Backend {
@@ -29,11 +34,13 @@ fn service(addrs: &[SocketAddr], kind: CheckKind) -> Service {
                 addr: *a,
                 keeps_port: false,
                 weight: 1,
+                max_connections: 0,
                 priority: 0,
                 mode: Mode::Nat,
             })
             .collect(),
         check: Check { kind, port: None, interval, fast_interval: interval, timeout, rise: 2, fall: 3 },
+        sessions: Sessions::default(),
         slow_start: Duration::ZERO,
         galera: None,
     }

@@ -426,6 +426,7 @@ fn a_link_local_address_is_advertised_first_wherever_it_stands_in_the_file() {
         dev: None,
     });
     let router = VirtualRouter {
+        witness: false,
         name: "six".into(),
         interface: "eth0".into(),
         vrid: 51,

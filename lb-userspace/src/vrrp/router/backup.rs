@@ -114,7 +114,7 @@ impl Router {
 
     /// Silence is what a clock makes of adverts: the data plane of who was heard last is asked before it is believed.
     fn asks_once_more(&mut self, now: BootTime, backup: Backup) -> bool {
-        let Some(watch) = self.watch.as_mut().filter(|watch| watch.answers() && !backup.asked) else {
+        let Some(watch) = self.watch.as_mut().filter(|watch| watch.may_answer() && !backup.asked) else {
             return false;
         };
         watch.next = now;
@@ -150,11 +150,14 @@ impl Router {
         if !watch.answered(now, nonce, standing, mac) {
             return;
         }
+        self.probing_peer = true;
         match (standing, self.phase) {
             (Standing::Expired, Phase::Backup(_) | Phase::Requesting(_)) => {
                 self.replace(now, Reason::MasterFrozen);
             }
             (Standing::Valid(_), Phase::Backup(backup)) => self.lease_is_valid(now, from, backup),
+            // Its adverts did not come through, or have not yet: there is an owner all the same.
+            (Standing::Valid(_), Phase::Claiming(_)) => self.give_way(now),
             _ => {}
         }
     }

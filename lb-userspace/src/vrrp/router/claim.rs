@@ -24,7 +24,7 @@ pub(super) const CLAIM_COPIES: u8 = 9;
 /// Answers to losing adverts are not closer than this: two routers that both think they win must not storm. But each
 /// copy of a claim has to get one, so short intervals shorten it too.
 const ANSWER_GAP: Duration = Duration::from_micros(250);
-/// While its sync group cannot own, a router looks again this often.
+/// While its sync group cannot own, or the witness is missing, a router looks again this often.
 const HELD: Duration = Duration::from_millis(50);
 
 /// [`CLAIM_WAIT`] with a claimer's advertisement interval of `advert_int`.
@@ -39,7 +39,7 @@ pub fn contend_wait(advert_int: Duration) -> Duration {
 
 impl Router {
     pub(super) fn claim(&mut self, now: BootTime, holder: Option<IpAddr>, reason: Reason) {
-        if self.held {
+        if self.held || self.lacks_a_witness() {
             self.phase = Phase::Backup(Backup { deadline: now + HELD, ..self.wait_for_silence(now) });
             return;
         }

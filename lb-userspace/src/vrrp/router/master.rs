@@ -48,6 +48,11 @@ impl Router {
     }
 
     pub(super) fn master_timeout(&mut self, now: BootTime, mut master: Master) {
+        // No witness, and a peer that would watch if it heard this node: it may own.
+        let alone = self.probing_peer && !self.is_watched(now) && now >= master.since + WATCH_HOLD;
+        if self.lacks_a_witness() && alone && master.leaving.is_none() {
+            return self.leave(now, State::Backup, Reason::CutOff);
+        }
         if let Some(leaving) = master.leaving
             && self.leaving_timeout(now, leaving)
         {
@@ -96,6 +101,7 @@ impl Router {
     pub(super) fn enter_master(&mut self, now: BootTime, reason: Reason) {
         let granted = matches!(self.phase, Phase::Requesting(_));
         let master = Master {
+            since: now,
             advert_at: now + self.params.advert_int,
             renew_at: None,
             lease: None,

@@ -66,6 +66,7 @@ pub(super) struct Claim {
 
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Master {
+    pub(super) since: BootTime,
     pub(super) advert_at: BootTime,
     /// While a peer watches: when the short lease is renewed.
     pub(super) renew_at: Option<BootTime>,

@@ -45,7 +45,7 @@ impl Bench {
     }
 
     fn tracked(&mut self, priority: u8, fault: bool) -> String {
-        self.local(LocalEvent::Tracked(Tracked { priority, fault }))
+        self.local(LocalEvent::Tracked(Tracked { priority, fault, blind: false }))
     }
 
     /// The nonce of the request under way.
@@ -538,4 +538,69 @@ fn a_tracker_that_recovers_while_a_successor_is_looked_for_keeps_the_owner_owner
     assert_eq!(bench.tracked(100, true), "offer");
     assert_eq!(bench.tracked(100, false), "");
     assert_eq!((bench.probing_phase(), bench.router.is_leaving(bench.now)), ("master", false));
+}
+
+/// Tells it what the witness says: whether this node reaches the primary component.
+fn sees(bench: &mut Bench, cluster: bool) -> String {
+    let priority = if cluster { 100 } else { 1 };
+    bench.local(LocalEvent::Tracked(Tracked { priority, fault: false, blind: !cluster }))
+}
+
+#[test]
+fn without_a_sign_of_the_cluster_a_silent_peers_addresses_are_left_alone_until_there_is_one() {
+    let mut bench = Bench::in_probing_phase("backup");
+    sees(&mut bench, false);
+    for _ in 0..500 {
+        bench.timeout();
+        assert_eq!((bench.router.state(), bench.router.is_claiming()), (State::Backup, false));
+    }
+    sees(&mut bench, true);
+    while bench.router.state() != State::Master {
+        bench.timeout();
+    }
+}
+
+#[test]
+fn a_node_that_never_knew_a_peer_owns_whatever_the_cluster_does() {
+    let mut bench = Bench::new(probing());
+    sees(&mut bench, false);
+    bench.until_master();
+    for _ in 0..100 {
+        bench.timeout();
+        assert_eq!(bench.router.state(), State::Master);
+    }
+}
+
+#[test]
+fn an_owner_that_has_lost_its_peer_and_the_cluster_gives_the_addresses_up_and_one_that_is_watched_stays() {
+    let mut bench = Bench::in_probing_phase("watched");
+    sees(&mut bench, false);
+    let lost = bench.now;
+    for _ in 0..100 {
+        bench.noted(false);
+        bench.timeout();
+        assert_eq!(bench.router.state(), State::Master, "the peer is there: connections are refused");
+    }
+    assert!(bench.now > lost + 2 * SECOND);
+    let cut = bench.now;
+    while bench.router.state() == State::Master {
+        bench.timeout();
+    }
+    assert!(bench.now < cut + 4 * SECOND, "{:?}", bench.now.since(cut));
+    for _ in 0..200 {
+        bench.timeout();
+        assert_eq!(bench.router.state(), State::Backup);
+    }
+    sees(&mut bench, true);
+    bench.until_master();
+}
+
+#[test]
+fn a_living_peer_can_hand_over_to_a_node_without_the_cluster() {
+    let mut bench = Bench::in_probing_phase("backup");
+    sees(&mut bench, false);
+    bench.probing_event("offer");
+    let nonce = bench.request_nonce();
+    bench.say(9, Message::Grant { nonce });
+    assert_eq!(bench.router.state(), State::Master);
 }

@@ -87,6 +87,8 @@ pub enum Reason {
     TrackersPass,
     /// Another member of the sync group cannot own its addresses.
     Group,
+    /// This node reaches neither a peer nor the witness.
+    CutOff,
 }
 
 impl fmt::Display for Reason {
@@ -110,6 +112,7 @@ impl fmt::Display for Reason {
             Self::TrackerFailed => "a tracker failed",
             Self::TrackersPass => "all trackers pass again",
             Self::Group => "the sync group goes together",
+            Self::CutOff => "reaches neither a peer nor the cluster",
         })
     }
 }
@@ -146,6 +149,9 @@ pub struct Tracked {
     pub priority: u8,
     /// A tracker without a weight fails, or another member of the sync group: the router takes no part.
     pub fault: bool,
+    /// The node reaches no member of its Galera cluster's primary component, which is the witness in a partition: without a
+    /// sign of a peer that was there before it must not own the addresses.
+    pub blind: bool,
 }
 
 /// What a viplb peer says outside of adverts (`lb_common::probe`).

@@ -121,6 +121,11 @@ impl Watch {
         self.contact.is_some()
     }
 
+    /// Whether it answers, or has not yet had the time to show whether it does.
+    pub(super) fn may_answer(&self) -> bool {
+        self.contact.is_some() || self.asked[0] != 0
+    }
+
     pub(super) fn state(&self) -> PeerState {
         match (self.contact, self.unanswered) {
             (None, _) => PeerState::Silent,

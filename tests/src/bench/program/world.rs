@@ -184,7 +184,7 @@ impl Case {
 
     /// Room for flows, and for each backend's ports.
     pub fn sizes(&self) -> Sizes {
-        Sizes { flows: DEFAULT_FLOWS as u32, pools: self.backends }
+        Sizes { pools: self.backends, ..Sizes::from(DEFAULT_FLOWS as u32) }
     }
 
     /// The tables.
@@ -200,11 +200,10 @@ impl Case {
         let service = |id: u32| DesiredService {
             addr: VIP.into(),
             port: Port::new(PORT + id as u16),
-            last: None,
             proto,
-            router: 0,
             snat: vec![VIP.into()],
             ring: ring(id),
+            ..DesiredService::default()
         };
         let backend = |id: u32| Backend {
             addr: Ipv4Addr::from_bits(0x0a02_0000 + id).into(),
@@ -223,6 +222,7 @@ impl Case {
             interfaces: vec![(LO, Interface { mac: REPLY_MAC, ..Interface::default() })],
             backends: (0..self.backends).map(backend).collect(),
             paths: Vec::new(),
+            limits: Vec::new(),
             services: (0..self.services).map(service).collect(),
         }
     }

@@ -224,3 +224,27 @@ fn a_quick_claimer_does_not_wait_so_long_for_a_slow_rival_that_others_claim_too(
     sim.run(pace.settled());
     sim.assert_one_owner_from_now_on(Some(101));
 }
+
+/// A clock that leapt while another's first claim was just through: the first probe was still to be answered.
+#[test]
+fn a_clock_that_leaps_right_after_anothers_take_over_does_not_make_a_second_owner() {
+    let mut sim = Sim::new(Pace::SEED.probing(), &[101, 100], Preempt::NOW, 1);
+    let wait = |us| Op::Wait(Duration::from_micros(us));
+    let leap = Op::Jump(1, Duration::from_millis(3607));
+    play(
+        &mut sim,
+        &[
+            Op::Start(0),
+            Op::Start(1),
+            Op::Freeze(1),
+            wait(3_616_524),
+            Op::Thaw(1),
+            leap,
+            Op::Freeze(0),
+            wait(11_524),
+        ],
+    );
+    sim.end_faults();
+    sim.run(sim.pace.settled());
+    sim.assert_one_owner_from_now_on(Some(101));
+}
