@@ -73,7 +73,9 @@ pub struct Flow {
     /// Boottime of the first packet, s.
     pub born: u32,
     /// Its place among half-open flows (`half_open`), 0 once it is established.
-    pub place: u32,
+    pub place: u16,
+    /// The pool that its source port is from (`ports`), 0: from none.
+    pub pool: u16,
     /// Service index (counters).
     pub service: u32,
     /// Backend index (counters).
@@ -105,7 +107,7 @@ pub struct Flow {
     /// The longest IP packet, in bytes, that is simply sent on, in either direction; 0: any. [`DETOUR`]: none.
     pub mtu: u16,
 }
-layout!(Flow = 128: client, vip, backend, snat, client_port, vip_port, backend_port, snat_port, seen, born, place, service,
+layout!(Flow = 128: client, vip, backend, snat, client_port, vip_port, backend_port, snat_port, seen, born, place, pool, service,
     backend_id, router, client_if, backend_if, client_next, backend_next, addr_delta, port_delta, generation, proto,
     stage, flags, mode, mtu);
 
@@ -168,9 +170,10 @@ impl Stage {
         }
     }
 
-    /// How long a flow may be silent in this stage, ns. Established flows are given five days (what Linux's conntrack
-    /// gives): pools of database connections idle for hours, and a shorter time-out silently breaks them. UDP flows are
-    /// given what conntrack gave them for most of its life (180 s, 120 s since Linux 5.0): some clients know no less.
+    /// How long a flow may be silent in this stage unless its service says otherwise, ns. Established flows are given five
+    /// days (what Linux's conntrack gives): pools of database connections idle for hours, and a shorter time-out silently
+    /// breaks them. UDP flows are given what conntrack gave them for most of its life (180 s, 120 s since Linux 5.0): some
+    /// clients know no less.
     pub const fn timeout_ns(self) -> u64 {
         const S: u64 = 1_000_000_000;
         match self {
@@ -258,11 +261,6 @@ impl Flow {
             proto: self.proto,
             pad: [0; 3],
         }
-    }
-
-    /// Whether the flow has been silent for longer than its stage allows.
-    pub const fn is_expired(&self, now: u64) -> bool {
-        now.saturating_sub(self.seen) > self.stage().timeout_ns()
     }
 }
 

@@ -9,6 +9,7 @@
 #[macro_use]
 mod layout;
 
+pub mod access;
 pub mod addr;
 pub mod bench;
 pub mod checksum;
@@ -25,6 +26,7 @@ pub mod maps;
 pub mod mode;
 pub mod occupancy;
 pub mod persistence;
+pub mod ports;
 pub mod probe;
 pub mod reach;
 pub mod reason;

@@ -23,6 +23,18 @@ pub const BACKENDS: &str = "BACKENDS";
 pub const PATHS: &str = "PATHS";
 /// `0 → u64`, per CPU: what has been said of late by ICMP errors of this node's own (`report`).
 pub const REPORTED: &str = "REPORTED";
+/// `u32 backend → Sources`: the pools that its new flows take source ports from.
+pub const SOURCES: &str = "SOURCES";
+/// `u32 pool → PoolKey`, from 1 on: whose ports a pool holds.
+pub const PORT_POOLS: &str = "PORT_POOLS";
+/// `u32 pool → PortBits`: its free ports; the daemon maps the array into its memory.
+pub const PORTS: &str = "PORTS";
+/// `u32 service → Limits`.
+pub const LIMITS: &str = "LIMITS";
+/// `AccessKey → u32`, longest prefix: what a service's rules say about a client.
+pub const ACCESS: &str = "ACCESS";
+/// `PaceKey → u64`: when a client's next flow is due, boottime ns; the longest unused one gives way.
+pub const CLIENTS: &str = "CLIENTS";
 /// `FlowKey → FlowRef`.
 pub const FLOW_KEYS: &str = "FLOW_KEYS";
 /// `u32 → Flow`.
@@ -95,7 +107,7 @@ pub enum Tail {
 pub const TAIL_SLOTS: usize = 8;
 
 /// All maps that a later daemon adopts.
-pub const ALL: [&str; 28] = [
+pub const ALL: [&str; 34] = [
     VIPS,
     LEASES,
     SERVICES,
@@ -106,6 +118,12 @@ pub const ALL: [&str; 28] = [
     BACKENDS,
     PATHS,
     REPORTED,
+    SOURCES,
+    PORT_POOLS,
+    PORTS,
+    LIMITS,
+    ACCESS,
+    CLIENTS,
     FLOW_KEYS,
     FLOWS,
     FREE_SLOTS,
@@ -143,6 +161,12 @@ pub const MAX_RING: usize = 16_384;
 pub const DEFAULT_RING_SLOTS: usize = 131_072;
 /// Clients whose backends are remembered.
 pub const MAX_PERSISTENT: usize = 32_768;
+/// Rules about clients of all services together; memory is taken by rule.
+pub const MAX_RULES: usize = 65_536;
+/// Clients whose pace is known.
+pub const MAX_CLIENTS: usize = 65_536;
+/// Pools of source ports that an object brings along; the daemon asks for as many as its configuration needs.
+pub const DEFAULT_POOLS: usize = 64;
 /// Fragmented datagrams under way.
 pub const MAX_FRAGMENTS: usize = 8192;
 /// Interfaces.

@@ -120,6 +120,12 @@ reasons! {
     BackendsFull = 35, Refused, "backends-full";
     /// The service has as many connections as it may have.
     ServiceFull = 36, Refused, "service-full";
+    /// The service's rules refuse the client, and tell it.
+    AccessRefused = 37, Refused, "access-refused";
+    /// The service's rules refuse the client in silence.
+    AccessDenied = 38, Dropped, "access-denied";
+    /// The client opens connections faster than the service allows one.
+    ClientRate = 39, Refused, "client-rate";
 }
 
 /// Elements of the `REASONS` map.

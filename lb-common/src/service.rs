@@ -77,8 +77,6 @@ pub struct Service {
     pub ring_base: u32,
     /// Slots in its ring; 0 when no backend takes new connections.
     pub ring_len: u32,
-    /// Source address that backends see.
-    pub snat: Addr,
     /// For how long after its last new connection a client is given the same backend, s; 0: not at all.
     pub persistence: u32,
     /// A [`Scheduler`].
@@ -90,7 +88,7 @@ pub struct Service {
     /// Zero.
     pub pad: u8,
 }
-layout!(Service = 40: id, router, ring_base, ring_len, snat, persistence, scheduler, members, prefix, pad);
+layout!(Service = 24: id, router, ring_base, ring_len, persistence, scheduler, members, prefix, pad);
 
 impl Service {
     /// How a backend is chosen.

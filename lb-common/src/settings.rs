@@ -70,6 +70,12 @@ impl SnatPorts {
         }
     }
 
+    /// Whether a port is one of them.
+    #[inline(always)]
+    pub const fn contains(&self, port: u16) -> bool {
+        self.low_first <= port && port <= self.low_last || self.high_first <= port && port <= self.high_last
+    }
+
     #[inline(always)]
     const fn range(first: u16, last: u16) -> u32 {
         if first > last { 0 } else { (last - first) as u32 + 1 }

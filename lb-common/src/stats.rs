@@ -21,12 +21,21 @@ pub struct ServiceStats {
     pub refused: u64,
     /// Half-open flows that gave way to newer ones.
     pub displaced: u64,
+    /// Of `refused`: for want of a source port.
+    pub ports_exhausted: u64,
+    /// Of `refused`: for want of a place in the flow table.
+    pub table_full: u64,
+    /// New flows that the service's rules did not allow; those refused in silence are not in `refused`.
+    pub denied: u64,
+    /// Of `refused`: the client was too fast.
+    pub limited: u64,
     /// Client to backend.
     pub forward: Traffic,
     /// Backend to client.
     pub reverse: Traffic,
 }
-layout!(ServiceStats = 56: flows, refused, displaced, forward, reverse);
+layout!(ServiceStats = 88: flows, refused, displaced, ports_exhausted, table_full, denied, limited, forward,
+    reverse);
 
 /// Of a backend.
 #[repr(C)]
@@ -61,6 +70,10 @@ impl ServiceStats {
         self.flows += o.flows;
         self.refused += o.refused;
         self.displaced += o.displaced;
+        self.ports_exhausted += o.ports_exhausted;
+        self.table_full += o.table_full;
+        self.denied += o.denied;
+        self.limited += o.limited;
         self.forward.add(&o.forward);
         self.reverse.add(&o.reverse);
     }

@@ -199,11 +199,11 @@ fn tables() -> Memory {
         m.rings.insert(i, schedule::word(i, 1));
         for (n, proto) in (0..).zip([PROTO_TCP, PROTO_UDP]) {
             let key = ServiceKey { addr: addr(VIP), port, proto, pad: [0; 5] };
-            let service =
-                Service { id: 2 * i + n, ring_base: i, ring_len: 1, snat: addr(VIP), ..Service::default() };
+            let service = Service { id: 2 * i + n, ring_base: i, ring_len: 1, ..Service::default() };
             m.services.insert(key, service);
         }
     }
+    m.make_pools(|b| if b.addr.is_v4() { v4(VIP) } else { v6_host(VIP) });
     m
 }
 

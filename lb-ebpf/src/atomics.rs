@@ -25,6 +25,17 @@ pub fn fetch_add(p: *mut u64, more: u64) -> u64 {
     value
 }
 
+/// Likewise of setting bits.
+#[inline(always)]
+pub fn fetch_or(p: *mut u64, bits: u64) -> u64 {
+    let mut value = bits;
+    // SAFETY: an aligned word of a live array element.
+    unsafe {
+        asm!("{value} = atomic_fetch_or((u64 *)({p} + 0), {value})", p = in(reg) p, value = inout(reg) value);
+    }
+    value
+}
+
 /// Likewise of clearing bits.
 #[inline(always)]
 pub fn fetch_and(p: *mut u64, keep: u64) -> u64 {

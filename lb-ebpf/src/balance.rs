@@ -1,11 +1,9 @@
-//! New flows: have a backend chosen (`schedule`), claim a source port towards it, record the flow.
+//! New flows: have a backend chosen (`schedule`), take a source port towards it, record the flow.
 
 use lb_common::{
     addr::{PROTO_UDP, Port},
     checksum::{delta, sum_addr, sum2},
-    flow::{COUNTED, FORWARD, Flow, FlowKey, FlowRef, REVERSE, Stage},
-    hash,
-    mode::Mode,
+    flow::{COUNTED, FORWARD, Flow, FlowRef, REVERSE, Stage},
     reason::Reason,
     service::{Backend, Service},
 };
@@ -14,13 +12,10 @@ use crate::{
     detour, half_open, latency,
     packet::Arrival,
     parse::Ip,
+    ports,
     schedule::Ring,
     tables::{InsertError, Tables},
 };
-
-/// Ports tried for one flow. The walk starts at a hash of the client and takes a stride of its own, so that at 80 %
-/// occupancy of the range 32 tries fail once in 1,300 (0.8³²).
-const PORT_TRIES: u32 = 32;
 
 /// Opens a flow for a SYN or a datagram and gives its slot.
 #[inline(always)]
@@ -34,12 +29,12 @@ pub fn open<T: Tables>(ip: &Ip, service: &Service, t: &T, at: &Arrival) -> Resul
     }
     let place = half_open::take(t)?;
     // What was thrown out must be gone before the record is filled anew, and its keys off the stack.
-    t.flow(place.slot).ok_or(Reason::FlowTableFull)?.place = place.index;
+    t.flow(place.slot).ok_or(Reason::FlowTableFull)?.place = place.index as u16;
     fill(ip, service, place.slot, t, at);
     // From here and not from `enter`, below which there is no stack for it.
     let picked = t.pick(place.slot, &Ring::of(service));
     let refused = picked.err().unwrap_or(Reason::NewFlow);
-    let slot = enter(ip, service, place.slot, (picked.unwrap_or(0), refused), t)?;
+    let slot = enter(ip, place.slot, picked.unwrap_or(0), refused, t)?;
     if let Some(f) = t.flow(slot) {
         latency::begin(f, at.now, t);
     }
@@ -51,30 +46,22 @@ pub fn open<T: Tables>(ip: &Ip, service: &Service, t: &T, at: &Arrival) -> Resul
 ///
 /// A function of its own in the kernel as well: inlined, the whole path would need more than the 512 bytes of stack.
 #[inline(never)]
-fn enter<T: Tables>(
-    ip: &Ip,
-    service: &Service,
-    slot: u32,
-    (id, refused): (u32, Reason),
-    t: &T,
-) -> Result<u32, Reason> {
+fn enter<T: Tables>(ip: &Ip, slot: u32, id: u32, refused: Reason, t: &T) -> Result<u32, Reason> {
     let f = t.flow(slot).ok_or(Reason::FlowTableFull)?;
     let entered = if refused == Reason::NewFlow { Ok(()) } else { Err(refused) }.and_then(|()| {
         // From here on the flow is on the counts.
         f.backend_id = id;
         f.mode = COUNTED;
         let backend = t.backend(id).ok_or(Reason::BackendMissing)?;
-        direct(f, service, backend);
+        direct(f, backend);
         detour::prepare(f, backend, t.path(id))?;
-        f.addr_delta =
-            delta(sum_addr(&f.client) + sum_addr(&f.vip), sum_addr(&f.snat) + sum_addr(&f.backend));
-        record(f, slot, &ip.key, t)
+        record(f, slot, t)
     });
     if entered.is_err() {
         t.release(slot);
         f.stage = Stage::Free as u8;
     }
-    half_open::release(f.place, slot, f.generation, t);
+    half_open::release(f.place.into(), slot, f.generation, t);
     entered?;
     if let Some(s) = t.service_stats(f.service) {
         s.flows += 1;
@@ -93,6 +80,7 @@ fn fill<T: Tables>(ip: &Ip, service: &Service, slot: u32, t: &T, at: &Arrival) {
     let Some(f) = t.flow(slot) else { return };
     f.client = ip.key.src;
     f.vip = ip.key.dst;
+    f.snat = ip.key.src;
     f.client_port = ip.key.sport;
     f.vip_port = ip.key.dport;
     f.snat_port = ip.key.sport;
@@ -107,82 +95,48 @@ fn fill<T: Tables>(ip: &Ip, service: &Service, slot: u32, t: &T, at: &Arrival) {
     f.proto = ip.key.proto;
     f.mode = 0;
     f.flags = 0;
+    f.pool = 0;
     f.stage = if ip.key.proto == PROTO_UDP { Stage::OneWay } else { Stage::SynSent } as u8;
 }
 
 /// Fills in what the backend says.
 #[inline(always)]
-fn direct(f: &mut Flow, service: &Service, backend: &Backend) {
+fn direct(f: &mut Flow, backend: &Backend) {
     f.backend = backend.addr;
-    f.snat = if backend.mode() == Mode::Nat { service.snat } else { f.client };
     f.backend_port = if backend.port == Port([0; 2]) { f.vip_port } else { backend.port };
     f.backend_if = backend.ifindex;
     f.mode = backend.mode | COUNTED;
 }
 
-/// Enters both keys of a filled record, the reverse one with a free source port. A backend that sees the client's own address
+/// Enters both keys of the filled record in a slot, and completes the record.
+#[inline(always)]
+fn record<T: Tables>(f: &mut Flow, slot: u32, t: &T) -> Result<(), Reason> {
+    t.enter_reverse(f, slot)?;
+    let entered = t.enter_forward(f, slot);
+    if entered.is_err() {
+        t.end_flow(f, slot);
+    }
+    entered
+}
+
+/// Enters the key of the packets that come from the backend, with a free source port. A backend that sees the client's own address
 /// and port leaves no port to choose, and none to turn to when the client speaks to it through two services from one port;
 /// one that answers the client directly has no reverse key.
 #[inline(always)]
-fn record<T: Tables>(f: &mut Flow, slot: u32, forward: &FlowKey, t: &T) -> Result<(), Reason> {
-    let mut reverse = f.reverse_key();
-    let there = to(f, slot, REVERSE);
-    let mode = f.mode();
-    match mode {
-        Mode::Nat => claim_port(&mut reverse, forward, &there, t)?,
-        Mode::Dnat => t.insert_key(&reverse, &there).map_err(no_port)?,
-        Mode::Dsr | Mode::Tunnel | Mode::Local => {}
-    }
-    f.snat_port = reverse.dport;
+pub fn enter_reverse<T: Tables>(f: &mut Flow, slot: u32, t: &T) -> Result<(), Reason> {
+    let to = FlowRef { slot, generation: f.generation, direction: REVERSE, pad: 0 };
+    if f.mode().is_one_way() { Ok(()) } else { ports::enter(f, &to, t) }
+}
+
+/// Enters the key of the packets that come from the client. All addresses and ports are known by now.
+#[inline(always)]
+pub fn enter_forward<T: Tables>(f: &mut Flow, slot: u32, t: &T) -> Result<(), Reason> {
+    f.addr_delta = delta(sum_addr(&f.client) + sum_addr(&f.vip), sum_addr(&f.snat) + sum_addr(&f.backend));
     f.port_delta =
         delta(sum2(f.client_port.0) + sum2(f.vip_port.0), sum2(f.snat_port.0) + sum2(f.backend_port.0));
-    match t.insert_key(forward, &to(f, slot, FORWARD)) {
-        Ok(()) => Ok(()),
-        Err(e) => {
-            if !mode.is_one_way() {
-                t.remove_key(&reverse);
-            }
-            Err(if e == InsertError::Exists { Reason::ConcurrentOpen } else { Reason::FlowTableFull })
-        }
-    }
-}
-
-#[inline(always)]
-fn to(f: &Flow, slot: u32, direction: u8) -> FlowRef {
-    FlowRef { slot, generation: f.generation, direction, pad: 0 }
-}
-
-#[inline(always)]
-fn no_port(e: InsertError) -> Reason {
-    if e == InsertError::Exists { Reason::SnatPortsExhausted } else { Reason::FlowTableFull }
-}
-
-/// Walks over the source ports until one is free towards this backend.
-#[inline(always)]
-fn claim_port<T: Tables>(
-    reverse: &mut FlowKey,
-    forward: &FlowKey,
-    to: &FlowRef,
-    t: &T,
-) -> Result<(), Reason> {
-    let ports = t.settings().ok_or(Reason::SnatPortsExhausted)?.snat_ports;
-    let n = ports.len();
-    if n == 0 {
-        return Err(Reason::SnatPortsExhausted);
-    }
-    let h = hash::flow(forward);
-    let mut i = h % n;
-    let stride = 1 + 2 * (h >> 24);
-    let mut tries = 0;
-    while tries < PORT_TRIES {
-        reverse.dport = ports.nth(i);
-        match t.insert_key(reverse, to) {
-            Ok(()) => return Ok(()),
-            Err(InsertError::Full) => return Err(Reason::FlowTableFull),
-            Err(InsertError::Exists) => {}
-        }
-        i = (i + stride) % n;
-        tries += 1;
-    }
-    Err(Reason::SnatPortsExhausted)
+    let to = FlowRef { slot, generation: f.generation, direction: FORWARD, pad: 0 };
+    t.insert_key(&f.forward_key(), &to).map_err(|e| match e {
+        InsertError::Exists => Reason::ConcurrentOpen,
+        InsertError::Full => Reason::FlowTableFull,
+    })
 }

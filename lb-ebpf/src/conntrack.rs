@@ -1,7 +1,7 @@
 //! Packets of known flows: one look-up by key, one array read for the record, one for the lease.
 
 use lb_common::{
-    flow::{FIN_BACKEND, FIN_CLIENT, FORWARD, Flow, FlowKey, REPLICATED, REVERSE, Stage},
+    flow::{FIN_BACKEND, FIN_CLIENT, FORWARD, Flow, REPLICATED, REVERSE, Stage},
     reason::Reason,
 };
 
@@ -52,7 +52,7 @@ pub fn known_if<P: Packet, T: Tables>(
         if f.place != 0 {
             half_open::abandon(f, r.slot, t);
         } else {
-            retire(f, r.slot, &ip.key, t);
+            retire(f, r.slot, t);
             flow_event::tell(r.slot, f.generation, t);
         }
         return Plan::undecided();
@@ -134,12 +134,8 @@ fn is_answered(f: &Flow, ip: &Ip, direction: u8) -> bool {
 /// Takes the keys from a flow that has ended, for a new connection of the same client port. Only the collector frees
 /// records: two who push one slot would give it to two flows.
 #[inline(never)]
-fn retire<T: Tables>(f: &mut Flow, slot: u32, forward: &FlowKey, t: &T) {
-    t.remove_key(forward);
-    if !f.mode().is_one_way() {
-        t.remove_key(&f.reverse_key());
-    }
-    t.release(slot);
+fn retire<T: Tables>(f: &mut Flow, slot: u32, t: &T) {
+    t.end_flow(f, slot);
     f.stage = Stage::Closed as u8;
 }
 

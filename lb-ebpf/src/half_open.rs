@@ -8,7 +8,7 @@
 //! written there the next packet corrects. Keys of the older generation are gone before the record is filled anew.
 
 use lb_common::{
-    flow::{Flow, FlowRef, Stage},
+    flow::{Flow, Stage},
     half_open::{TAKEN, place, slot},
     reason::Reason,
 };
@@ -74,23 +74,8 @@ fn throw_out<T: Tables>(slot: u32, t: &T) {
     {
         s.displaced += 1;
     }
-    unlink(f, slot, t);
-    t.release(slot);
+    t.end_flow(f, slot);
     f.stage = Stage::Free as u8;
-}
-
-/// Removes the keys that lead to this flow. The client's port may have a newer one by now.
-#[inline(always)]
-fn unlink<T: Tables>(f: &Flow, slot: u32, t: &T) {
-    let ours = |r: &FlowRef| r.slot == slot && r.generation == f.generation;
-    let forward = f.forward_key();
-    if t.flow_ref(&forward).is_some_and(ours) {
-        t.remove_key(&forward);
-    }
-    let reverse = f.reverse_key();
-    if t.flow_ref(&reverse).is_some_and(ours) {
-        t.remove_key(&reverse);
-    }
 }
 
 /// Takes an established flow out of its place, which gets another slot.
@@ -98,7 +83,7 @@ fn unlink<T: Tables>(f: &Flow, slot: u32, t: &T) {
 pub fn promote<T: Tables>(f: &mut Flow, slot: u32, t: &T) -> Promotion {
     let Some(fresh) = t.take_slot() else { return Promotion::Full };
     let own = place(slot, f.generation);
-    if t.exchange_place(f.place, own, place(fresh, 0)) {
+    if t.exchange_place(f.place.into(), own, place(fresh, 0)) {
         f.place = 0;
         Promotion::Done
     } else {
@@ -111,10 +96,9 @@ pub fn promote<T: Tables>(f: &mut Flow, slot: u32, t: &T) -> Promotion {
 #[inline(never)]
 pub fn abandon<T: Tables>(f: &mut Flow, slot: u32, t: &T) {
     let own = place(slot, f.generation);
-    if t.exchange_place(f.place, own, TAKEN) {
-        unlink(f, slot, t);
-        t.release(slot);
+    if t.exchange_place(f.place.into(), own, TAKEN) {
+        t.end_flow(f, slot);
         f.stage = Stage::Closed as u8;
-        t.set_place(f.place, own);
+        t.set_place(f.place.into(), own);
     }
 }

@@ -6,6 +6,7 @@
 
 #![cfg_attr(target_arch = "bpf", no_std)]
 
+pub mod access_list;
 pub mod answer;
 pub mod apply;
 #[cfg(any(test, feature = "testing"))]
@@ -17,6 +18,7 @@ pub mod clamp;
 pub mod conntrack;
 pub mod detour;
 pub mod egress;
+pub mod ending;
 pub mod fast;
 pub mod flow_event;
 pub mod foreign_error;
@@ -31,6 +33,7 @@ pub mod packet;
 pub mod parse;
 pub mod persistence;
 pub mod plan;
+pub mod ports;
 pub mod probe;
 #[cfg(test)]
 mod properties;

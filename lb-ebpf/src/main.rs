@@ -9,9 +9,10 @@ mod access;
 #[cfg(target_arch = "bpf")]
 mod atomics;
 #[cfg(target_arch = "bpf")]
-mod global;
 #[cfg(target_arch = "bpf")]
 mod maps;
+#[cfg(target_arch = "bpf")]
+mod subprograms;
 #[cfg(target_arch = "bpf")]
 mod xdp;
 

@@ -12,6 +12,7 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use lb_common::{
+    access::{ACCESS_BITS, AccessKey, Limits, PaceKey},
     addr::{Addr, Port},
     clock::Clock,
     fast::{FAST_SLOTS, SelfTest},
@@ -22,12 +23,13 @@ use lb_common::{
     latency::Latency,
     lease::Lease,
     maps::{
-        DEFAULT_FLOWS, DEFAULT_RING_SLOTS, FLOW_EVENT_BYTES, MAX_BACKENDS, MAX_FRAGMENTS, MAX_INTERFACES,
-        MAX_PERSISTENT, MAX_RANGES, MAX_ROUTERS, MAX_SERVICES, MAX_VIPS, MMAPABLE, SAMPLE_BYTES, TAIL_SLOTS,
-        Tail,
+        DEFAULT_FLOWS, DEFAULT_POOLS, DEFAULT_RING_SLOTS, FLOW_EVENT_BYTES, MAX_BACKENDS, MAX_CLIENTS,
+        MAX_FRAGMENTS, MAX_INTERFACES, MAX_PERSISTENT, MAX_RANGES, MAX_ROUTERS, MAX_RULES, MAX_SERVICES,
+        MAX_VIPS, MMAPABLE, SAMPLE_BYTES, TAIL_SLOTS, Tail,
     },
     occupancy::{self, Occupancy},
     persistence::{ClientKey, Remembered},
+    ports::{PoolKey, PortBits, Sources, Words},
     reach::{RANGE_BITS, RangeKey},
     reason::{REASON_SLOTS, Reason},
     sample::{Capture, Sample},
@@ -41,8 +43,11 @@ use lb_ebpf::{
 };
 
 use crate::{
-    atomics::{compare_exchange, fetch_add, fetch_and},
-    global,
+    atomics::{compare_exchange, fetch_add, fetch_and, fetch_or},
+    subprograms::{
+        self, NO_PORT, admitted, entered, viplb_admit, viplb_claim_port, viplb_end_flow, viplb_enter_forward,
+        viplb_enter_reverse, viplb_is_member, viplb_release, viplb_release_port,
+    },
 };
 
 #[btf_map]
@@ -69,6 +74,18 @@ static BACKENDS: Array<Backend, MAX_BACKENDS> = Array::new();
 static PATHS: Array<Path, MAX_BACKENDS> = Array::new();
 #[btf_map]
 static REPORTED: PerCpuArray<u64, 1> = PerCpuArray::new();
+#[btf_map]
+static LIMITS: Array<Limits, MAX_SERVICES> = Array::new();
+#[btf_map]
+static ACCESS: LpmTrie<AccessKey, u32, MAX_RULES> = LpmTrie::new();
+#[btf_map]
+static CLIENTS: LruHashMap<PaceKey, u64, MAX_CLIENTS> = LruHashMap::new();
+#[btf_map]
+static SOURCES: Array<Sources, MAX_BACKENDS> = Array::new();
+#[btf_map]
+static PORT_POOLS: Array<PoolKey, DEFAULT_POOLS> = Array::new();
+#[btf_map]
+static PORTS: Array<PortBits, DEFAULT_POOLS, MMAPABLE> = Array::new();
 #[btf_map]
 static FLOW_KEYS: HashMap<FlowKey, FlowRef, { 2 * DEFAULT_FLOWS }> = HashMap::new();
 #[btf_map]
@@ -176,6 +193,41 @@ pub fn tail_call<C: EbpfContext>(ctx: &C, tail: Tail) {
 }
 
 const EEXIST: i32 = 17;
+
+/// The words of a pool of ports.
+pub struct PoolWords(*mut u64);
+
+/// The words of a pool, if there is one.
+#[inline(always)]
+pub fn pool_words(pool: u32) -> Option<PoolWords> {
+    PORTS.get_ptr_mut(pool).map(|bits| PoolWords(bits.cast()))
+}
+
+impl PoolWords {
+    #[inline(always)]
+    fn word(&self, i: u32) -> *mut u64 {
+        // SAFETY: callers count no further than the pool's words, which the verifier sees to.
+        unsafe { self.0.add(i as usize) }
+    }
+}
+
+impl Words for PoolWords {
+    #[inline(always)]
+    fn load(&self, i: u32) -> u64 {
+        // SAFETY: a word of a live array element.
+        unsafe { self.word(i).read_volatile() }
+    }
+
+    #[inline(always)]
+    fn set(&self, i: u32, bits: u64) -> u64 {
+        fetch_or(self.word(i), bits)
+    }
+
+    #[inline(always)]
+    fn clear(&self, i: u32, bits: u64) -> u64 {
+        fetch_and(self.word(i), !bits)
+    }
+}
 
 /// The kernel's maps.
 pub struct Kernel;
@@ -294,22 +346,22 @@ impl Tables for Kernel {
 
     #[inline(always)]
     fn pick(&self, slot: u32, ring: &Ring) -> Result<u32, Reason> {
-        global::pick(slot, ring)
+        subprograms::pick(slot, ring)
     }
 
     #[inline(always)]
     fn least(&self, first: u32, members: u32, by: By, start: u32) -> Option<u32> {
-        global::least(first, members, by, start)
+        subprograms::least(first, members, by, start)
     }
 
     #[inline(always)]
     fn is_member(&self, first: u32, members: u32, backend: u32) -> bool {
-        global::viplb_is_member(first, members, backend) != 0
+        viplb_is_member(first, members, backend) != 0
     }
 
     #[inline(always)]
     fn release(&self, slot: u32) {
-        global::viplb_release(slot);
+        viplb_release(slot);
     }
 
     #[inline(always)]
@@ -400,8 +452,77 @@ impl Tables for Kernel {
     }
 
     #[inline(always)]
-    fn remove_key(&self, key: &FlowKey) {
-        let _ = FLOW_KEYS.remove(key);
+    fn remove_key(&self, key: &FlowKey) -> bool {
+        FLOW_KEYS.remove(key).is_ok()
+    }
+
+    #[inline(always)]
+    fn limits(&self, service: u32) -> Option<&Limits> {
+        LIMITS.get(service)
+    }
+
+    #[inline(always)]
+    fn access(&self, key: &AccessKey) -> Option<u32> {
+        ACCESS.get(&Key::new(ACCESS_BITS, *key)).copied()
+    }
+
+    #[inline(always)]
+    fn client_due(&self, key: &PaceKey) -> Option<u64> {
+        // SAFETY: valid until the program ends; an element that gives way meanwhile may show another client's.
+        CLIENTS.get_ptr(key).map(|p| unsafe { p.read_volatile() })
+    }
+
+    #[inline(always)]
+    fn add_client(&self, key: &PaceKey, due: u64) {
+        // Of two processors that add the same one either may be the last: the client has had one flow more.
+        let _ = CLIENTS.insert(key, due, 0);
+    }
+
+    #[inline(always)]
+    fn exchange_client_due(&self, key: &PaceKey, from: u64, to: u64) -> bool {
+        CLIENTS.get_ptr_mut(key).is_some_and(|p| compare_exchange(p, from, to))
+    }
+
+    #[inline(always)]
+    fn admit(&self, service: u32, client: &Addr, now: u64) -> Result<(), Reason> {
+        let [high, low] = client.words();
+        admitted(viplb_admit(service, high, low, now))
+    }
+
+    #[inline(always)]
+    fn sources(&self, backend: u32) -> Option<&Sources> {
+        SOURCES.get(backend)
+    }
+
+    #[inline(always)]
+    fn pool(&self, pool: u32) -> Option<&PoolKey> {
+        PORT_POOLS.get(pool)
+    }
+
+    #[inline(always)]
+    fn enter_reverse(&self, f: &mut Flow, slot: u32) -> Result<(), Reason> {
+        entered(viplb_enter_reverse(f, slot))
+    }
+
+    #[inline(always)]
+    fn enter_forward(&self, f: &mut Flow, slot: u32) -> Result<(), Reason> {
+        entered(viplb_enter_forward(f, slot))
+    }
+
+    #[inline(always)]
+    fn end_flow(&self, f: &mut Flow, slot: u32) {
+        viplb_end_flow(f, slot);
+    }
+
+    #[inline(always)]
+    fn claim_port(&self, pool: u32, hash: u32) -> Option<u16> {
+        let port = viplb_claim_port(pool, hash);
+        if port < NO_PORT { Some(port as u16) } else { None }
+    }
+
+    #[inline(always)]
+    fn release_port(&self, pool: u32, port: u16) {
+        viplb_release_port(pool, port.into());
     }
 
     #[inline(always)]

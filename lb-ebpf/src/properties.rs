@@ -190,7 +190,6 @@ fn tables_with(choice: Choice) -> Memory {
                 id,
                 ring_base,
                 ring_len: 3,
-                snat: vip,
                 members: 3,
                 scheduler: choice.scheduler as u8,
                 persistence: choice.persistence,
@@ -210,6 +209,7 @@ fn tables_with(choice: Choice) -> Memory {
                 .insert(base + i, Backend { addr, ifindex: 1, port: Port::new(PORT), ..Backend::default() });
         }
     }
+    m.make_pools(|b| address(!b.addr.is_v4(), VIP).into());
     m
 }
 
@@ -278,12 +278,33 @@ fn check_pairs(m: &Memory) {
         assert_ne!(word, half_open::TAKEN, "a place was not given back");
         owned.push(half_open::slot(word));
         let f = m.record(half_open::slot(word));
-        assert!(f.stage() == Stage::Free || f.place == i, "an established flow in place {i}: {f:?}");
+        assert!(
+            f.stage() == Stage::Free || u32::from(f.place) == i,
+            "an established flow in place {i}: {f:?}"
+        );
     }
     let established = |s: &u32| m.record(*s).stage() != Stage::Free && m.record(*s).place == 0;
     owned.extend((0..RECORDS).filter(established));
     owned.sort_unstable();
+    check_ports(m);
     assert_eq!(owned, (0..RECORDS).collect::<Vec<_>>(), "a slot was lost or has two owners");
+}
+
+/// A port is taken as long as a reverse key needs it.
+fn check_ports(m: &Memory) {
+    let mut taken = vec![0; m.pools.len()];
+    for to in m.keys.borrow().values().filter(|to| to.direction == REVERSE) {
+        let f = m.record(to.slot);
+        assert_eq!(f.snat, m.pools[usize::from(f.pool)].source, "{f:?}");
+        taken[usize::from(f.pool)] += 1;
+    }
+    for (pool, taken) in taken.into_iter().enumerate().skip(1) {
+        assert_eq!(
+            m.free_ports(pool as u16) + taken,
+            4,
+            "a port of pool {pool} was lost, or is free and in use"
+        );
+    }
 }
 
 /// Backends and services have as many connections counted as there are flows of theirs that have not ended, and no more than they
@@ -315,12 +336,7 @@ fn collect(m: &Memory) {
         if f.stage() == Stage::Free {
             continue;
         }
-        for key in [f.forward_key(), f.reverse_key()] {
-            if m.flow_ref(&key).is_some_and(|r| r.slot == slot) {
-                m.remove_key(&key);
-            }
-        }
-        m.release(slot);
+        m.end_flow(f, slot);
         f.stage = Stage::Free as u8;
         if f.place == 0 {
             m.free_slot(slot);

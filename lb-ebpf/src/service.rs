@@ -81,7 +81,14 @@ fn connection<T: Tables>(ip: &Ip, t: &T, at: &Arrival) -> Plan {
             let mode = t.flow(slot).map_or(Mode::Nat, |f| f.mode());
             Plan::to_backend(Reason::NewFlow, slot, FORWARD, mode)
         }
-        Err(reason) if matches!(reason.kind(), Kind::Dropped) => Plan::drop(reason),
+        Err(reason) if matches!(reason.kind(), Kind::Dropped) => {
+            if reason == Reason::AccessDenied
+                && let Some(s) = t.service_stats(service.id)
+            {
+                s.denied += 1;
+            }
+            Plan::drop(reason)
+        }
         Err(reason) => refuse(service, ip, reason, t),
     }
 }
@@ -91,6 +98,7 @@ fn open<T: Tables>(ip: &Ip, service: &Service, t: &T, at: &Arrival) -> Result<u3
     if is_own(service) && t.alive_until() <= at.now {
         return Err(Reason::DaemonGone);
     }
+    t.admit(service.id, &ip.key.src, at.now)?;
     balance::open(ip, service, t, at)
 }
 
@@ -128,6 +136,13 @@ fn named<'a, T: Tables>(ip: &Ip, t: &'a T) -> Option<&'a Service> {
 fn refuse<T: Tables>(service: &Service, ip: &Ip, reason: Reason, t: &T) -> Plan {
     if let Some(s) = t.service_stats(service.id) {
         s.refused += 1;
+        match reason {
+            Reason::SnatPortsExhausted => s.ports_exhausted += 1,
+            Reason::FlowTableFull => s.table_full += 1,
+            Reason::AccessRefused => s.denied += 1,
+            Reason::ClientRate => s.limited += 1,
+            _ => {}
+        }
     }
     let tcp = &ip.tcp;
     if ip.payload != Payload::Tcp {

@@ -1,6 +1,7 @@
 //! Access to state, as the kernel's maps or a test's memory give it.
 
 use lb_common::{
+    access::{AccessKey, Limits, PaceKey},
     addr::{Addr, Port},
     flow::{Flow, FlowKey, FlowRef},
     flow_event::FlowEvent,
@@ -9,6 +10,7 @@ use lb_common::{
     lease::Lease,
     occupancy::Occupancy,
     persistence::{ClientKey, Remembered},
+    ports::{PoolKey, Sources},
     reach::RangeKey,
     reason::Reason,
     sample::{Capture, Sample},
@@ -100,8 +102,37 @@ pub trait Tables {
     fn free_slot(&self, slot: u32);
     /// Adds a key that is not there yet.
     fn insert_key(&self, key: &FlowKey, to: &FlowRef) -> Result<(), InsertError>;
-    /// Removes a key.
-    fn remove_key(&self, key: &FlowKey);
+    /// Removes a key; whether it was there. Of several that remove one at once, one is told so.
+    fn remove_key(&self, key: &FlowKey) -> bool;
+
+    /// What holds for a service's new flows.
+    fn limits(&self, service: u32) -> Option<&Limits>;
+    /// What its rules say about a client.
+    fn access(&self, key: &AccessKey) -> Option<u32>;
+    /// When a client's next flow is due, boottime ns.
+    fn client_due(&self, key: &PaceKey) -> Option<u64>;
+    /// Takes note of a client.
+    fn add_client(&self, key: &PaceKey, due: u64);
+    /// Changes when its next flow is due if it is still `from`, in one step; whether it did.
+    fn exchange_client_due(&self, key: &PaceKey, from: u64, to: u64) -> bool;
+    /// Why a client may not open a flow, if so (`access_list::admit`, verified by itself like those below).
+    fn admit(&self, service: u32, client: &Addr, now: u64) -> Result<(), Reason>;
+
+    /// The pools that new flows to a backend take source ports from.
+    fn sources(&self, backend: u32) -> Option<&Sources>;
+    /// Whose ports a pool holds.
+    fn pool(&self, pool: u32) -> Option<&PoolKey>;
+    /// Enters the reverse key of the filled record in a slot (`balance::enter_reverse`). This and the next two are here because the
+    /// kernel has functions that are verified by themselves for them.
+    fn enter_reverse(&self, f: &mut Flow, slot: u32) -> Result<(), Reason>;
+    /// Enters its forward key (`balance::enter_forward`).
+    fn enter_forward(&self, f: &mut Flow, slot: u32) -> Result<(), Reason>;
+    /// Undoes what there was for a flow that has ended (`ending::ended`).
+    fn end_flow(&self, f: &mut Flow, slot: u32);
+    /// Takes a free port of a pool, beginning where the hash says (`ports::take`).
+    fn claim_port(&self, pool: u32, hash: u32) -> Option<u16>;
+    /// Gives one back (`ports::give_back`).
+    fn release_port(&self, pool: u32, port: u16);
 
     /// Tells the daemon of a flow.
     fn flow_event(&self, event: &FlowEvent);

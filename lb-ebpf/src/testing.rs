@@ -4,10 +4,11 @@
 //! byte for byte what `BPF_PROG_TEST_RUN` returns.
 
 use std::cell::{Cell, RefCell, UnsafeCell};
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use lb_common::{
-    addr::{Addr, Port},
+    access::{ACCESS_BITS, AccessKey, Limits, PaceKey},
+    addr::{Addr, PROTO_TCP, Port},
     checksum::{fold, update},
     flow::{COUNTED, Flow, FlowKey, FlowRef},
     flow_event::FlowEvent,
@@ -17,6 +18,7 @@ use lb_common::{
     lease::Lease,
     occupancy::{ELEMENTS, Occupancy},
     persistence::{ClientKey, Remembered},
+    ports::{PoolKey, Sources, WORDS, Words, free, renew},
     reach::RangeKey,
     reason::{REASON_SLOTS, Reason},
     sample::{Capture, HEAD, Sample},
@@ -25,8 +27,12 @@ use lb_common::{
     stats::{BackendStats, ServiceStats},
 };
 
+use crate::access_list;
+use crate::balance;
+use crate::ending;
 use crate::packet::{Checksum, Delivery, Packet, Plain, Room};
 use crate::parse::L3;
+use crate::ports;
 use crate::tables::{InsertError, Tables};
 
 /// A frame in memory.
@@ -179,8 +185,19 @@ pub struct Memory {
     pub remembered: RefCell<HashMap<ClientKey, Remembered>>,
     /// Backends.
     pub backends: HashMap<u32, Backend>,
+    /// What holds for services' new flows.
+    pub limits: HashMap<u32, Limits>,
+    /// Rules about clients: key, bits of it that count, what it says.
+    pub rules: Vec<(AccessKey, u32, u32)>,
+    /// When clients' next flows are due.
+    pub clients: RefCell<HashMap<PaceKey, u64>>,
     /// Ways to backends.
     pub paths: HashMap<u32, Path>,
+    /// The pools that backends' new flows take source ports from.
+    pub sources: HashMap<u32, Sources>,
+    /// Whose ports each pool holds, from 1 on.
+    pub pools: Vec<PoolKey>,
+    ports: Vec<Pool>,
     /// Interfaces.
     pub interfaces: HashMap<u32, Interface>,
     /// Keys of both directions.
@@ -232,7 +249,13 @@ impl Memory {
             remembered: RefCell::default(),
             occupancy: vec![Cell::default(); ELEMENTS],
             backends: HashMap::new(),
+            limits: HashMap::new(),
+            rules: Vec::new(),
+            clients: RefCell::default(),
             paths: HashMap::new(),
+            sources: HashMap::new(),
+            pools: vec![PoolKey::default()],
+            ports: vec![Pool::empty()],
             reported: UnsafeCell::default(),
             interfaces: HashMap::new(),
             keys: RefCell::default(),
@@ -250,6 +273,32 @@ impl Memory {
             backend_stats: UnsafeCell::default(),
             latency: UnsafeCell::default(),
         }
+    }
+
+    /// Adds a pool of source ports, of the ports that the settings have; gives its number.
+    pub fn add_pool(&mut self, key: PoolKey) -> u16 {
+        let pool = Pool::empty();
+        renew(&pool, &self.settings.snat_ports, &[0; 1024]);
+        self.pools.push(key);
+        self.ports.push(pool);
+        (self.pools.len() - 1) as u16
+    }
+
+    /// Gives each backend one source, and a pool of its own.
+    pub fn make_pools(&mut self, source: impl Fn(&Backend) -> Addr) {
+        let backends: BTreeMap<_, _> = self.backends.iter().map(|(id, b)| (*id, *b)).collect();
+        for (id, b) in backends {
+            let (backend, port) = (b.addr, b.port);
+            let key = PoolKey { source: source(&b), backend, port, proto: PROTO_TCP, pad: [0; 5] };
+            let mut sources = Sources { count: 1, ..Sources::default() };
+            sources.pools[0] = self.add_pool(key);
+            self.sources.insert(id, sources);
+        }
+    }
+
+    /// How many ports of a pool are free.
+    pub fn free_ports(&self, pool: u16) -> u32 {
+        free(&self.ports[usize::from(pool)])
     }
 
     /// How many records there are.
@@ -300,6 +349,29 @@ impl Memory {
     pub fn backend_counters(&self, backend: u32) -> BackendStats {
         // SAFETY: as above.
         unsafe { (&*self.backend_stats.get())[backend as usize] }
+    }
+}
+
+/// The words of a pool.
+struct Pool(Box<[Cell<u64>; WORDS]>);
+
+impl Pool {
+    fn empty() -> Self {
+        Self(Box::new(std::array::from_fn(|_| Cell::new(0))))
+    }
+}
+
+impl Words for Pool {
+    fn load(&self, i: u32) -> u64 {
+        self.0[i as usize].get()
+    }
+
+    fn set(&self, i: u32, bits: u64) -> u64 {
+        self.0[i as usize].replace(self.load(i) | bits)
+    }
+
+    fn clear(&self, i: u32, bits: u64) -> u64 {
+        self.0[i as usize].replace(self.load(i) & !bits)
     }
 }
 
@@ -450,8 +522,74 @@ impl Tables for Memory {
         Ok(())
     }
 
-    fn remove_key(&self, key: &FlowKey) {
-        self.keys.borrow_mut().remove(key);
+    fn remove_key(&self, key: &FlowKey) -> bool {
+        self.keys.borrow_mut().remove(key).is_some()
+    }
+
+    fn limits(&self, service: u32) -> Option<&Limits> {
+        self.limits.get(&service)
+    }
+
+    fn access(&self, key: &AccessKey) -> Option<u32> {
+        let bits = |k: &AccessKey| {
+            k.words.iter().fold(Vec::new(), |all, w| [all, w.to_ne_bytes().to_vec()].concat())
+        };
+        let whole = bits(key);
+        let covers = |rule: &&(AccessKey, u32, u32)| {
+            assert!(rule.1 <= ACCESS_BITS);
+            let bit = |bytes: &[u8], i: u32| bytes[(i / 8) as usize] >> (7 - i % 8) & 1;
+            let own = bits(&rule.0);
+            (0..rule.1).all(|i| bit(&own, i) == bit(&whole, i))
+        };
+        self.rules.iter().filter(covers).max_by_key(|rule| rule.1).map(|rule| rule.2)
+    }
+
+    fn client_due(&self, key: &PaceKey) -> Option<u64> {
+        self.clients.borrow().get(key).copied()
+    }
+
+    fn add_client(&self, key: &PaceKey, due: u64) {
+        self.clients.borrow_mut().insert(*key, due);
+    }
+
+    fn exchange_client_due(&self, key: &PaceKey, from: u64, to: u64) -> bool {
+        let holds = self.client_due(key) == Some(from);
+        if holds {
+            self.add_client(key, to);
+        }
+        holds
+    }
+
+    fn admit(&self, service: u32, client: &Addr, now: u64) -> Result<(), Reason> {
+        access_list::admit(service, client, now, self)
+    }
+
+    fn sources(&self, backend: u32) -> Option<&Sources> {
+        self.sources.get(&backend)
+    }
+
+    fn pool(&self, pool: u32) -> Option<&PoolKey> {
+        self.pools.get(pool as usize)
+    }
+
+    fn enter_reverse(&self, f: &mut Flow, slot: u32) -> Result<(), Reason> {
+        balance::enter_reverse(f, slot, self)
+    }
+
+    fn enter_forward(&self, f: &mut Flow, slot: u32) -> Result<(), Reason> {
+        balance::enter_forward(f, slot, self)
+    }
+
+    fn end_flow(&self, f: &mut Flow, slot: u32) {
+        ending::ended(f, slot, self);
+    }
+
+    fn claim_port(&self, pool: u32, hash: u32) -> Option<u16> {
+        ports::take(&self.settings, self.ports.get(pool as usize)?, hash)
+    }
+
+    fn release_port(&self, pool: u32, port: u16) {
+        ports::give_back(&self.settings, &self.ports[pool as usize], port);
     }
 
     fn flow_event(&self, event: &FlowEvent) {

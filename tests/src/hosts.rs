@@ -36,6 +36,17 @@ use crate::{
 /// Long for what these hosts do, short for a reader of failures.
 pub const LIMIT: Duration = Duration::from_secs(30);
 
+/// Lets this process have so many files open, or as many as it may.
+pub fn allow_files(count: u64) {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the calls read and write this structure alone.
+    unsafe {
+        assert_eq!(libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit), 0);
+        limit.rlim_cur = count.min(limit.rlim_max);
+        assert_eq!(libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit), 0);
+    }
+}
+
 /// The hosts of a test.
 pub struct Hosts {
     name: String,
@@ -107,9 +118,14 @@ impl Hosts {
 
     /// Starts viplb on a host and waits until it answers. `config` is the file without `[node] name`, which is its first line.
     pub fn start(&self, host: &str, config: &str) -> Daemon {
+        self.start_with_room(host, 4096, config)
+    }
+
+    /// Likewise with room for so many flows.
+    pub fn start_with_room(&self, host: &str, flows: u32, config: &str) -> Daemon {
         let node = format!("{}{host}", self.name);
         let file = self.dir.join(format!("{host}.toml"));
-        fs::write(&file, format!("[node]\nname = \"{node}\"\nflows = 4096\n{config}")).expect("a file");
+        fs::write(&file, format!("[node]\nname = \"{node}\"\nflows = {flows}\n{config}")).expect("a file");
         let log = self.dir.join(format!("{host}.log"));
         let out = fs::File::options().create(true).append(true).open(&log).expect("a log");
         let mut command = Command::new(daemon::binary().expect("viplb is built"));

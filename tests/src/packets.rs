@@ -86,6 +86,7 @@ impl Family {
         let backend = |i| Backend { addr: self.backend(i).into(), ifindex: LO, port, ..Backend::default() };
         let vip = self.vip().into();
         Desired {
+            access: Vec::new(),
             settings: Settings {
                 schema: lb_common::maps::SCHEMA,
                 snat_ports: SnatPorts::around(32768, 60999),
@@ -102,7 +103,7 @@ impl Family {
                 last: None,
                 proto: PROTO_TCP,
                 router: 0,
-                snat: vip,
+                snat: vec![vip],
                 backends: 0..n.max(1).into(),
                 ring: (0..u32::from(n)).collect(),
                 choice: Choice::default(),

@@ -11,6 +11,7 @@ use lb_common::{
     flow::{Flow, Stage},
     latency::Latency,
     lease::Lease,
+    maps::MAX_BACKENDS,
     occupancy::{Occupancy, of_service},
     probe,
     reach::RangeKey,
@@ -24,8 +25,10 @@ use lb_ebpf::{
 use lb_userspace::{
     config::model::Hook,
     datapath::{
+        access::Access,
         counters,
         load::Datapath,
+        maps::Maps,
         pins::Pins,
         tables::{Desired, key, lay_out},
     },
@@ -97,7 +100,8 @@ impl Pair {
             Datapath::open(&pins, &[], Hook::Auto, flows).expect("programs load")
         };
         kernel.tables.publish(desired).expect("tables are written");
-        let host = memory(desired, flows);
+        let mut host = memory(desired, flows);
+        take_over_pools(&mut host, kernel.tables.maps());
         let flows = host.records();
         let mut pair = Self { host, pins, flows, kernel: Some(kernel), runtime, _bpffs: bpffs };
         pair.lease(FOREVER);
@@ -110,11 +114,14 @@ impl Pair {
         self.kernel.as_mut().expect("open until dropped")
     }
 
-    /// Writes services, and the ways to backends, anew.
+    /// Writes services, the ways to backends, and who may connect, anew.
     pub fn publish(&mut self, desired: &Desired) {
         self.host.paths = (0..).zip(desired.paths.iter().copied()).collect();
+        take_over_access(&mut self.host, desired);
         schedule(&mut self.host, desired);
         self.kernel().tables.publish(desired).expect("tables are written");
+        let Self { host, kernel, .. } = self;
+        take_over_pools(host, kernel.as_mut().expect("open until dropped").tables.maps());
     }
 
     /// Gives router 0 a lease until then.
@@ -256,6 +263,7 @@ fn memory(desired: &Desired, flows: u32) -> Memory {
     m.interfaces = desired.interfaces.iter().copied().collect();
     m.backends = (0..).zip(desired.backends.iter().copied()).collect();
     m.paths = (0..).zip(desired.paths.iter().copied()).collect();
+    take_over_access(&mut m, desired);
     for s in &desired.services {
         for port in s.last.into_iter().flat_map(|last| s.port.number()..=last.number()) {
             m.ranges.insert(RangeKey::new(&s.addr, s.proto, Port::new(port)), s.port);
@@ -263,6 +271,21 @@ fn memory(desired: &Desired, flows: u32) -> Memory {
     }
     schedule(&mut m, desired);
     m
+}
+
+fn take_over_access(host: &mut Memory, desired: &Desired) {
+    host.limits = (0..).zip(desired.access.iter().map(Access::limits)).collect();
+    host.rules = (0..).zip(&desired.access).flat_map(|(id, access)| access.keys(id)).collect();
+}
+
+/// Gives the host's side the pools of source ports that the kernel's side has been given; those it knows it keeps.
+fn take_over_pools(host: &mut Memory, maps: &mut Maps) {
+    let keys: Vec<_> = maps.port_pools.iter().map(|key| key.expect("map PORT_POOLS")).collect();
+    for key in keys[host.pools.len()..].iter().filter(|key| key.proto != 0) {
+        host.add_pool(*key);
+    }
+    let of = |id: u32| (id, maps.sources.get(&id, 0).expect("map SOURCES"));
+    host.sources = (0..MAX_BACKENDS as u32).map(of).filter(|(_, sources)| sources.count > 0).collect();
 }
 
 /// Rings, services and limits.

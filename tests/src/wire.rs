@@ -316,10 +316,11 @@ fn desired(ifindex: u32, mac: Mac) -> Desired {
     let vip = |f: Family| (f.vip().into(), Vip::default());
     let service = |(ring, f): (u32, Family), proto| {
         let addr = IpAddr::into(f.vip());
-        DesiredService { addr, port, proto, snat: addr, ring: vec![ring], ..DesiredService::default() }
+        DesiredService { addr, port, proto, snat: vec![addr], ring: vec![ring], ..DesiredService::default() }
     };
     let services = (0..).zip(FAMILIES).flat_map(|f| [PROTO_TCP, PROTO_UDP].map(|proto| service(f, proto)));
     Desired {
+        access: Vec::new(),
         settings: Settings {
             schema: lb_common::maps::SCHEMA,
             snat_ports: SnatPorts::around(32768, 60999),

@@ -240,7 +240,7 @@ fn flows_of_a_former_daemon_count_for_their_own_backends_wherever_these_stand_in
 fn a_configuration_that_takes_larger_rings_than_the_adopted_ones_is_refused_with_words() {
     use lb_userspace::datapath::load::Sizes;
     let p = Pair::new(&world(1));
-    let sizes = Sizes { flows: 64, ring_slots: 1 << 20 };
+    let sizes = Sizes { ring_slots: 1 << 20, ..Sizes::from(64) };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
     let _inside = runtime.enter();
     let refused = Datapath::open(&p.pins, &[], Hook::Auto, sizes).err().expect("too small").to_string();

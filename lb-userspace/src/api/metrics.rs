@@ -218,6 +218,20 @@ fn services(out: &mut Text, all: &[Service]) {
     });
     family(("viplb_service_flows_total", "counter", "New flows."), &|v| v.flows);
     family(("viplb_service_refused_total", "counter", "Connections refused."), &|v| v.refused);
+    family(("viplb_service_ports_exhausted_total", "counter", "Of these: no source port was free."), &|v| {
+        v.ports_exhausted
+    });
+    family(("viplb_service_table_full_total", "counter", "Of these: the flow table was full."), &|v| {
+        v.table_full
+    });
+    family(
+        ("viplb_service_denied_total", "counter", "Connections that the service's rules kept out."),
+        &|v| v.denied,
+    );
+    family(
+        ("viplb_service_limited_total", "counter", "Refused connections of clients that were too fast."),
+        &|v| v.limited,
+    );
     family(
         ("viplb_service_displaced_total", "counter", "Half-open flows that gave way to newer ones."),
         &|v| v.displaced,

@@ -318,6 +318,18 @@ pub struct Service {
     /// Half-open flows that gave way to newer ones.
     #[serde(default)]
     pub displaced: u64,
+    /// Of `refused`: no source port was free towards the backend.
+    #[serde(default)]
+    pub ports_exhausted: u64,
+    /// Of `refused`: the flow table was full.
+    #[serde(default)]
+    pub table_full: u64,
+    /// New connections that `allow` and `deny` kept out, told (then in `refused` too) or not.
+    #[serde(default)]
+    pub denied: u64,
+    /// Of `refused`: the client was faster than `client_limit`.
+    #[serde(default)]
+    pub limited: u64,
     /// Packets of both directions.
     pub packets: u64,
     /// Bytes of both directions.

@@ -94,7 +94,7 @@ pub fn run(node: Option<&str>, command: FlowCommand, format: Format) -> Result<E
 fn list(pins: &Pins, shown: &Shown, format: Format) -> Result<ExitCode> {
     let maps = Maps::open(pins)?;
     let places = maps.half_open.len() - 1;
-    let flows = Collector::open(pins, maps.flows.len() - places, places)?;
+    let flows = Collector::open(pins, maps.flows.len() - places, places, maps.port_pools.len())?;
     let now = BootTime::now();
     let wanted = |flow: &Flow| {
         shown.client.is_none_or(|net| net.contains(&IpAddr::from(flow.client)))

@@ -14,7 +14,7 @@ use super::{Format, node, runtime, sync, table::Table};
 use crate::{
     api::{
         client::{self, AskError},
-        snapshot::{Backend, Health, RUNNING, Snapshot, Times, Vrrp},
+        snapshot::{Backend, Health, RUNNING, Service, Snapshot, Times, Vrrp},
     },
     datapath::{observe, pins, pins::Pins},
     units::{age, bytes},
@@ -155,7 +155,7 @@ fn services(s: &Snapshot, since: &dyn Fn(u64) -> String) -> String {
             v.backends.len(),
             v.flows,
             connections(v.active, v.limit),
-            v.refused,
+            refused(v),
             v.packets,
             bytes(v.bytes)
         );
@@ -184,6 +184,21 @@ fn services(s: &Snapshot, since: &dyn Fn(u64) -> String) -> String {
         out.push_str(&t.render(2));
     }
     out
+}
+
+/// Refused connections, and what of them this node could not take for want of something.
+fn refused(v: &Service) -> String {
+    let of =
+        [("no source port", v.ports_exhausted), ("flow table full", v.table_full), ("too fast", v.limited)];
+    let of: Vec<_> = of.iter().filter(|(_, n)| *n > 0).map(|(what, n)| format!("{what} {n}")).collect();
+    let mut text = v.refused.to_string();
+    if !of.is_empty() {
+        let _ = write!(text, " ({})", of.join(", "));
+    }
+    if v.denied > 0 {
+        let _ = write!(text, "  not allowed {}", v.denied);
+    }
+    text
 }
 
 /// Its state, and its part in a service for the writer.

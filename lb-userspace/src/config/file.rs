@@ -5,9 +5,11 @@
 //! so that the comparisons in `resolve` can find further mistakes in one run. Its types have no `Debug`: they hold
 //! passwords.
 
+pub mod access;
 mod check;
 mod choice;
 pub mod group;
+pub mod limits;
 mod path;
 mod service;
 mod sync;
@@ -66,6 +68,8 @@ pub struct Node {
     pub local_clients: Field<bool>,
     /// `realtime`.
     pub realtime: Field<bool>,
+    /// `snat_ports`: first and last.
+    pub snat_ports: Field<(u16, u16)>,
 }
 
 /// Reads the file; every mistake goes into the report, which must have been made of the same `source`.
@@ -147,6 +151,7 @@ fn read_node(table: &Spanned<&DeTable<'_>>, report: &mut Report) -> Node {
         hooks: Vec::new(),
         local_clients: r.boolean("local_clients"),
         realtime: r.boolean("realtime"),
+        snat_ports: r.parsed("snat_ports", limits::parse_ports),
     };
     r.finish();
     let hooks = hooks.given().map(|t| read_hooks(t, report)).unwrap_or_default();

@@ -3,7 +3,9 @@
 //! Everything here is resolved and valid: defaults are filled in, names are unique, a service's address belongs
 //! to a virtual router. `config::file` holds the form users write; nothing outside `config` sees that one.
 
+mod access;
 mod check;
+mod limits;
 mod path;
 mod sync;
 mod track;
@@ -16,11 +18,13 @@ use std::{
 };
 
 pub use super::address::Listen;
+pub use access::{Access, ClientLimit, DenyAction, Prefix};
 pub use check::{
     AgentCheck, Check, CheckKind, DnsCheck, Donor, Failback, Galera, GaleraCheck, HttpCheck, MysqlLogin,
     Role, ScriptCheck, Tls, UdpCheck,
 };
 pub use lb_common::{mode::Mode, schedule::Scheduler};
+pub use limits::Timeouts;
 pub use path::{Mss, PathOptions};
 pub use sync::{SYNC_PORT, Sync, SyncKey};
 pub use track::{
@@ -62,6 +66,8 @@ pub struct Node {
     pub local_clients: bool,
     /// The VRRP thread asks for real-time priority, and for the memory to be locked. Default `true`.
     pub realtime: bool,
+    /// First and last source port of translated connections. Default: all from 1024 on that `ip_local_port_range` leaves.
+    pub snat_ports: Option<(u16, u16)>,
 }
 
 /// `hook = "auto" | "xdp" | "xdp-generic" | "tcx" | "clsact"`.
@@ -302,6 +308,12 @@ pub struct Service {
     pub check: Check,
     /// How long a backend that came back takes to reach its full share of new connections. Default zero.
     pub slow_start: Duration,
+    /// Who may connect, and how fast.
+    pub access: Access,
+    /// Sources that backends of mode `nat` see, those of each backend's own family. Default: the address of `listen`.
+    pub snat: Vec<IpAddr>,
+    /// How long its flows may be silent.
+    pub timeouts: Timeouts,
     /// How many ordinary backends must be up for the service to be served by them; at least 1. Default 1.
     pub quorum: u32,
     /// So many fewer end that, and so many more are needed to begin it again. Less than `quorum`; default 0.

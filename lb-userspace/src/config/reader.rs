@@ -348,7 +348,7 @@ impl<'t, 'r> Reader<'t, 'r> {
     }
 }
 
-/// `"500ms"`, `"1s"`, `"2.5s"`, `"1m"`.
+/// `"500ms"`, `"1s"`, `"2.5s"`, `"1m"`, `"12h"`, `"5d"`.
 pub fn parse_duration(text: &str) -> Option<Duration> {
     let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.')?;
     let (number, unit) = text.split_at(digits);
@@ -356,6 +356,8 @@ pub fn parse_duration(text: &str) -> Option<Duration> {
         "ms" => 1.0,
         "s" => 1_000.0,
         "m" => 60_000.0,
+        "h" => 3_600_000.0,
+        "d" => 86_400_000.0,
         _ => return None,
     };
     if number.starts_with('.') || number.ends_with('.') {
@@ -370,6 +372,7 @@ pub fn parse_duration(text: &str) -> Option<Duration> {
 pub fn show_duration(d: Duration) -> String {
     match d.as_millis() {
         0 => "0s".into(),
+        ms if ms % 86_400_000 == 0 => format!("{}d", ms / 86_400_000),
         ms if ms % 60_000 == 0 => format!("{}m", ms / 60_000),
         ms if ms < 1_000 => format!("{ms}ms"),
         ms => format!("{}s", ms as f64 / 1_000.0),

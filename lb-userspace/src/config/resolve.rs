@@ -2,10 +2,12 @@
 //!
 //! `config::parse` calls it once per file. It goes on after a mistake; the model only comes out when there is none.
 
+mod access;
 mod check;
 mod choice;
 mod compare;
 mod group;
+mod limits;
 mod own;
 mod path;
 mod reach;
@@ -108,6 +110,7 @@ impl Resolver<'_, '_> {
             },
             local_clients: or(&written.local_clients, true),
             realtime: or(&written.realtime, true),
+            snat_ports: written.snat_ports.value().copied(),
         })
     }
 

@@ -1,8 +1,10 @@
 //! Whole files in, the model or every mistake out. What a bad file prints stands in `tests/fixtures/config/*.stderr`
 //! and is compared whole; `VIPLB_BLESS=1 cargo test` writes those files anew.
 
+mod access;
 mod choice;
 mod hooks;
+mod limits;
 mod modes;
 mod reach;
 mod sync;
@@ -382,6 +384,8 @@ fn every_key_is_documented_and_every_documented_key_exists() {
         "[service.a]\nZ",
         "[[service.a.backend]]\nZ",
         "[service.a.check]\nZ",
+        "[service.a.timeouts]\nZ",
+        "[service.a.client_limit]\nZ",
         "[vrrp.a]\ntrack = [{ Z }]",
         "[track.a]\ntype = \"interface\"\nZ",
         "[track.a]\ntype = \"script\"\nZ",

@@ -4,6 +4,7 @@
 //! thread does not wait for this loop: it takes and drops leases itself.
 
 pub mod ender;
+mod exhaustion;
 pub mod model;
 mod shutdown;
 mod start;
@@ -38,6 +39,7 @@ use crate::{
     vrrp::{self, timers},
 };
 use ender::Ender;
+use exhaustion::{Exhaustion, Word};
 use model::{Model, ToEnd, ms};
 
 pub use start::run;
@@ -50,6 +52,7 @@ const TICKS_PER_PASS: u32 = 16;
 /// Everything the loop owns.
 struct Control {
     model: Model,
+    exhaustion: Exhaustion,
     datapath: Datapath,
     netlink: Netlink,
     /// Whose MTU is looked at next.
@@ -222,6 +225,12 @@ impl Control {
         let mut id = 0;
         for (i, service) in s.services.iter_mut().enumerate() {
             counters::fill_service(maps, i as u32, service)?;
+            for word in self.exhaustion.look(i, service, Instant::now()) {
+                match word {
+                    Word::Begun(text) => tracing::warn!("{text}"),
+                    Word::Over(text) => tracing::info!("{text}"),
+                }
+            }
             for b in &mut service.backends {
                 counters::fill_backend(maps, id, b)?;
                 id += 1;

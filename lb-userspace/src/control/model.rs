@@ -1,6 +1,7 @@
 //! What is wanted and what is known, without I/O: events go in, desired map contents, address changes and the static part
 //! of a snapshot come out.
 
+mod access;
 mod backends;
 mod choice;
 mod endings;
@@ -306,6 +307,7 @@ impl Model {
             paths: self.paths(),
             limits: self.limits(),
             services: self.desired_services(),
+            access: self.config.services.iter().map(|s| access::desired(&s.access)).collect(),
         }
     }
 
@@ -326,7 +328,7 @@ impl Model {
                     Protocol::Udp => PROTO_UDP,
                 },
                 router: s.router.map_or(NO_ROUTER, |router| router as u32),
-                snat: addr,
+                snat: s.snat.iter().map(|a| Addr::from(*a)).collect(),
                 backends,
                 ring: ring::table(scheduler, &takers, s.hash_table_size),
                 choice: choice::of(s, scheduler, &takers),

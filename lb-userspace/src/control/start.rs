@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use lb_common::settings::SnatPorts;
+use lb_common::{ports::MAX_SOURCES, settings::SnatPorts};
 use tokio::{
     sync::{mpsc, watch},
     time::timeout,
@@ -18,6 +18,7 @@ mod reach;
 use super::{
     Control,
     ender::Ender,
+    exhaustion::Exhaustion,
     model::{Machine, MachineInterface, Model, Way},
 };
 use crate::{
@@ -55,8 +56,9 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<()> {
     let netlink = Netlink::open()?;
     let routes = routes(&config, &netlink).await?;
     let interfaces = interfaces(&config, &placements, &routes)?;
-    let sizes = Sizes { flows: config.node.flows, ring_slots: ring::slots(&config.services) };
-    let mut datapath = Datapath::open(&pins, &interfaces, config.node.hooks.clone(), sizes)?;
+    reach::check_sources(&config)?;
+    let mut datapath = Datapath::open(&pins, &interfaces, config.node.hooks.clone(), sizes(&config))?;
+    datapath.collector.set_timeouts(config.services.iter().map(|s| s.timeouts).collect());
     if datapath.adopted {
         tracing::info!("adopted the maps and flows of a former daemon");
     }
@@ -105,6 +107,17 @@ fn interfaces(config: &Config, placements: &BTreeMap<String, u32>, routes: &[u32
     names.sort();
     names.dedup();
     Ok(names)
+}
+
+/// Room for what is configured, and a quarter more of what a later daemon may need that adopts the maps.
+fn sizes(config: &Config) -> Sizes {
+    let needed = config.services.iter().map(|s| {
+        let backends = s.backends.iter().filter(|b| b.mode == Mode::Nat).count();
+        backends * s.snat.len().clamp(1, MAX_SOURCES)
+    });
+    let needed = needed.sum::<usize>();
+    let pools = (needed + needed / 4 + 16).min(usize::from(u16::MAX) - 1);
+    Sizes { flows: config.node.flows, ring_slots: ring::slots(&config.services), pools: pools as u32 }
 }
 
 /// Instead of an interface: the backend is this node's own stack.
@@ -187,6 +200,7 @@ async fn prepare(
     match parts(&config, pins, &netlink, places, &mut datapath).await {
         Ok(p) => Ok(Control {
             model: p.model,
+            exhaustion: Exhaustion::default(),
             datapath,
             netlink,
             mtu_turn: 0,
@@ -232,7 +246,7 @@ async fn parts(
     datapath: &mut Datapath,
 ) -> Result<Parts> {
     let ways = ways(config, netlink).await?;
-    let machine = Machine { ways, ..machine(netlink, places, datapath).await? };
+    let machine = Machine { ways, ..machine(netlink, places, datapath, config.node.snat_ports).await? };
     let replication = super::sync::open(config, &machine, pins, datapath)?;
     let mut model = Model::new(config.clone(), machine, SystemTime::now());
     // Services are in the maps, without backends, before anybody can own their address.
@@ -327,7 +341,34 @@ fn elect(
     Ok((driver, events))
 }
 
-async fn machine(netlink: &Netlink, (placements, routes): Places, datapath: &Datapath) -> Result<Machine> {
+/// The configured source ports, or those that the host's own sockets are not given.
+fn snat_ports(configured: Option<(u16, u16)>) -> Result<SnatPorts> {
+    let (first, last) = preflight::local_ports();
+    if let Some((low_first, low_last)) = configured {
+        if low_first <= last && first <= low_last {
+            tracing::warn!(
+                "`snat_ports` {low_first}–{low_last} overlaps net.ipv4.ip_local_port_range ({first}–{last}), from which the \
+                 node's own sockets are given ports: replies to one that has a translated connection's address and port reach \
+                 that instead; reserve them by `sysctl net.ipv4.ip_local_reserved_ports`"
+            );
+        }
+        return Ok(SnatPorts { low_first, low_last, high_first: 1, high_last: 0 });
+    }
+    let snat_ports = SnatPorts::around(first, last);
+    anyhow::ensure!(
+        !snat_ports.is_empty(),
+        "net.ipv4.ip_local_port_range is {first}–{last} and leaves no port for translated connections: narrow it, e.g. \
+         `sysctl net.ipv4.ip_local_port_range=\"32768 60999\"`, or name them by `snat_ports`"
+    );
+    Ok(snat_ports)
+}
+
+async fn machine(
+    netlink: &Netlink,
+    (placements, routes): Places,
+    datapath: &Datapath,
+    configured: Option<(u16, u16)>,
+) -> Result<Machine> {
     let mut interfaces = Vec::new();
     for a in &datapath.attached {
         let ifindex = preflight::ifindex(&a.interface)?;
@@ -340,13 +381,7 @@ async fn machine(netlink: &Netlink, (placements, routes): Places, datapath: &Dat
             ways: std::array::from_fn(|i| a.ways.get(i).copied().unwrap_or(0)),
         });
     }
-    let (first, last) = preflight::local_ports();
-    let snat_ports = SnatPorts::around(first, last);
-    anyhow::ensure!(
-        !snat_ports.is_empty(),
-        "net.ipv4.ip_local_port_range is {first}–{last} and leaves no port for translated connections: narrow it, e.g. \
-         `sysctl net.ipv4.ip_local_port_range=\"32768 60999\"`"
-    );
+    let snat_ports = snat_ports(configured)?;
     let started = Some(SystemTime::now());
     Ok(Machine { interfaces, placements, routes, ways: Vec::new(), snat_ports, started })
 }

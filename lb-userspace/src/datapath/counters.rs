@@ -63,6 +63,10 @@ pub fn fill_service(maps: &Maps, id: u32, s: &mut snapshot::Service) -> Result<(
     s.flows = c.flows;
     s.refused = c.refused;
     s.displaced = c.displaced;
+    s.ports_exhausted = c.ports_exhausted;
+    s.table_full = c.table_full;
+    s.denied = c.denied;
+    s.limited = c.limited;
     s.packets = c.forward.packets + c.reverse.packets;
     s.bytes = c.forward.bytes + c.reverse.bytes;
     let o = occupancy(maps, of_service(id))?;

@@ -11,9 +11,14 @@ use lb_common::{
     flow::{Flow, Stage},
     half_open::{TAKEN, place},
     maps as names,
+    settings::SnatPorts,
 };
 
-use super::{mapped::Mapped, maps::Maps, occupancy::Counts, pins::Pins, renumber, tables::Desired};
+use crate::config::model::Timeouts;
+
+use super::{
+    mapped::Mapped, maps::Maps, occupancy::Counts, pins::Pins, ports::Bits, renumber, tables::Desired,
+};
 
 /// Who looks on while the collector goes through the table.
 pub trait Witness {
@@ -41,24 +46,37 @@ pub struct Collector {
     records: Records,
     places: Mapped<u64>,
     counts: Counts,
+    ports: Bits,
+    /// Those that may be given out.
+    range: SnatPorts,
     capacity: u32,
     next: u32,
     used_in_pass: u64,
     used: u64,
+    /// By service index; others have the defaults.
+    timeouts: Vec<Timeouts>,
 }
 
 impl Collector {
-    /// Maps the records into memory.
-    pub fn open(pins: &Pins, capacity: u32, places: u32) -> Result<Self> {
+    /// Maps the records, and the words of so many pools of ports, into memory.
+    pub fn open(pins: &Pins, capacity: u32, places: u32, pools: u32) -> Result<Self> {
         Ok(Self {
             records: Records(Mapped::open(pins, names::FLOWS, capacity + places)?),
             places: Mapped::open(pins, names::HALF_OPEN, places + 1)?,
             counts: Counts::open(pins)?,
+            ports: Bits::open(pins, pools)?,
+            range: SnatPorts::default(),
             capacity,
             next: 0,
             used_in_pass: 0,
             used: 0,
+            timeouts: Vec::new(),
         })
+    }
+
+    /// Says how long flows of each service may be silent.
+    pub fn set_timeouts(&mut self, timeouts: Vec<Timeouts>) {
+        self.timeouts = timeouts;
     }
 
     /// Room for established flows.
@@ -127,10 +145,11 @@ impl Collector {
         witness: &mut impl Witness,
     ) -> Result<u32> {
         let mut freed = 0;
+        self.range = maps.settings.get(&0, 0).context("map SETTINGS")?.snat_ports;
         for _ in 0..slots.min(self.records.capacity()) {
             let flow = self.records.read(self.next);
             if flow.stage() != Stage::Free {
-                if flow.is_expired(now) && !witness.keeps(self.next, &flow) {
+                if self.is_expired(&flow, now) && !witness.keeps(self.next, &flow) {
                     if self.free(maps, self.next, &flow)? {
                         freed += 1;
                         witness.freed(self.next, &flow);
@@ -146,6 +165,11 @@ impl Collector {
             }
         }
         Ok(freed)
+    }
+
+    fn is_expired(&self, flow: &Flow, now: u64) -> bool {
+        let timeouts = self.timeouts.get(flow.service as usize).copied().unwrap_or_default();
+        u128::from(now.saturating_sub(flow.seen)) > timeouts.of(flow.stage()).as_nanos()
     }
 
     fn finish_pass(&mut self) {
@@ -174,6 +198,11 @@ impl Collector {
         }
     }
 
+    /// The source port of a flow whose keys have just been entered is taken.
+    pub(super) fn take_port(&self, flow: &Flow) {
+        self.ports.take(flow);
+    }
+
     /// Takes a flow out, expired or not.
     pub(super) fn take_out(&mut self, maps: &mut Maps, slot: u32) -> Result<()> {
         if let Some(flow) = self.flow(slot) {
@@ -200,7 +229,7 @@ impl Collector {
         if flow.place != 0 {
             return Ok(self.empty_place(maps, slot, flow));
         }
-        Self::unlink(maps, slot, flow);
+        self.unlink(maps, slot, flow);
         let freed = self.records.free_if(slot, flow);
         if freed {
             self.release(slot);
@@ -212,14 +241,14 @@ impl Collector {
     /// Ends a half-open flow; its slot stays with its place. The place is taken meanwhile, as programs take it: they
     /// neither establish the flow nor put another one there. (A daemon killed in these microseconds leaves one place less.)
     fn empty_place(&self, maps: &mut Maps, slot: u32, flow: &Flow) -> bool {
-        let Some(word) = self.places.element(flow.place) else { return false };
+        let Some(word) = self.places.element(flow.place.into()) else { return false };
         // SAFETY: a live element of eight aligned bytes, which everybody accesses as an atomic.
         let word = unsafe { AtomicU64::from_ptr(word) };
         let own = place(slot, flow.generation);
         if word.compare_exchange(own, TAKEN, Ordering::AcqRel, Ordering::Relaxed).is_err() {
             return false;
         }
-        Self::unlink(maps, slot, flow);
+        self.unlink(maps, slot, flow);
         let freed = self.records.free_if(slot, flow);
         if freed {
             self.release(slot);
@@ -234,14 +263,18 @@ impl Collector {
         unsafe { self.counts.release(self.records.at(slot)) };
     }
 
-    fn unlink(maps: &mut Maps, slot: u32, flow: &Flow) {
-        for key in [flow.forward_key(), flow.reverse_key()] {
+    /// What the end of a flow undoes but for its counts, as the programs do it (`lb-ebpf/src/ending.rs`): whoever removes a key
+    /// undoes what goes with it.
+    fn unlink(&self, maps: &mut Maps, slot: u32, flow: &Flow) {
+        let mut remove = |key| {
             // The key may lead to a newer connection of the same client port by now.
             let ours =
                 maps.flow_keys.get(&key, 0).is_ok_and(|r| r.slot == slot && r.generation == flow.generation);
-            if ours {
-                let _ = maps.flow_keys.remove(&key);
-            }
+            ours && maps.flow_keys.remove(&key).is_ok()
+        };
+        remove(flow.forward_key());
+        if remove(flow.reverse_key()) {
+            self.ports.release(&self.range, flow);
         }
     }
 }

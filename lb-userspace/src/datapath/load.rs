@@ -17,11 +17,13 @@ use aya::{
 use aya_log::EbpfLogger;
 use lb_common::{
     half_open,
-    maps::{self as names, DEFAULT_RING_SLOTS},
+    maps::{self as names, DEFAULT_POOLS, DEFAULT_RING_SLOTS},
 };
 use tokio::io::unix::AsyncFd;
 
-use super::{alive::Alive, attach, flows::Collector, maps::Maps, pins::Pins, tables::Tables, tails, xdp};
+use super::{
+    alive::Alive, attach, flows::Collector, maps::Maps, pins::Pins, ports::Pools, tables::Tables, tails, xdp,
+};
 use crate::{
     config::model::{Hook, Hooks},
     log::DatapathLog,
@@ -56,12 +58,15 @@ pub struct Sizes {
     pub flows: u32,
     /// Slots of all rings ([`ring::slots`](super::ring::slots)).
     pub ring_slots: u32,
+    /// Pools of source ports: one for each source that connections to a backend come from.
+    pub pools: u32,
 }
 
 impl From<u32> for Sizes {
-    /// So many flows, and the usual number of slots.
+    /// So many flows, and the usual number of slots and pools.
     fn from(flows: u32) -> Self {
-        Self { flows, ring_slots: DEFAULT_RING_SLOTS as u32 }
+        let (ring_slots, pools) = (DEFAULT_RING_SLOTS as u32, DEFAULT_POOLS as u32 - 1);
+        Self { flows, ring_slots, pools }
     }
 }
 
@@ -123,7 +128,8 @@ impl Datapath {
         let places = maps.half_open.len() - 1;
         let capacity = maps.flows.len() - places;
         fill_free_slots(&mut maps, capacity, places)?;
-        tell_capacity(pins, capacity, sizes.flows);
+        let pools = maps.port_pools.len();
+        tell_capacity(pins, capacity, sizes.flows, pools);
         let mut attached = Vec::new();
         for program in PROGRAMS.iter().map(|(name, ..)| *name).chain(tails::PROGRAMS.map(|(_, name)| name)) {
             classifier(&mut ebpf, program)?
@@ -142,14 +148,15 @@ impl Datapath {
             }
             attached.push(Attached { interface: interface.clone(), hook, why, wanted, ways: Vec::new() });
         }
+        let port_pools = Pools::open(pins, &maps)?;
         // Only now does no program of a former daemon go on in its own tails any more.
         tails::remove_others(pins, &tails)?;
-        let collector = Collector::open(pins, capacity, places)?;
+        let collector = Collector::open(pins, capacity, places, pools)?;
         if adopted && collector.recount() > 0 {
             tracing::info!("counts of connections that the former daemon had left unfinished are put right");
         }
         Ok(Self {
-            tables: Tables::open(maps, pins)?,
+            tables: Tables::open(maps, port_pools, pins)?,
             collector,
             alive: Alive::open(pins)?,
             pins: pins.clone(),
@@ -224,6 +231,9 @@ fn load_object(pins: &Pins, sizes: Sizes) -> Result<Ebpf> {
         .map_max_entries(names::FLOWS, flows + places)
         .map_max_entries(names::HALF_OPEN, places + 1)
         .map_max_entries(names::FREE_SLOTS, flows)
+        // The first is nobody's.
+        .map_max_entries(names::PORT_POOLS, 1 + sizes.pools)
+        .map_max_entries(names::PORTS, 1 + sizes.pools)
         .map_max_entries(names::FLOW_KEYS, 2 * (flows + places));
     for name in names::ALL {
         loader.map_pin_path(name, pins.map(name));
@@ -252,12 +262,14 @@ fn forward_log(ebpf: &mut Ebpf) {
 }
 
 /// Says what the flow table costs, and when it is not the configured one.
-fn tell_capacity(pins: &Pins, capacity: u32, wanted: u32) {
+fn tell_capacity(pins: &Pins, capacity: u32, wanted: u32, pools: u32) {
     let bytes: u64 = [names::FLOWS, names::FLOW_KEYS, names::FREE_SLOTS, names::HALF_OPEN]
         .iter()
         .filter_map(|name| memory(pins, name))
         .sum();
     tracing::info!("flow table: room for {capacity} flows in {} of kernel memory", units::bytes(bytes));
+    let bytes = memory(pins, names::PORTS).unwrap_or(0);
+    tracing::info!("source ports: room for {} pools in {} of kernel memory", pools - 1, units::bytes(bytes));
     if capacity != wanted {
         tracing::warn!(
             "`flows = {wanted}` does not hold: the adopted table has room for {capacity}; stop viplb properly (SIGTERM) and \

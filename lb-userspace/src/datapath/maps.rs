@@ -7,18 +7,20 @@ use aya::{
     maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, Queue},
 };
 use lb_common::{
+    access::Limits,
     addr::Addr,
     flow::{Flow, FlowKey, FlowRef},
     latency::Latency,
     lease::Lease,
     maps as names,
     occupancy::Occupancy,
+    ports::{PoolKey, PortBits, Sources},
     service::{Backend, Interface, Path, Service, ServiceKey, Vip},
     settings::Settings,
     stats::{BackendStats, ServiceStats},
 };
 
-use super::{pins::Pins, ranges::Ranges};
+use super::{access::Rules, pins::Pins, ranges::Ranges};
 
 /// Why a pinned map could not be used.
 #[derive(Debug, thiserror::Error)]
@@ -66,6 +68,16 @@ pub struct Maps {
     pub backends: Array<MapData, Backend>,
     /// Ways to backends.
     pub paths: Array<MapData, Path>,
+    /// What holds for services' new flows.
+    pub limits: Array<MapData, Limits>,
+    /// Rules about clients.
+    pub access: Rules,
+    /// Pools of backends' new flows.
+    pub sources: Array<MapData, Sources>,
+    /// Whose ports pools hold.
+    pub port_pools: Array<MapData, PoolKey>,
+    /// Their ports.
+    pub ports: Array<MapData, PortBits>,
     /// Keys of flows.
     pub flow_keys: HashMap<MapData, FlowKey, FlowRef>,
     /// Records of flows.
@@ -121,6 +133,11 @@ impl Maps {
             occupancy: array(pins, names::OCCUPANCY)?,
             backends: array(pins, names::BACKENDS)?,
             paths: array(pins, names::PATHS)?,
+            limits: array(pins, names::LIMITS)?,
+            access: Open::open(pins, names::ACCESS, Map::LpmTrie)?,
+            sources: array(pins, names::SOURCES)?,
+            port_pools: array(pins, names::PORT_POOLS)?,
+            ports: array(pins, names::PORTS)?,
             flow_keys: hash(pins, names::FLOW_KEYS)?,
             flows: array(pins, names::FLOWS)?,
             free_slots: Queue::open(pins, names::FREE_SLOTS, Map::Queue)?,

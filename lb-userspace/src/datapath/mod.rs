@@ -4,6 +4,7 @@
 //! `lease` is what the VRRP thread renews; `counters` and `flows` read back. Everything is reached through
 //! `Maps`, opened from pins, so that a status command after a crash uses the same code as the daemon.
 
+pub mod access;
 mod alive;
 mod attach;
 pub mod capture;
@@ -16,6 +17,7 @@ pub mod maps;
 pub mod observe;
 mod occupancy;
 pub mod pins;
+pub mod ports;
 pub mod preflight;
 mod ranges;
 mod renumber;

@@ -12,10 +12,11 @@ use lb_common::{
     flow::{FORWARD, Flow, FlowKey, FlowRef, REPLICATED, REVERSE, TIMED},
     flow_event::FlowEvent,
     maps as names,
+    mode::Mode,
     service::Path,
 };
 
-use super::{flows::Collector, maps::Maps, pins::Pins};
+use super::{flows::Collector, maps::Maps, pins::Pins, ports::pool_of};
 use crate::{
     sync::{
         directory::{self, Directory},
@@ -135,7 +136,10 @@ impl Flows for Replica<'_> {
         let path = self.maps.paths.get(&place.backend, 0).unwrap_or_default();
         let slot = self.maps.free_slots.pop(0).map_err(|_| Unfit::Full)?;
         let generation = self.read(slot).generation.wrapping_add(1);
-        let flow = directory::fill(record, &place, &path, generation, self.now.0);
+        let mut flow = directory::fill(record, &place, &path, generation, self.now.0);
+        if flow.mode() == Mode::Nat {
+            flow.pool = pool_of(self.maps, place.backend, flow.snat);
+        }
         for key in [flow.forward_key(), flow.reverse_key()] {
             let Ok(there) = self.maps.flow_keys.get(&key, 0) else { continue };
             if self.read(there.slot).generation == there.generation {
@@ -146,6 +150,8 @@ impl Flows for Replica<'_> {
         }
         self.collector.fill(slot, &flow);
         if self.enter_keys(slot, &flow) {
+            // Whoever claims it meanwhile finds the key, and passes on.
+            self.collector.take_port(&flow);
             return Ok(slot);
         }
         self.collector.fill(slot, &Flow { generation, ..Flow::default() });

@@ -13,7 +13,15 @@ use lb_common::{
     settings::Settings,
 };
 
-use super::{mapped::Mapped, maps::Maps, occupancy::Counts, pins::Pins, ranges};
+use super::{
+    access::{self, Access},
+    mapped::Mapped,
+    maps::Maps,
+    occupancy::Counts,
+    pins::Pins,
+    ports::Pools,
+    ranges,
+};
 
 /// What the packet programs shall know.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -32,6 +40,8 @@ pub struct Desired {
     pub limits: Vec<u32>,
     /// Services by index.
     pub services: Vec<DesiredService>,
+    /// Who may open connections to them, by the same index; everybody to those that are missing.
+    pub access: Vec<Access>,
 }
 
 /// A service and the order of its backends.
@@ -47,8 +57,9 @@ pub struct DesiredService {
     pub proto: u8,
     /// Its virtual router; [`NO_ROUTER`](lb_common::reach::NO_ROUTER) on an address of the node's own.
     pub router: u32,
-    /// Source that backends see.
-    pub snat: Addr,
+    /// Sources that backends of mode `nat` may see, those of each backend's own family; where there is none of it, this node's
+    /// own address towards the backend.
+    pub snat: Vec<Addr>,
     /// Indices of its backends, those that take no new connections too.
     pub backends: Range<u32>,
     /// Backend indices in the order of new connections, or as `choice` says; empty refuses them.
@@ -89,7 +100,6 @@ pub fn lay_out(services: &[DesiredService], base: u32) -> (Vec<u64>, Vec<Service
             router: s.router,
             ring_base: base + words.len() as u32,
             ring_len: s.ring.len() as u32,
-            snat: s.snat,
             persistence,
             scheduler: s.choice.scheduler as u8,
             members: members.len() as u8,
@@ -102,12 +112,24 @@ pub fn lay_out(services: &[DesiredService], base: u32) -> (Vec<u64>, Vec<Service
     (words, elements)
 }
 
+impl DesiredService {
+    /// The backends that take its new connections: those of the ring, and those that the scheduler compares.
+    pub fn takers(&self) -> impl Iterator<Item = u32> + '_ {
+        let members = self.choice.members.iter().map(|(id, _)| *id);
+        let distinct: std::collections::BTreeSet<u32> = self.ring.iter().copied().chain(members).collect();
+        distinct.into_iter()
+    }
+}
+
 /// Writes what differs.
 pub struct Tables {
     maps: Maps,
+    pools: Pools,
     rings: Mapped<u64>,
     counts: Counts,
     written: Desired,
+    /// Not so before the first time: what the maps hold is unknown.
+    access_written: bool,
     /// Elements of the service map, as written.
     services: Vec<(ServiceKey, Service)>,
     /// Whether services use the upper half of the rings.
@@ -116,7 +138,7 @@ pub struct Tables {
 
 impl Tables {
     /// Starts from maps of unknown content: the first `publish` writes everything and clears what is left over.
-    pub fn open(maps: Maps, pins: &Pins) -> Result<Self> {
+    pub(super) fn open(maps: Maps, pools: Pools, pins: &Pins) -> Result<Self> {
         let rings: Mapped<u64> = Mapped::open(pins, names::RINGS, maps.rings.len())?;
         // The half that services of a former daemon use is left alone by the first set of rings.
         let upper = |entry: &Result<(ServiceKey, Service), _>| {
@@ -124,7 +146,16 @@ impl Tables {
         };
         let upper = maps.services.iter().any(|entry| upper(&entry));
         let counts = Counts::open(pins)?;
-        Ok(Self { maps, rings, counts, written: Desired::default(), services: Vec::new(), upper })
+        Ok(Self {
+            maps,
+            pools,
+            rings,
+            counts,
+            written: Desired::default(),
+            access_written: false,
+            services: Vec::new(),
+            upper,
+        })
     }
 
     /// The maps.
@@ -150,6 +181,11 @@ impl Tables {
             if self.written.backends.get(i as usize) != Some(b) {
                 self.maps.backends.set(i, b, 0).context("map BACKENDS")?;
             }
+        }
+        self.pools.publish(&mut self.maps, desired)?;
+        if !self.access_written || self.written.access != desired.access {
+            access::publish(&mut self.maps, &desired.access)?;
+            self.access_written = true;
         }
         self.publish_limits(desired);
         self.publish_services(&desired.services)?;

@@ -123,6 +123,7 @@ pub fn fill(record: &Record, at: &Place, path: &Path, generation: u16, now: u64)
         seen: seen(record, now),
         born: (now / 1_000_000_000).saturating_sub(record.life_s.into()) as u32,
         place: 0,
+        pool: 0,
         service: at.service,
         backend_id: at.backend,
         router: at.router,

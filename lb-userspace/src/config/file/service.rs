@@ -2,15 +2,17 @@
 //!
 //! `file` calls [`read`] once per section; what HAProxy and keepalived call otherwise is answered with viplb's word.
 
-use std::time::Duration;
+use std::{net::IpAddr, time::Duration};
 
 use toml::{Spanned, de::DeTable};
 
 use super::{
     HOUR, Hints,
+    access::{self, Access, ClientLimit},
     check::{self, Check},
     check_name,
     choice::{self, ChoiceKeys},
+    limits::{self, Timeouts},
     path::{self, PathKeys},
 };
 use crate::config::{
@@ -58,6 +60,14 @@ pub struct Service {
     pub role: Field<Role>,
     /// `failback`.
     pub failback: Field<Failback>,
+    /// `allow`, `deny`, `deny_action`.
+    pub access: Access,
+    /// `client_limit`.
+    pub client_limit: Field<ClientLimit>,
+    /// `snat`.
+    pub snat: Field<Vec<Spanned<IpAddr>>>,
+    /// `[service.NAME.timeouts]`.
+    pub timeouts: Field<Timeouts>,
 }
 
 /// `[[service.NAME.backend]]`.
@@ -96,6 +106,10 @@ pub fn read(name: Spanned<String>, table: &DeTable<'_>, report: &mut Report) -> 
         ["on_lost", "on_failed", "on_drain", "on_maint"].map(|key| r.parsed(key, parse_then));
     let role = r.choice("role", check::ROLES);
     let failback = r.choice("failback", check::FAILBACKS);
+    let access = access::read(&mut r);
+    let client_limit = r.table("client_limit");
+    let snat = limits::read_snat(&mut r);
+    let timeouts = r.table("timeouts");
     let backends = r.tables("backend");
     let check = r.table("check");
     r.require("check", &check, &format!("[service.{}.check]` with `type = \"mysql\"", name.get_ref()));
@@ -113,6 +127,22 @@ pub fn read(name: Spanned<String>, table: &DeTable<'_>, report: &mut Report) -> 
         Field::Bad => Field::Bad,
         Field::Given(table) => {
             Field::Given(Spanned::new(table.span(), check::read(name.get_ref(), &table, report)))
+        }
+    };
+    let client_limit = match client_limit {
+        Field::Absent => Field::Absent,
+        Field::Bad => Field::Bad,
+        Field::Given(table) => {
+            let read = access::read_limit(name.get_ref(), &table, report);
+            Field::Given(Spanned::new(table.span(), read))
+        }
+    };
+    let timeouts = match timeouts {
+        Field::Absent => Field::Absent,
+        Field::Bad => Field::Bad,
+        Field::Given(table) => {
+            let read = limits::read_timeouts(name.get_ref(), &table, report);
+            Field::Given(Spanned::new(table.span(), read))
         }
     };
     Service {
@@ -134,6 +164,10 @@ pub fn read(name: Spanned<String>, table: &DeTable<'_>, report: &mut Report) -> 
         on_maint,
         role,
         failback,
+        access,
+        client_limit,
+        snat,
+        timeouts,
     }
 }
 
@@ -220,6 +254,8 @@ const SERVICE_HINTS: Hints = &[
     ("persistence_granularity", "write `persistence_prefix`, the number of the mask's bits"),
     ("stick", "write `persistence_timeout`"),
     ("hash_type", "leave it out: every table by hash is a consistent one"),
+    ("source", "write `snat`"),
+    ("timeout", "write `timeouts = { established = \"…\" }`"),
     ("sorry_server", "write a `[[service.NAME.backend]]` with `sorry = true`"),
     (
         "backup",

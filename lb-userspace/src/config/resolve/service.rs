@@ -20,6 +20,9 @@ impl Resolver<'_, '_> {
         let check = s.check.value().and_then(|check| self.check(s, check));
         let galera = self.galera(s);
         let scheduler = self.scheduler(s);
+        let access = self.access(s);
+        let snat = self.snat(s, router.flatten());
+        let timeouts = self.timeouts(s);
         Some(Service {
             name: s.name.get_ref().clone(),
             listen: *s.listen.value()?,
@@ -34,6 +37,9 @@ impl Resolver<'_, '_> {
             backends: backends?,
             check: check?,
             slow_start: or(&s.slow_start, Duration::ZERO),
+            access,
+            snat,
+            timeouts,
             quorum: or(&s.quorum, 1),
             hysteresis: or(&s.hysteresis, 0),
             sessions: Sessions {

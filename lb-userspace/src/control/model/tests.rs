@@ -143,6 +143,7 @@ fn services_on_own_addresses_and_on_several_ports_are_published_as_such() {
     let service = &mut m.config.services[1];
     service.router = None;
     service.listen = config::model::Listen { first: own, last: Some(30_100) };
+    service.snat = vec![own.ip(), "fd00::7".parse().unwrap()];
     service.backends[0].keeps_port = true;
     let desired = m.desired();
     assert!(desired.vips.contains(&(own.ip().into(), Vip::OWN)));
@@ -152,7 +153,8 @@ fn services_on_own_addresses_and_on_several_ports_are_published_as_such() {
         (several.router, several.port.number(), several.last),
         (NO_ROUTER, 30_000, Some(Port::new(30_100)))
     );
-    assert_eq!(several.snat, own.ip().into());
+    assert_eq!(several.snat.len(), 2);
+    assert_eq!(several.snat[0], own.ip().into());
     let ports: Vec<_> = desired.backends.iter().map(|b| b.port.number()).collect();
     assert_eq!(ports, [3306, 3306, 0], "0: the one that the client spoke to");
     assert_eq!(m.snapshot(T).services[1].listen, "172.18.0.7:30000-30100");

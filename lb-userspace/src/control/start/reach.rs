@@ -18,6 +18,24 @@ pub(super) fn own_interfaces(config: &Config) -> Result<Vec<String>> {
     config.services.iter().filter(|s| s.router.is_none()).map(|s| own_interface(s, first..=last)).collect()
 }
 
+/// Refuses sources of translated connections that are neither virtual addresses nor this node's own: replies to them would go
+/// elsewhere.
+pub(super) fn check_sources(config: &Config) -> Result<()> {
+    let virtual_ones: Vec<_> =
+        config.vrrp.iter().flat_map(|r| r.addresses.iter().chain(&r.excluded)).map(|a| a.addr).collect();
+    for service in &config.services {
+        for addr in service.snat.iter().filter(|a| !virtual_ones.contains(a)) {
+            preflight::interface_of(*addr)?.with_context(|| {
+                format!(
+                    "service {}: {addr} in `snat` is on no interface of this node, nor a virtual address: replies would not come here",
+                    service.name
+                )
+            })?;
+        }
+    }
+    Ok(())
+}
+
 fn own_interface(service: &Service, local_ports: std::ops::RangeInclusive<u16>) -> Result<String> {
     let (name, listen) = (&service.name, service.listen);
     let (addr, port) = (listen.first.ip(), listen.first.port());

@@ -2,7 +2,9 @@
 
 use super::*;
 use crate::{
-    config::model::{Backend, Check, CheckKind, Donor, Failback, Listen, Mode, Protocol, Sessions},
+    config::model::{
+        Access, Backend, Check, CheckKind, Donor, Failback, Listen, Mode, Protocol, Sessions, Timeouts,
+    },
     galera::Observation,
 };
 
@@ -23,6 +25,9 @@ fn service(backends: &[(u16, u8)], galera: Option<Galera>, slow_start: Duration)
         mode: Mode::Nat,
     };
     Service {
+        access: Access::default(),
+        snat: Vec::new(),
+        timeouts: Timeouts::default(),
         name: "db".into(),
         listen: Listen { first: "172.18.0.201:3306".parse().unwrap(), last: None },
         router: Some(0),

@@ -7,11 +7,16 @@ use super::super::{
     testserver::{Script, Server},
 };
 use super::*;
-use crate::config::model::{Backend, Listen, Mode, MysqlLogin, Protocol, Scheduler, Sessions};
+use crate::config::model::{
+    Access, Backend, Listen, Mode, MysqlLogin, Protocol, Scheduler, Sessions, Timeouts,
+};
 
 fn service(addrs: &[SocketAddr], kind: CheckKind) -> Service {
     let (interval, timeout) = (Duration::from_millis(50), Duration::from_secs(5));
     Service {
+        access: Access::default(),
+        snat: Vec::new(),
+        timeouts: Timeouts::default(),
         name: "db".into(),
         listen: Listen { first: "172.18.0.201:3306".parse().unwrap(), last: None },
         router: Some(0),

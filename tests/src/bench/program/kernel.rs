@@ -63,7 +63,7 @@ impl Kernel {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let mut datapath = {
             let _inside = runtime.enter();
-            Datapath::open(&pins, &[], Hook::Auto, names::DEFAULT_FLOWS as u32)?
+            Datapath::open(&pins, &[], Hook::Auto, case.sizes())?
         };
         datapath.tables.publish(&case.desired())?;
         let until = if case.kind == Kind::NotOwner { 1 } else { u64::MAX };

@@ -5,12 +5,16 @@ use std::net::Ipv4Addr;
 use lb_common::{
     addr::{Addr, PROTO_TCP, PROTO_UDP, Port},
     bench::{FRAME, Tuple},
+    maps::DEFAULT_FLOWS,
     reason::Reason,
     service::{Backend, Interface, Vip},
     settings::{Settings, SnatPorts},
 };
 use lb_ebpf::parse::flag;
-use lb_userspace::datapath::tables::{Desired, DesiredService};
+use lb_userspace::datapath::{
+    load::Sizes,
+    tables::{Desired, DesiredService},
+};
 
 use crate::packets::{LO, PORT, REPLY_MAC};
 
@@ -178,6 +182,11 @@ impl Case {
         self.kind == Kind::New
     }
 
+    /// Room for flows, and for each backend's ports.
+    pub fn sizes(&self) -> Sizes {
+        Sizes { pools: self.backends, ..Sizes::from(DEFAULT_FLOWS as u32) }
+    }
+
     /// The tables.
     pub fn desired(&self) -> Desired {
         let proto = if self.udp { PROTO_UDP } else { PROTO_TCP };
@@ -192,7 +201,7 @@ impl Case {
             addr: VIP.into(),
             port: Port::new(PORT + id as u16),
             proto,
-            snat: VIP.into(),
+            snat: vec![VIP.into()],
             ring: ring(id),
             ..DesiredService::default()
         };
@@ -203,6 +212,7 @@ impl Case {
             ..Backend::default()
         };
         Desired {
+            access: Vec::new(),
             settings: Settings {
                 schema: lb_common::maps::SCHEMA,
                 snat_ports: SnatPorts::around(32768, 60999),

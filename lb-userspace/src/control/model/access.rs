@@ -1,0 +1,61 @@
+//! What the packet programs are to know of services' clients.
+
+use lb_common::access::{ALLOW, DROP, Limits, REFUSE};
+
+use crate::{
+    config::model::{Access, ClientLimit, DenyAction, Prefix},
+    datapath::access,
+};
+
+const SECOND_NS: u64 = 1_000_000_000;
+
+/// The rules of a service, and its pace for each client.
+pub(super) fn desired(config: &Access) -> access::Access {
+    let refusal = match config.deny_action {
+        DenyAction::Drop => DROP,
+        DenyAction::Reset => REFUSE,
+    };
+    let rule = |word: u32| move |p: &Prefix| (p.addr.into(), p.bits(), word);
+    let mut rules: Vec<_> = config.allow.iter().map(rule(ALLOW)).collect();
+    rules.extend(config.deny.iter().map(rule(refusal)));
+    if !config.allow.is_empty() && rules.iter().all(|(_, bits, _)| *bits > 0) {
+        // Everybody else, of either family.
+        rules.push((lb_common::addr::Addr::default(), 0, refusal));
+    }
+    access::Access { limits: config.client_limit.as_ref().map(limits).unwrap_or_default(), rules }
+}
+
+fn limits(limit: &ClientLimit) -> Limits {
+    let interval = SECOND_NS * u64::from(limit.seconds) / u64::from(limit.count);
+    Limits {
+        interval,
+        ahead: interval * u64::from(limit.burst - 1),
+        prefix_v4: 96 + limit.prefix_v4,
+        prefix_v6: limit.prefix_v6,
+        ..Limits::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_allow_list_denies_everybody_else_and_a_deny_list_alone_nobody_else() {
+        let prefix = |text: &str, len| Prefix { addr: text.parse().unwrap(), len };
+        let mut config = Access { deny: vec![prefix("10.1.0.0", 16)], ..Access::default() };
+        assert_eq!(desired(&config).rules, [(config.deny[0].addr.into(), 112, DROP)]);
+        config.allow = vec![prefix("10.0.0.0", 8), prefix("fd00::", 8)];
+        config.deny_action = DenyAction::Reset;
+        let rules: Vec<_> = desired(&config).rules.iter().map(|(_, bits, word)| (*bits, *word)).collect();
+        assert_eq!(rules, [(104, ALLOW), (8, ALLOW), (112, REFUSE), (0, REFUSE)]);
+    }
+
+    #[test]
+    fn a_rate_is_a_pace_and_what_may_come_at_once() {
+        let limit = ClientLimit { count: 30, seconds: 60, burst: 3, prefix_v4: 24, prefix_v6: 64 };
+        let l = limits(&limit);
+        assert_eq!((l.interval, l.ahead), (2 * SECOND_NS, 4 * SECOND_NS));
+        assert_eq!((l.prefix_v4, l.prefix_v6), (120, 64));
+    }
+}
