@@ -16,6 +16,7 @@ use lb_userspace::{
     config::{self, SecretError, Surroundings},
     datapath::{
         load::Datapath,
+        ports,
         replica::{Events, Replica},
         tables::Desired,
     },
@@ -209,20 +210,29 @@ fn a_replicated_record_is_what_the_packet_programs_would_have_made_of_it() {
 }
 
 #[test]
-fn a_peers_flow_counts_for_its_backend_until_it_ends() {
-    let mut p = Pair::new(&replicating(world(3)));
+fn a_peers_flow_counts_for_its_backend_and_has_its_source_port_until_it_ends() {
+    let desired = replicating(world(3));
+    let port = desired.settings.snat_ports.nth(5);
+    let mut p = Pair::new(&desired);
     let directory = directory();
     let mut displaced = Vec::new();
-    let record = told_by_peer(40_000, 2_000);
+    let record = Record { snat_port: port, ..told_by_peer(40_000, 2_000) };
+    let place = directory.place(&record).expect("its service and backend");
+    let stands = |p: &mut Pair| {
+        let kernel = p.kernel();
+        let free = ports::free_ports(kernel.tables.maps(), place.backend).expect("a pool");
+        (kernel.collector.connections(place.backend), free)
+    };
+    let (none, all) = stands(&mut p);
+    assert_eq!(none, 0);
     let slot = replica(p.kernel(), &directory).insert(&record, &mut displaced).expect("room");
-    let backend = p.kernel().collector.record(slot).backend_id;
-    assert_eq!(p.kernel().collector.connections(backend), 1);
+    assert_eq!(stands(&mut p), (1, all - 1));
     replica(p.kernel(), &directory).update(slot, &record);
-    assert_eq!(p.kernel().collector.connections(backend), 1);
+    assert_eq!(stands(&mut p), (1, all - 1));
     replica(p.kernel(), &directory).update(slot, &Record { stage: Stage::Closed, ..record });
-    assert_eq!(p.kernel().collector.connections(backend), 0);
+    assert_eq!(stands(&mut p), (0, all - 1));
     replica(p.kernel(), &directory).remove(slot);
-    assert_eq!(p.kernel().collector.connections(backend), 0);
+    assert_eq!(stands(&mut p), (0, all));
 }
 
 #[test]
