@@ -133,11 +133,7 @@ mod tests {
             [(128, "fd00:1:2:3:4:5:6:7"), (0, "::"), (60, "fd00:1:2::"), (80, "fd00:1:2:3:4::")]
         {
             let limits = Limits { prefix_v6: bits, ..limits };
-            assert_eq!(
-                PaceKey::new(7, &addr("fd00:1:2:3:4:5:6:7"), &limits).addr,
-                addr(expected),
-                "{bits}"
-            );
+            assert_eq!(PaceKey::new(7, &addr("fd00:1:2:3:4:5:6:7"), &limits).addr, addr(expected), "{bits}");
         }
     }
 

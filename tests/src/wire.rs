@@ -316,14 +316,7 @@ fn desired(ifindex: u32, mac: Mac) -> Desired {
     let vip = |f: Family| (f.vip().into(), Vip::default());
     let service = |(ring, f): (u32, Family), proto| {
         let addr = IpAddr::into(f.vip());
-        DesiredService {
-            addr,
-            port,
-            proto,
-            snat: vec![addr],
-            ring: vec![ring],
-            ..DesiredService::default()
-        }
+        DesiredService { addr, port, proto, snat: vec![addr], ring: vec![ring], ..DesiredService::default() }
     };
     let services = (0..).zip(FAMILIES).flat_map(|f| [PROTO_TCP, PROTO_UDP].map(|proto| service(f, proto)));
     Desired {
