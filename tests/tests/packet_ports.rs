@@ -57,6 +57,22 @@ fn all_ports_of_the_range_are_used_before_a_connection_is_refused_and_come_back_
 }
 
 #[test]
+fn a_flow_that_is_ended_by_order_gives_its_port_back_before_the_first_sweep() {
+    let mut p = Pair::new(&few_ports(2));
+    p.establish(40_000);
+    assert_eq!(p.receive(&Segment::syn(40_001).frame()).reason, Reason::NewFlow);
+    assert_eq!(free(p.kernel(), 1), 0);
+    let flows = p.flows;
+    let d = p.kernel();
+    for slot in 0..flows {
+        if let Some(flow) = d.collector.flow(slot) {
+            assert!(d.collector.end(d.tables.maps(), slot, &flow).expect("a flow ends"));
+        }
+    }
+    assert_eq!((free(d, 1), d.collector.connections(0)), (2, 0));
+}
+
+#[test]
 fn a_port_comes_back_as_soon_as_its_flow_gives_way_or_begins_anew() {
     let mut p = Pair::new(&few_ports(1));
     let syn = Segment::syn(40_000);

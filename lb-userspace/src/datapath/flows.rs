@@ -145,7 +145,7 @@ impl Collector {
         witness: &mut impl Witness,
     ) -> Result<u32> {
         let mut freed = 0;
-        self.range = maps.settings.get(&0, 0).context("map SETTINGS")?.snat_ports;
+        self.read_range(maps)?;
         for _ in 0..slots.min(self.records.capacity()) {
             let flow = self.records.read(self.next);
             if flow.stage() != Stage::Free {
@@ -211,12 +211,12 @@ impl Collector {
         Ok(())
     }
 
-    fn free(&mut self, maps: &mut Maps, slot: u32, flow: &Flow) -> Result<bool> {
+    fn free(&self, maps: &mut Maps, slot: u32, flow: &Flow) -> Result<bool> {
         if flow.place != 0 {
             return Ok(self.empty_place(maps, slot, flow));
         }
         // Looked at again before the keys go, not after: a record without keys would stay for as long as its stage allows.
-        Ok(self.records.is_unchanged(slot, flow) && self.end(maps, slot, flow)?)
+        Ok(self.records.is_unchanged(slot, flow) && self.end_now(maps, slot, flow)?)
     }
 
     /// The flow in a slot, if there is one.
@@ -226,6 +226,17 @@ impl Collector {
 
     /// Ends a flow, whatever passes through it: from now on its packets belong to no flow. `false` if it has ended by itself.
     pub fn end(&mut self, maps: &mut Maps, slot: u32, flow: &Flow) -> Result<bool> {
+        // There may have been no sweep yet.
+        self.read_range(maps)?;
+        self.end_now(maps, slot, flow)
+    }
+
+    fn read_range(&mut self, maps: &Maps) -> Result<()> {
+        self.range = maps.settings.get(&0, 0).context("map SETTINGS")?.snat_ports;
+        Ok(())
+    }
+
+    fn end_now(&self, maps: &mut Maps, slot: u32, flow: &Flow) -> Result<bool> {
         if flow.place != 0 {
             return Ok(self.empty_place(maps, slot, flow));
         }
