@@ -52,6 +52,7 @@ fn all_ports_of_the_range_are_used_before_a_connection_is_refused_and_come_back_
     assert!(seen(&refused.frame).rst);
     let counters = p.host.service_counters(0);
     assert_eq!((counters.refused, counters.ports_exhausted, counters.table_full), (1, 1, 0));
+    assert_eq!(p.kernel().collector.connections(0), 40, "what got no port is no connection of its backend");
     assert_eq!(collect(&mut p, 90), 40);
     assert_eq!(free(p.kernel(), 1), 40);
 }
