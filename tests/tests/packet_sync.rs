@@ -201,9 +201,13 @@ fn a_replicated_record_is_what_the_packet_programs_would_have_made_of_it() {
         let path = desired.paths[place.backend as usize];
         let filled = fill(&record, &place, &path, made.generation, NOW);
         assert_eq!(filled.flags, TIMED | REPLICATED);
-        // It is counted for its backend when it is entered.
+        // It is counted for its backend, and has a pool for its port, once it is entered.
         assert_eq!((filled.mode(), filled.is_counted()), (made.mode(), false));
-        assert_eq!(Flow { flags: made.flags, mode: made.mode, ..filled }, made, "{family:?} {mode:?}");
+        assert_eq!(
+            Flow { flags: made.flags, mode: made.mode, pool: made.pool, ..filled },
+            made,
+            "{family:?} {mode:?}"
+        );
         assert!(Record::of(&filled, NOW).is_same(&record));
         assert_eq!(Record::of(&filled, NOW).sum(), record.sum());
     }
