@@ -51,6 +51,7 @@ pub struct Options {
 /// What the bench has counted.
 struct Counts {
     lost: u64,
+    queues: u64,
     flooded: u64,
     clients: attack::Clients,
     displaced: u64,
@@ -81,11 +82,16 @@ pub fn run(options: &Options, console: &Console) -> Result<Vec<Row>> {
     })?;
     console.say(format!("{} requests from made-up addresses in {} s", options.requests, options.hold));
     let hold = Duration::from_secs(options.hold);
+    let queues = lost_in_queues()?;
     let (flooded, clients) = meanwhile(&mut node, console, {
         let (attacker, client, mac) = (wire.host('b'), wire.host('c'), wire.mac('a'));
         let requests = options.requests;
         move || attack::run(&attacker, &client, mac, requests, hold)
     })?;
+    let queues = lost_in_queues()? - queues;
+    for (reason, n) in &clients.reasons {
+        console.say(format!("{n} new connections failed: {reason}"));
+    }
     console.say("using the connections again");
     let lost = meanwhile(&mut node, console, move || {
         held.iter_mut().try_for_each(sockets::Held::use_again)?;
@@ -93,7 +99,7 @@ pub fn run(options: &Options, console: &Console) -> Result<Vec<Row>> {
     })?;
     let displaced = displaced(&mut node)?;
     let unaccounted = node.unaccounted().context("nothing can be said of the node's packets")?;
-    Ok(rows(options, &Counts { lost, flooded, clients, displaced, unaccounted }))
+    Ok(rows(options, &Counts { lost, queues, flooded, clients, displaced, unaccounted }))
 }
 
 fn rows(options: &Options, counts: &Counts) -> Vec<Row> {
@@ -103,6 +109,7 @@ fn rows(options: &Options, counts: &Counts) -> Vec<Row> {
         row("idle connections held", "connections", f64::from(options.flows)),
         row("of these lost", "connections", counts.lost as f64).at_most(0.0),
         row("requests from made-up addresses", "packets", counts.flooded as f64),
+        row("packets lost in this machine's queues meanwhile", "packets", counts.queues as f64),
         row("half-open flows displaced", "flows", counts.displaced as f64),
         row("connections opened meanwhile", "connections", opened as f64),
         row("failed meanwhile", "connections", counts.clients.failed as f64).at_most(0.0),
@@ -169,6 +176,16 @@ fn several_backends(desired: &mut Desired, ends: u8) {
     let service = desired.services.iter_mut().find(|s| s.addr == Family::V4.vip().into());
     let service = service.expect("the wire's service");
     service.ring = (first..first + u32::from(ends) - 1).chain([0]).collect();
+}
+
+/// Packets that found the queue between two interfaces full (`net.core.netdev_max_backlog`), before any program saw them.
+fn lost_in_queues() -> Result<u64> {
+    let text = std::fs::read_to_string("/proc/net/softnet_stat").context("softnet_stat")?;
+    let lost = text.lines().map(|line| {
+        let word = line.split_whitespace().nth(1).context("softnet_stat has other columns")?;
+        Ok(u64::from_str_radix(word, 16)?)
+    });
+    lost.sum()
 }
 
 fn displaced(node: &mut Node) -> Result<u64> {

@@ -1,6 +1,7 @@
 //! The flood of `bench flood`, and the clients who come meanwhile.
 
 use std::{
+    collections::BTreeMap,
     net::Ipv4Addr,
     sync::atomic::{AtomicBool, Ordering},
     thread,
@@ -31,6 +32,8 @@ pub struct Clients {
     pub times: Vec<f64>,
     /// Connections that did not open, or gave no answer.
     pub failed: u64,
+    /// Why, each reason with its number.
+    pub reasons: BTreeMap<String, u64>,
 }
 
 /// Sends `requests` connection requests to the service, evenly over `hold`, while a client opens one connection after the
@@ -59,7 +62,13 @@ fn come(over: &AtomicBool) -> Result<Clients> {
         let started = Instant::now();
         match runtime.block_on(sockets::open(super::client_address(0))) {
             Ok(_) => clients.times.push(started.elapsed().as_secs_f64() * 1e3),
-            Err(_) => clients.failed += 1,
+            Err(e) => {
+                clients.failed += 1;
+                *clients
+                    .reasons
+                    .entry(format!("{} after {:.1} s", e.kind(), started.elapsed().as_secs_f64()))
+                    .or_default() += 1;
+            }
         }
     }
     Ok(clients)
