@@ -48,20 +48,20 @@ impl Books {
         if interfaces.is_empty() || books.has_xdp() {
             return None;
         }
-        books.open = books.difference(accounted);
+        books.open = books.difference(accounted).expect("counters");
         Some(books)
     }
 
     /// How many more packets came in since than have a reason.
-    pub fn missing(&self, accounted: impl FnMut() -> u64) -> i64 {
-        self.difference(accounted) - self.open
+    pub fn missing(&self, accounted: impl FnMut() -> u64) -> Result<i64> {
+        Ok(self.difference(accounted)? - self.open)
     }
 
     /// Waits until the two counters have gone up by the same.
     pub fn balance(&self, mut accounted: impl FnMut() -> u64) -> Result<()> {
         let until = Instant::now() + LIMIT;
         loop {
-            let missing = self.missing(&mut accounted);
+            let missing = self.missing(&mut accounted)?;
             if missing == 0 {
                 return Ok(());
             }
@@ -72,27 +72,27 @@ impl Books {
     }
 
     /// The difference at a moment in which no packet comes.
-    fn difference(&self, mut accounted: impl FnMut() -> u64) -> i64 {
+    fn difference(&self, mut accounted: impl FnMut() -> u64) -> Result<i64> {
         let until = Instant::now() + LIMIT;
         loop {
-            let before = self.received();
+            let before = self.received()?;
             thread::sleep(PAUSE);
             let difference = before as i64 - accounted() as i64;
-            if self.received() == before || Instant::now() > until {
-                return difference;
+            if self.received()? == before || Instant::now() > until {
+                return Ok(difference);
             }
         }
     }
 
-    fn received(&self) -> u64 {
+    fn received(&self) -> Result<u64> {
         let netns = Netns::named(self.netns.clone());
-        let shown = netns.run(|| fs::read_to_string("/proc/thread-self/net/dev")).unwrap().expect("counters");
+        let shown = netns.run(|| fs::read_to_string("/proc/thread-self/net/dev"))?.context("counters")?;
         let of = |name: &String| {
             let line =
                 shown.lines().find_map(|line| line.trim().strip_prefix(name.as_str())?.strip_prefix(':'));
             line.and_then(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok()).unwrap_or_default()
         };
-        self.interfaces.iter().map(of).sum()
+        Ok(self.interfaces.iter().map(of).sum())
     }
 
     fn has_xdp(&self) -> bool {

@@ -297,23 +297,24 @@ impl Daemon {
     ///
     /// If packets came to it without getting a reason.
     pub fn end(&mut self, signal: Signal) {
-        self.close_books();
+        self.close_books().expect("every packet has a reason");
         self.signal(signal);
         self.child.take().expect("it runs").wait().expect("a child");
     }
 }
 
 impl Daemon {
-    fn close_books(&mut self) {
-        if let Some(books) = self.books.take().filter(|_| self.child.is_some() && !thread::panicking()) {
-            books.balance(books::of_pins(&self.node).expect("its maps")).expect("every packet has a reason");
+    fn close_books(&mut self) -> anyhow::Result<()> {
+        match self.books.take().filter(|_| self.child.is_some() && !thread::panicking()) {
+            Some(books) => books.balance(books::of_pins(&self.node)?),
+            None => Ok(()),
         }
     }
 }
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        self.close_books();
+        let closed = self.close_books();
         if let Some(mut child) = self.child.take() {
             let _ = child.kill();
             let _ = child.wait();
@@ -322,5 +323,7 @@ impl Drop for Daemon {
         let _ = fs::remove_dir_all(&Pins::of(&self.node).root);
         let _ = fs::remove_file(format!("/run/viplb/{}.sock", self.node));
         let _ = fs::remove_file(format!("/run/viplb/{}.lock", self.node));
+        // Only now: a panic before would leave the daemon behind.
+        closed.expect("every packet has a reason");
     }
 }

@@ -268,7 +268,7 @@ impl Node {
     /// How many more packets came in than have a reason; `None` where that cannot be compared.
     pub fn unaccounted(&mut self) -> Option<i64> {
         let books = self.books.take()?;
-        let missing = books.missing(|| self.accounted());
+        let missing = books.missing(|| self.accounted()).expect("counters");
         self.books = Some(books);
         Some(missing)
     }

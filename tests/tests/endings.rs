@@ -9,7 +9,9 @@ use std::{
 
 use lb_tests::{
     daemon,
+    expect::wait_until,
     hosts::{Daemon, Hosts, LIMIT, Talk},
+    netns::Netns,
 };
 
 const VIP: &str = "172.18.0.201";
@@ -136,13 +138,16 @@ fn an_end_that_waits_for_another_number_asks_back_and_is_told_exactly() {
     let Some(net) = Net::new("endexact", "172.18.0.201:3306", "") else { return };
     let _servers = serve(&net, false);
     let [mut lost, _kept] = net.connections(1);
-    let client = net.hosts.host("c");
-    // What the servers send is counted by the balancer and lost behind it.
-    client.ip("link set eth0 down").expect("deaf");
-    net.hosts.host("sw").ip("link set to-c up").expect("a port");
-    client.ip("link set eth0 up").expect("hears again");
+    let challenges = || challenge_acks(&net.hosts.host("c"));
+    let bytes = || net.node.status().services[0].backends[0].bytes;
+    let before = (challenges(), bytes());
+    // The server's answer passes the balancer and goes to nobody behind it.
+    let balancer = net.hosts.host("a");
+    balancer.ip("neigh replace 172.18.0.100 lladdr 02:00:00:00:00:99 dev eth0 nud permanent").expect("lost");
     lost[0].stream.write_all(&[7; 100]).expect("a request");
+    wait_until("the answer has passed", LIMIT, || bytes() >= before.1 + 280);
     net.hosts.host("sw").ip("link set to-s1 nomaster").expect("cut off");
+    balancer.ip("neigh del 172.18.0.100 dev eth0").expect("found again");
     let mut answer = vec![0; 200];
     let told = loop {
         match lost[0].stream.read(&mut answer) {
@@ -152,6 +157,18 @@ fn an_end_that_waits_for_another_number_asks_back_and_is_told_exactly() {
         }
     };
     assert_eq!(told, ErrorKind::ConnectionReset);
+    assert!(challenges() > before.0, "it did not have to ask");
+}
+
+/// How often a host has asked back for a reset's number.
+fn challenge_acks(host: &Netns) -> u64 {
+    let text =
+        host.run(|| std::fs::read_to_string("/proc/thread-self/net/netstat")).unwrap().expect("counters");
+    let mut lines = text.lines().filter_map(|line| line.strip_prefix("TcpExt:"));
+    let (names, values) = (lines.next().expect("names"), lines.next().expect("values"));
+    let found =
+        names.split_whitespace().zip(values.split_whitespace()).find(|(n, _)| *n == "TCPChallengeACK");
+    found.expect("the counter").1.parse().expect("a number")
 }
 
 #[test]

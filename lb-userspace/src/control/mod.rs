@@ -103,6 +103,7 @@ impl Control {
                 ended = &mut self.api => return ended.context("the control socket's task died")?.context("the control socket ended"),
                 _ = tick.tick() => self.on_tick().await?,
                 _ = step.tick(), if self.ender.is_busy() => {
+                    self.ender.spare(|backend| self.model.is_in_trouble(backend));
                     let ended = self.ender.step(&mut self.datapath, Instant::now())?;
                     self.tell_ended(ended);
                 }

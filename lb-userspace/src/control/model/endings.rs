@@ -102,6 +102,11 @@ impl Model {
         }
     }
 
+    /// Whether a backend, by its number across services, still stands in a way that its connections are ended for.
+    pub fn is_in_trouble(&self, backend: u32) -> bool {
+        self.backends.iter().flatten().nth(backend as usize).is_some_and(|b| b.ending.trouble.is_some())
+    }
+
     /// The backends whose connections are to end now, each once.
     pub fn take_endings(&mut self, now: Instant) -> Vec<ToEnd> {
         let mut due = Vec::new();

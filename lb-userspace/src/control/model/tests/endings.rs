@@ -53,7 +53,9 @@ fn connections_of_a_backend_that_is_lost_end_at_once_and_once() {
     assert_eq!((due[0].backend, due.len()), (1, 1));
     w.check(2, 1, Err(Failure::Closed));
     assert_eq!(w.due(9), [0; 0], "still lost");
+    assert!(w.model.is_in_trouble(1) && !w.model.is_in_trouble(0));
     w.check(10, 1, Ok(()));
+    assert!(!w.model.is_in_trouble(1), "what comes now is not ended by a pass that is still to come");
     w.check(11, 1, Err(Failure::Refused));
     assert_eq!(w.due(11), [1]);
 }
