@@ -21,25 +21,34 @@ pub const fn slot(place: u64) -> u32 {
     place as u32
 }
 
-/// How many places go with a table of `flows`: a quarter, at least 64 and at most 16,384; a power of two.
+/// How many places go with a table of `flows`: a quarter, at least 64 and at most 65,535, the highest number that a record has
+/// room for.
+///
+/// A flow that is thrown out leaves its source port free while its backend still waits for the client's acknowledgement, for
+/// another second (Linux: until its first retransmission of the SYN-ACK, which is refused here by RST). Who gets the port by then
+/// is answered by that old connection, and has to wait for its own first retransmission. So places last for a second, up to 65,000
+/// requests a second by default.
 pub const fn places(flows: u32) -> u32 {
     let quarter = flows / 4;
     if quarter < 64 {
         64
-    } else if quarter >= 16_384 {
-        16_384
+    } else if quarter > MOST {
+        MOST
     } else {
-        1 << quarter.ilog2()
+        quarter
     }
 }
+
+/// The most places.
+const MOST: u32 = 65_535;
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn places_are_a_power_of_two_within_their_bounds() {
-        assert_eq!([1, 1024, 5000, 262_144, 16_777_216].map(places), [64, 256, 1024, 16_384, 16_384]);
+    fn a_quarter_of_the_table_is_half_open_within_bounds() {
+        assert_eq!([1, 1024, 5000, 262_144, 16_777_216].map(places), [64, 256, 1250, 65_535, 65_535]);
     }
 
     #[test]

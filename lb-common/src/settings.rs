@@ -12,7 +12,7 @@ pub struct Settings {
     pub log: u32,
     /// Non-zero once the queue of free slots has been filled.
     pub slots_ready: u32,
-    /// Places for half-open flows, a power of two.
+    /// Places for half-open flows.
     pub places: u32,
     /// SNAT ports, two inclusive ranges around the host's own ephemeral ports.
     pub snat_ports: SnatPorts,

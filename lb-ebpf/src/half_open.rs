@@ -41,10 +41,10 @@ pub enum Promotion {
 /// Takes the next place; the flow in it is thrown out.
 #[inline(always)]
 pub fn take<T: Tables>(t: &T) -> Result<Place, Reason> {
-    let mask = t.settings().ok_or(Reason::FlowTableFull)?.places.wrapping_sub(1);
+    let places = t.settings().ok_or(Reason::FlowTableFull)?.places.max(1);
     let mut tries = 0;
     while tries < TRIES {
-        let index = 1 + (t.next_place() & mask);
+        let index = 1 + t.next_place() % places;
         let held = t.place(index).ok_or(Reason::FlowTableFull)?;
         if held != TAKEN && t.exchange_place(index, held, TAKEN) {
             let taken = Place { index, slot: slot(held) };

@@ -233,7 +233,7 @@ impl Memory {
         Self::with_places(flows, half_open::places(flows))
     }
 
-    /// Likewise with so many places for half-open flows, a power of two.
+    /// Likewise with so many places for half-open flows.
     pub fn with_places(flows: u32, places: u32) -> Self {
         let records = flows + places;
         let owned = (flows..records).map(|slot| Cell::new(half_open::place(slot, 0)));

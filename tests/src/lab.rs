@@ -262,7 +262,7 @@ impl Lab {
         Ok(())
     }
 
-    fn start_databases(&self, console: &Console) -> Result<()> {
+    pub(crate) fn start_databases(&self, console: &Console) -> Result<()> {
         match self.plan.engine {
             Engine::Galera => galera::start_cluster(self, console),
             Engine::Standin => {

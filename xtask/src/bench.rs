@@ -8,11 +8,11 @@ use std::ffi::OsString;
 use anyhow::Result;
 
 use crate::paths::Paths;
-use crate::toolchain::{BENCH_NEEDS, FORWARD_NEEDS, PEER_NEEDS, Purpose};
+use crate::toolchain::{BENCH_NEEDS, FAULTS_NEEDS, FORWARD_NEEDS, PEER_NEEDS, Purpose};
 use crate::{build, install, process};
 
 /// Measure viplb: bench failover (--runs N, --only stop,freeze, --json FILE, --no-peers, --hogs, …), bench election,
-/// bench program, bench forward, bench flood
+/// bench program, bench forward, bench flood, bench faults
 #[derive(Debug, clap::Args)]
 #[command(disable_help_flag = true)]
 pub struct Options {
@@ -42,6 +42,10 @@ pub fn run(paths: &Paths, mut options: Options) -> Result<()> {
     }
     if says(&options.args, &["forward"]) && !says(&options.args, &["--no-peers", "--help", "-h"]) {
         install::ensure_of(paths, FORWARD_NEEDS, Purpose::Lab, options.install)?;
+    }
+    if says(&options.args, &["faults"]) && !says(&options.args, &["--help", "-h"]) {
+        install::ensure(paths, Purpose::Lab, options.install)?;
+        install::ensure_of(paths, FAULTS_NEEDS, Purpose::Lab, options.install)?;
     }
     build::all(paths, true)?;
     if says(&options.args, &["program"]) {

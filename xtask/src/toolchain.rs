@@ -161,6 +161,12 @@ pub static FORWARD_NEEDS: &[Need] = &[
     lab("HAProxy", "viplb's forwarding is measured beside it", &["haproxy"], &["haproxy"]),
 ];
 
+/// What `cargo xtask bench faults` needs beside a real cluster.
+pub static FAULTS_NEEDS: &[Need] = &[
+    lab("HAProxy", "what clients notice of a fault is measured beside it", &["haproxy"], &["haproxy"]),
+    lab("sysbench", "the load under which nodes are taken out", &["sysbench"], &["sysbench"]),
+];
+
 /// What `cargo xtask vm` needs beside what the tests do.
 pub static VM_NEEDS: &[Need] = &[
     test_of("QEMU", "runs another kernel", &["qemu-system-x86_64"], &["qemu-system-x86"]),

@@ -10,6 +10,7 @@ pub mod echo;
 pub mod election;
 pub mod event;
 pub mod failover;
+pub mod faults;
 pub mod flood;
 pub mod forward;
 pub mod hogs;

@@ -13,7 +13,7 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 use lb_tests::{
     bench::{
-        echo, election, failover, flood, forward, hogs, program,
+        echo, election, failover, faults, flood, forward, hogs, program,
         row::{self, Row},
     },
     console::{self, Console},
@@ -41,6 +41,7 @@ enum What {
     Program(program::Options),
     Forward(forward::Options),
     Flood(flood::Options),
+    Faults(faults::Options),
     /// An echo server, TCP and UDP.
     #[command(hide = true)]
     Echo {
@@ -91,6 +92,10 @@ fn run(cli: &Cli) -> Result<Vec<Row>> {
         What::Flood(options) => {
             console::catch_signals()?;
             flood::run(options, &console)?
+        }
+        What::Faults(options) => {
+            console::catch_signals()?;
+            faults::run(options, &prefix, &console)?
         }
         What::Echo { listen } => return echo::serve_forever(*listen).map(|()| Vec::new()),
         What::FloodEcho { listen } => return flood::sockets::serve(*listen).map(|()| Vec::new()),
