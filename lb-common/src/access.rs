@@ -2,7 +2,7 @@
 //!
 //! Both are asked for new flows only. A service without such rules costs one array read.
 
-use crate::addr::Addr;
+use crate::{addr::Addr, hash};
 
 /// A client's address as a service's rules know it: a key whose longest prefix decides.
 #[repr(C)]
@@ -52,14 +52,16 @@ pub struct Limits {
     pub ahead: u64,
     /// Non-zero: the service has rules in the map of prefixes.
     pub rules: u32,
+    /// Connections that a client may have at a time; 0: any number.
+    pub connections: u32,
     /// Bits of an IPv4 client's mapped address, of 128, that make one client.
     pub prefix_v4: u8,
     /// Likewise of IPv6.
     pub prefix_v6: u8,
     /// Zero.
-    pub pad: [u8; 2],
+    pub pad: [u8; 6],
 }
-layout!(Limits = 24: interval, ahead, rules, prefix_v4, prefix_v6, pad);
+layout!(Limits = 32: interval, ahead, rules, connections, prefix_v4, prefix_v6, pad);
 
 /// A client of a service.
 #[repr(C)]
@@ -83,6 +85,28 @@ impl PaceKey {
         let addr = Addr::from_halves(high & mask(bits, 0), low & mask(bits, 64));
         Self { addr, service, pad: 0 }
     }
+}
+
+/// Rows of counts of clients' connections.
+pub const COUNT_ROWS: u32 = 3;
+/// Counts of a row.
+pub const COUNT_CELLS: u32 = 65_536;
+
+impl PaceKey {
+    /// The client's count in each row, from the first count on. Clients share counts, and the least of its own is the one to go by: that
+    /// is too high only where others share all three (a count-min sketch; of 1,000 clients that are connected at a time, with a
+    /// probability of 4 in a million). So no flood of addresses takes more memory, and nobody's count gives way to another's.
+    #[inline(always)]
+    pub const fn counts(&self) -> [u32; COUNT_ROWS as usize] {
+        let hash = hash::client(&self.addr, self.service);
+        [cell(hash, 0), cell(hash, 1), cell(hash, 2)]
+    }
+}
+
+/// Each row has sixteen bits of the hash to itself.
+#[inline(always)]
+const fn cell(hash: u64, row: u32) -> u32 {
+    row * COUNT_CELLS + (hash >> (16 * row)) as u32 % COUNT_CELLS
 }
 
 /// A mask of the first `bits` of 128, in memory's order, of the word that begins at bit `from`.
@@ -135,6 +159,18 @@ mod tests {
             let limits = Limits { prefix_v6: bits, ..limits };
             assert_eq!(PaceKey::new(7, &addr("fd00:1:2:3:4:5:6:7"), &limits).addr, addr(expected), "{bits}");
         }
+    }
+
+    #[test]
+    fn clients_hardly_ever_share_all_of_their_counts() {
+        let limits = Limits { prefix_v4: 128, ..Limits::default() };
+        let mut taken = [0u32; (COUNT_ROWS * COUNT_CELLS) as usize];
+        let client = |i: u32| PaceKey::new(3, &Addr::v4((0x0a00_0000 + i).to_be_bytes()), &limits).counts();
+        for i in 0..4000 {
+            client(i).into_iter().for_each(|at| taken[at as usize] += 1);
+        }
+        let alone = |i: &u32| client(*i).into_iter().any(|at| taken[at as usize] == 1);
+        assert!((0..4000).filter(alone).count() >= 3995);
     }
 
     #[test]

@@ -25,6 +25,19 @@ pub const fn end(addr: &Addr, port: Port) -> u32 {
     (h >> 32) as u32
 }
 
+/// A 64-bit hash of an address and a number, whose bits are independent of each other (the finalizer of MurmurHash3 twice).
+#[inline(always)]
+pub const fn client(addr: &Addr, of: u32) -> u64 {
+    let [high, low] = addr.words();
+    finish(finish(high ^ of as u64) ^ low)
+}
+
+#[inline(always)]
+const fn finish(h: u64) -> u64 {
+    let h = mix(h ^ (h >> 33)).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
+    h ^ (h >> 33)
+}
+
 /// Another number for each step from a hash.
 #[inline(always)]
 pub const fn step(hash: u32, step: u32) -> u32 {

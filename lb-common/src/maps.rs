@@ -1,7 +1,7 @@
 //! Names and capacities of the maps: the schema that programs, daemon and a status command after a crash share.
 
 /// Number of the map layout. A daemon refuses pins of another number.
-pub const SCHEMA: u32 = 4;
+pub const SCHEMA: u32 = 5;
 
 /// `Addr → Vip`: virtual addresses.
 pub const VIPS: &str = "VIPS";
@@ -13,7 +13,7 @@ pub const SERVICES: &str = "SERVICES";
 pub const RINGS: &str = "RINGS";
 /// `u32 → u64`: next ring position of each service.
 pub const CURSORS: &str = "CURSORS";
-/// `u32 → Occupancy`: connections of each backend and, behind those, of each service; mapped into the daemon's memory.
+/// `u32 → Occupancy`: connections of each backend, behind those of each service, and of clients; mapped into the daemon's memory.
 pub const OCCUPANCY: &str = "OCCUPANCY";
 /// `ClientKey → Remembered`: backends of clients that keep to them; the longest unused one gives way.
 pub const PERSISTENCE: &str = "PERSISTENCE";
@@ -29,7 +29,7 @@ pub const SOURCES: &str = "SOURCES";
 pub const PORT_POOLS: &str = "PORT_POOLS";
 /// `u32 pool → PortBits`: its free ports; the daemon maps the array into its memory.
 pub const PORTS: &str = "PORTS";
-/// `u32 service → Limits`.
+/// `u32 service → Limits`; mapped into the daemon's memory.
 pub const LIMITS: &str = "LIMITS";
 /// `AccessKey → u32`, longest prefix: what a service's rules say about a client.
 pub const ACCESS: &str = "ACCESS";

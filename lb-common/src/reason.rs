@@ -126,6 +126,8 @@ reasons! {
     AccessDenied = 38, Dropped, "access-denied";
     /// The client opens connections faster than the service allows one.
     ClientRate = 39, Refused, "client-rate";
+    /// The client has as many connections to the service as it may have.
+    ClientFull = 40, Refused, "client-full";
 }
 
 /// Elements of the `REASONS` map.

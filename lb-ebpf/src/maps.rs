@@ -75,7 +75,7 @@ static PATHS: Array<Path, MAX_BACKENDS> = Array::new();
 #[btf_map]
 static REPORTED: PerCpuArray<u64, 1> = PerCpuArray::new();
 #[btf_map]
-static LIMITS: Array<Limits, MAX_SERVICES> = Array::new();
+static LIMITS: Array<Limits, MAX_SERVICES, MMAPABLE> = Array::new();
 #[btf_map]
 static ACCESS: LpmTrie<AccessKey, u32, MAX_RULES> = LpmTrie::new();
 #[btf_map]
@@ -314,6 +314,12 @@ impl Tables for Kernel {
             return false;
         }
         true
+    }
+
+    #[inline(always)]
+    fn join(&self, element: u32) -> u64 {
+        // SAFETY: a live array element.
+        OCCUPANCY.get_ptr_mut(element).map_or(0, |o| fetch_add(unsafe { &raw mut (*o).connections }, 1))
     }
 
     #[inline(always)]

@@ -1,7 +1,7 @@
 //! Which backend a new flow goes to.
 //!
-//! `balance` asks [`Tables::pick`] once the record tells of the client. What comes back has a place held at the backend and at the
-//! service (`occupancy`). In the kernel [`pick`], [`least`] and [`is_member`] are global functions, which the verifier follows once
+//! `balance` asks [`Tables::pick`] once the record tells of the client. What comes back has a place held at the backend, at the
+//! service, and for the client (`occupancy`). In the kernel [`pick`], [`least`] and [`is_member`] are global functions, which the verifier follows once
 //! for all callers, with numbers as arguments only.
 
 use lb_common::{
@@ -14,7 +14,7 @@ use lb_common::{
     service::Service,
 };
 
-use crate::{persistence, tables::Tables};
+use crate::{occupancy, persistence, tables::Tables};
 
 /// Slots of the ring looked at before the members are gone through: one, unless backends are full.
 const TRIES: u32 = 4;
@@ -91,7 +91,8 @@ pub fn pick<T: Tables>(slot: u32, ring: &Ring, t: &T) -> Result<u32, Reason> {
         return Err(Reason::ServiceFull);
     }
     let picked = match t.flow(slot) {
-        Some(f) => kept_or_scheduled(f, ring, t),
+        Some(f) if !occupancy::hold_client(f, t) => Err(Reason::ClientFull),
+        Some(f) => kept_or_scheduled(f, ring, t).inspect_err(|_| occupancy::leave_client(f, t)),
         None => Err(Reason::BackendMissing),
     };
     if picked.is_err() {

@@ -140,7 +140,7 @@ fn refuse<T: Tables>(service: &Service, ip: &Ip, reason: Reason, t: &T) -> Plan 
             Reason::SnatPortsExhausted => s.ports_exhausted += 1,
             Reason::FlowTableFull => s.table_full += 1,
             Reason::AccessRefused => s.denied += 1,
-            Reason::ClientRate => s.limited += 1,
+            Reason::ClientRate | Reason::ClientFull => s.limited += 1,
             _ => {}
         }
     }

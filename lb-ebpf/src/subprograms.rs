@@ -129,6 +129,8 @@ const NONE: u64 = 1 << 32;
 const SERVICE_FULL: u64 = 2 << 32;
 /// Every backend has.
 const BACKENDS_FULL: u64 = 3 << 32;
+/// The client has.
+const CLIENT_FULL: u64 = 4 << 32;
 
 /// [`schedule::pick`].
 #[inline(always)]
@@ -137,6 +139,7 @@ pub fn pick(slot: u32, ring: &Ring) -> Result<u32, Reason> {
     match viplb_pick(slot, slots, how, persistence) {
         SERVICE_FULL => Err(Reason::ServiceFull),
         BACKENDS_FULL => Err(Reason::BackendsFull),
+        CLIENT_FULL => Err(Reason::ClientFull),
         NONE => Err(Reason::BackendMissing),
         backend => Ok(backend as u32),
     }
@@ -158,6 +161,7 @@ extern "C" fn viplb_pick(slot: u32, slots: u64, how: u64, persistence: u64) -> u
         Ok(backend) => u64::from(backend),
         Err(Reason::ServiceFull) => SERVICE_FULL,
         Err(Reason::BackendsFull) => BACKENDS_FULL,
+        Err(Reason::ClientFull) => CLIENT_FULL,
         Err(_) => NONE,
     }
 }

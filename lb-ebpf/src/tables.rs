@@ -67,6 +67,8 @@ pub trait Tables {
     fn occupancy(&self, element: u32) -> Option<Occupancy>;
     /// Counts one more there, unless it is full; whether it did.
     fn occupy(&self, element: u32) -> bool;
+    /// Counts one more there whatever the limit, and gives the former number (as a signed one it may be below zero for a moment).
+    fn join(&self, element: u32) -> u64;
     /// Counts one less.
     fn leave(&self, element: u32);
     /// Clears a flow's [`COUNTED`](lb_common::flow::COUNTED) in one step; whether it was set.

@@ -433,6 +433,13 @@ impl Tables for Memory {
         !o.is_full()
     }
 
+    fn join(&self, element: u32) -> u64 {
+        let Some(cell) = self.occupancy.get(element as usize) else { return 0 };
+        let o = cell.get();
+        cell.set(Occupancy { connections: o.connections.wrapping_add(1), ..o });
+        o.connections
+    }
+
     fn leave(&self, element: u32) {
         if let Some(cell) = self.occupancy.get(element as usize) {
             let o = cell.get();

@@ -139,7 +139,7 @@ fn a_node_without_room_for_flows_refuses_and_says_so_and_what_is_open_goes_on() 
 
 #[test]
 fn clients_that_are_not_allowed_or_too_fast_are_refused_and_others_are_not() {
-    let Some((mut hosts, _servers)) = cluster("access", &[3306, 3307, 3308]) else { return };
+    let Some((mut hosts, _servers)) = cluster("access", &[3306, 3307, 3308, 3309]) else { return };
     hosts.plug("c2", "eth0", &["172.18.1.100/16"], "x");
     let config = VRRP.to_owned()
         + &service(
@@ -148,10 +148,11 @@ fn clients_that_are_not_allowed_or_too_fast_are_refused_and_others_are_not() {
             "allow = [\"172.18.0.0/16\"]\ndeny = [\"172.18.1.0/24\"]\ndeny_action = \"reset\"",
         )
         + &service("slow", 3307, "client_limit = { rate = \"1/m\", burst = 2 }")
-        + &service("open", 3308, "");
+        + &service("open", 3308, "")
+        + &service("few", 3309, "client_limit = { connections = 2 }");
     let daemon = hosts.start("n1", &config);
     daemon.wait_master();
-    for name in ["db", "slow", "open"] {
+    for name in ["db", "slow", "open", "few"] {
         daemon.wait_up(name, 1);
     }
     let connect = |from: &str, port: u16| {
@@ -168,6 +169,12 @@ fn clients_that_are_not_allowed_or_too_fast_are_refused_and_others_are_not() {
     for talk in &mut held {
         talk.exchange(10_000).expect("an open connection goes on");
     }
+    let mut held = vec![connect("c", 3309).unwrap(), connect("c", 3309).unwrap()];
+    assert_eq!(connect("c", 3309).err(), refused, "more than it may have");
+    connect("c2", 3309).expect("another client");
+    held.pop();
+    held.iter_mut().for_each(|talk| talk.exchange(10_000).expect("an open connection goes on"));
+    wait_until("one that has ended makes room", LIMIT, || connect("c", 3309).is_ok());
     wait_until("the status tells", LIMIT, || {
         counted(&daemon, "db").denied == 1 && counted(&daemon, "slow").limited == 1
     });

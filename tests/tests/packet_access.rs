@@ -1,4 +1,4 @@
-//! Who may open connections to a service, and how fast.
+//! Who may open connections to a service, how fast, and how many.
 
 use std::net::IpAddr;
 
@@ -12,7 +12,7 @@ use lb_tests::{
     packets::{Datagram, Family, Segment, seen, world},
     pair::Pair,
 };
-use lb_userspace::datapath::{access::Access, tables::Desired};
+use lb_userspace::datapath::{access::Access, counters, tables::Desired};
 
 fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
@@ -92,6 +92,51 @@ fn a_datagram_is_refused_in_silence() {
     assert_eq!(p.host.services.keys().next().expect("a service").proto, PROTO_UDP);
     let out = p.receive(&Datagram::of(Family::V4, 40_000).frame());
     assert_eq!((out.reason, out.action), (Reason::AccessRefused, Action::Drop));
+}
+
+#[test]
+fn a_client_with_as_many_connections_as_it_may_have_is_refused_until_one_has_ended() {
+    let mut desired = world(1);
+    let limits = Limits { connections: 2, prefix_v4: 96 + 24, prefix_v6: 64, ..Limits::default() };
+    desired.access = vec![Access { limits, ..Access::default() }];
+    let mut p = Pair::new(&desired);
+    p.establish(40_000);
+    for (i, (from, reason)) in [
+        ("172.18.0.101", Reason::NewFlow),
+        ("172.18.0.102", Reason::ClientFull),
+        ("172.18.1.100", Reason::NewFlow),
+        ("172.18.0.103", Reason::ClientFull),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        assert_eq!(syn(&mut p, Family::V4, from, 41_000 + i as u16), reason, "{i}: {from}");
+    }
+    let counters = p.host.service_counters(0);
+    assert_eq!((counters.limited, counters.refused, counters.flows), (2, 2, 3));
+    let reset = Segment { seq: 1001, rst: true, ..Segment::from_client(40_000) };
+    assert_eq!(p.receive(&reset.frame()).reason, Reason::Forwarded);
+    assert_eq!(syn(&mut p, Family::V4, "172.18.0.104", 41_004), Reason::NewFlow, "one has ended");
+    assert_eq!(syn(&mut p, Family::V4, "172.18.0.105", 41_005), Reason::ClientFull);
+}
+
+#[test]
+fn a_limit_on_clients_that_is_new_counts_those_that_are_connected_by_the_collectors_next_pass() {
+    let mut p = Pair::new(&world(1));
+    p.establish(40_000);
+    p.establish(40_001);
+    let mut desired = world(1);
+    let limits = Limits { connections: 2, prefix_v4: 128, prefix_v6: 64, ..Limits::default() };
+    desired.access = vec![Access { limits, ..Access::default() }];
+    p.publish(&desired);
+    let d = p.kernel();
+    let all = d.collector.records();
+    d.collector.sweep(d.tables.maps(), 0, all).expect("a pass");
+    let frame = Segment::syn(40_002).frame();
+    let (verdict, _) = p.kernel().test_run(false, &frame).expect("a run");
+    assert_eq!(verdict, 7, "the refusal goes back");
+    let refused = counters::service(p.kernel().tables.maps(), 0).expect("counters");
+    assert_eq!((refused.limited, refused.flows), (1, 2));
 }
 
 #[test]

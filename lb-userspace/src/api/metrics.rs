@@ -229,7 +229,11 @@ fn services(out: &mut Text, all: &[Service]) {
         &|v| v.denied,
     );
     family(
-        ("viplb_service_limited_total", "counter", "Refused connections of clients that were too fast."),
+        (
+            "viplb_service_limited_total",
+            "counter",
+            "Refused connections of clients that were too fast or had too many.",
+        ),
         &|v| v.limited,
     );
     family(

@@ -327,7 +327,7 @@ pub struct Service {
     /// New connections that `allow` and `deny` kept out, told (then in `refused` too) or not.
     #[serde(default)]
     pub denied: u64,
-    /// Of `refused`: the client was faster than `client_limit`.
+    /// Of `refused`: the client was faster than `client_limit`, or had as many as it may have.
     #[serde(default)]
     pub limited: u64,
     /// Packets of both directions.

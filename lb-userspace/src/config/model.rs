@@ -18,7 +18,7 @@ use std::{
 };
 
 pub use super::address::Listen;
-pub use access::{Access, ClientLimit, DenyAction, Prefix};
+pub use access::{Access, ClientLimit, DenyAction, Prefix, Rate};
 pub use check::{
     AgentCheck, Check, CheckKind, DnsCheck, Donor, Failback, Galera, GaleraCheck, HttpCheck, MysqlLogin,
     Role, ScriptCheck, Tls, UdpCheck,

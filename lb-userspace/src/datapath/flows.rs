@@ -101,7 +101,7 @@ impl Collector {
 
     /// Puts the counts of connections right that a killed daemon has left; gives how many were wrong.
     pub fn recount(&self) -> usize {
-        self.counts.recount(|| (0..self.records.capacity()).map(|slot| self.records.read(slot)).collect())
+        self.counts.recount(|| self.records.all())
     }
 
     /// Has every flow count for the service and the backend that it belongs to in `desired`, whatever numbers they had in the file of
@@ -174,6 +174,8 @@ impl Collector {
 
     fn finish_pass(&mut self) {
         self.next = 0;
+        let records = &self.records;
+        self.counts.follow_limits(|| records.all());
         self.used = std::mem::take(&mut self.used_in_pass);
     }
 
@@ -296,6 +298,10 @@ struct Records(Mapped<Flow>);
 impl Records {
     fn capacity(&self) -> u32 {
         self.0.len()
+    }
+
+    fn all(&self) -> Vec<Flow> {
+        (0..self.capacity()).map(|slot| self.read(slot)).collect()
     }
 
     fn at(&self, slot: u32) -> *mut Flow {

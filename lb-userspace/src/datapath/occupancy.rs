@@ -4,9 +4,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::Result;
 use lb_common::{
+    access::{Limits, PaceKey},
     flow::{Flow, Stage},
-    maps as names,
-    occupancy::{ELEMENTS, Occupancy, of_service},
+    maps::{self as names, MAX_SERVICES},
+    occupancy::{ELEMENTS, Occupancy, of_client, of_service},
 };
 
 use super::{mapped::Mapped, pins::Pins};
@@ -14,32 +15,73 @@ use super::{mapped::Mapped, pins::Pins};
 /// How often a recount is tried while connections come and go.
 const RECOUNTS: u32 = 8;
 
-/// The `OCCUPANCY` map.
-pub(super) struct Counts(Mapped<Occupancy>);
+/// The maps `OCCUPANCY` and `LIMITS`: which clients of services are counted at all, the programs and this process read in the
+/// same place.
+pub(super) struct Counts {
+    occupancy: Mapped<Occupancy>,
+    limits: Mapped<Limits>,
+    /// By what limits clients were counted at the last recount.
+    counted_by: Vec<ClientsBy>,
+}
+
+/// Whether a service's clients are counted, and what makes a client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct ClientsBy(bool, u8, u8);
 
 impl Counts {
     /// Maps it into memory.
     pub(super) fn open(pins: &Pins) -> Result<Self> {
-        Ok(Self(Mapped::open(pins, names::OCCUPANCY, ELEMENTS as u32)?))
+        let occupancy = Mapped::open(pins, names::OCCUPANCY, ELEMENTS as u32)?;
+        let limits = Mapped::open(pins, names::LIMITS, MAX_SERVICES as u32)?;
+        let mut counts = Self { occupancy, limits, counted_by: Vec::new() };
+        counts.counted_by = counts.clients_by();
+        Ok(counts)
+    }
+
+    fn limits(&self, service: u32) -> Limits {
+        // SAFETY: a live element; volatile because it is written through the map as well, word by word.
+        self.limits.element(service).map_or_else(Limits::default, |at| unsafe { at.read_volatile() })
+    }
+
+    fn clients_by(&self) -> Vec<ClientsBy> {
+        let of = |limits: Limits| ClientsBy(limits.connections != 0, limits.prefix_v4, limits.prefix_v6);
+        (0..MAX_SERVICES as u32).map(|service| of(self.limits(service))).collect()
+    }
+
+    /// What a flow counts for.
+    fn elements(&self, flow: &Flow) -> impl Iterator<Item = u32> + use<> {
+        let limits = self.limits(flow.service);
+        let client = || of_client(&PaceKey::new(flow.service, &flow.client, &limits));
+        let client = (limits.connections != 0).then(client);
+        [flow.backend_id, of_service(flow.service)].into_iter().chain(client.into_iter().flatten())
+    }
+
+    /// Counts clients anew where a service counts others than before.
+    pub(super) fn follow_limits(&mut self, flows: impl Fn() -> Vec<Flow>) {
+        let now = self.clients_by();
+        if now != self.counted_by {
+            self.recount(flows);
+            self.counted_by = now;
+        }
     }
 
     /// Connections of a backend or service.
     pub(super) fn of(&self, element: u32) -> u64 {
-        let Some(at) = self.0.element(element) else { return 0 };
+        let Some(at) = self.occupancy.element(element) else { return 0 };
         // SAFETY: a live element; volatile because programs write it.
         unsafe { at.read_volatile() }.open()
     }
 
     /// Says how many there may be; 0: any number.
     pub(super) fn set_limit(&self, element: u32, limit: u64) {
-        if let Some(at) = self.0.element(element) {
+        if let Some(at) = self.occupancy.element(element) {
             // SAFETY: a live element, whose limit this process alone writes.
             unsafe { (&raw mut (*at).limit).write_volatile(limit) };
         }
     }
 
     fn add(&self, element: u32, more: i64) {
-        if let Some(at) = self.0.element(element) {
+        if let Some(at) = self.occupancy.element(element) {
             // SAFETY: a live element of aligned words, which everybody counts on as an atomic.
             let count = unsafe { AtomicU64::from_ptr(&raw mut (*at).connections) };
             count.fetch_add(more as u64, Ordering::Relaxed);
@@ -58,8 +100,7 @@ impl Counts {
             (word.fetch_and(Flow::UNMARKED, Ordering::AcqRel) & !Flow::UNMARKED != 0, record.read_volatile())
         };
         if marked {
-            self.add(flow.backend_id, -1);
-            self.add(of_service(flow.service), -1);
+            self.elements(&flow).for_each(|element| self.add(element, -1));
         }
         marked
     }
@@ -80,8 +121,7 @@ impl Counts {
                 .fetch_or(!Flow::UNMARKED, Ordering::AcqRel);
             record.read_volatile()
         };
-        self.add(flow.backend_id, 1);
-        self.add(of_service(flow.service), 1);
+        self.elements(&flow).for_each(|element| self.add(element, 1));
         if flow.has_ended() {
             // SAFETY: by contract.
             unsafe { self.release(record) };
@@ -110,7 +150,7 @@ impl Counts {
     fn differences(&self, flows: &[Flow]) -> Vec<(u64, i64)> {
         let mut found = vec![0i64; ELEMENTS];
         for f in flows.iter().filter(|f| f.stage() != Stage::Free && f.is_counted()) {
-            for element in [f.backend_id, of_service(f.service)] {
+            for element in self.elements(f) {
                 if let Some(n) = found.get_mut(element as usize) {
                     *n += 1;
                 }
@@ -118,7 +158,7 @@ impl Counts {
         }
         let of = |(i, found): (u32, i64)| {
             // SAFETY: a live element; volatile because programs write it.
-            let count = self.0.element(i).map_or(0, |at| unsafe { at.read_volatile() }.connections);
+            let count = self.occupancy.element(i).map_or(0, |at| unsafe { at.read_volatile() }.connections);
             (count, found - count as i64)
         };
         (0..).zip(found).map(of).collect()

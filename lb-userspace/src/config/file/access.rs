@@ -4,6 +4,7 @@ use std::{net::IpAddr, ops::RangeInclusive};
 
 use toml::{Spanned, de::DeTable};
 
+use super::choice::MOST_CONNECTIONS;
 use crate::config::{
     diagnostic::Report,
     model::{DenyAction, Prefix},
@@ -27,6 +28,8 @@ pub struct ClientLimit {
     pub rate: Field<(u32, u32)>,
     /// `burst`.
     pub burst: Field<u32>,
+    /// `connections`.
+    pub connections: Field<u32>,
     /// `prefix_v4`.
     pub prefix_v4: Field<u8>,
     /// `prefix_v6`.
@@ -49,10 +52,13 @@ pub fn read_limit(service: &str, table: &Spanned<&DeTable<'_>>, report: &mut Rep
     let limit = ClientLimit {
         rate: r.parsed("rate", parse_rate),
         burst: r.integer("burst", 1..=1_000_000),
+        connections: r.integer("connections", 1..=MOST_CONNECTIONS),
         prefix_v4: r.integer("prefix_v4", 0..=32),
         prefix_v6: r.integer("prefix_v6", 0..=128),
     };
-    r.require("rate", &limit.rate, "rate = \"100/s\"");
+    if limit.connections.is_absent() {
+        r.require("rate", &limit.rate, "rate = \"100/s\"");
+    }
     r.finish();
     limit
 }

@@ -51,19 +51,28 @@ pub struct Access {
     pub deny: Vec<Prefix>,
     /// What they are told.
     pub deny_action: DenyAction,
-    /// How fast each client may open connections.
+    /// How fast each client may open connections, and how many it may have.
     pub client_limit: Option<ClientLimit>,
 }
 
-/// `client_limit` of a service.
+/// `rate` and `burst` of `client_limit`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ClientLimit {
+pub struct Rate {
     /// Connections …
     pub count: u32,
     /// … in so many seconds.
     pub seconds: u32,
     /// At once. Default: as many as in one second, at least one.
     pub burst: u32,
+}
+
+/// `client_limit` of a service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ClientLimit {
+    /// How fast; default: as fast as it likes.
+    pub rate: Option<Rate>,
+    /// At a time; 0, the default: any number.
+    pub connections: u32,
     /// Bits of an IPv4 address that make one client. Default 32.
     pub prefix_v4: u8,
     /// Of an IPv6 address. Default 64.

@@ -5,11 +5,30 @@ use toml::Spanned;
 use super::{Resolver, or};
 use crate::config::{
     file,
-    model::{Access, ClientLimit, DenyAction, Prefix},
+    model::{Access, ClientLimit, DenyAction, Prefix, Rate},
     reader::Field,
 };
 
 impl Resolver<'_, '_> {
+    fn client_limit(&mut self, limit: &file::access::ClientLimit) -> ClientLimit {
+        if let Some(burst) = limit.burst.given()
+            && limit.rate.is_absent()
+        {
+            self.warning(burst.span(), "`burst` has no use without `rate`", "remove it, or say how fast");
+        }
+        let rate = limit.rate.value().map(|&(count, seconds)| Rate {
+            count,
+            seconds,
+            burst: or(&limit.burst, (count / seconds).max(1)),
+        });
+        ClientLimit {
+            rate,
+            connections: or(&limit.connections, 0),
+            prefix_v4: or(&limit.prefix_v4, 32),
+            prefix_v6: or(&limit.prefix_v6, 64),
+        }
+    }
+
     pub(super) fn access(&mut self, s: &file::Service) -> Access {
         let keys = &s.access;
         let list = |field: &Field<Vec<Spanned<Prefix>>>| field.value().cloned().unwrap_or_default();
@@ -43,16 +62,7 @@ impl Resolver<'_, '_> {
             allow: bare(allow),
             deny: bare(deny),
             deny_action: or(&keys.deny_action, DenyAction::Drop),
-            client_limit: s.client_limit.value().and_then(|limit| {
-                let (count, seconds) = *limit.rate.value()?;
-                Some(ClientLimit {
-                    count,
-                    seconds,
-                    burst: or(&limit.burst, (count / seconds).max(1)),
-                    prefix_v4: or(&limit.prefix_v4, 32),
-                    prefix_v6: or(&limit.prefix_v6, 64),
-                })
-            }),
+            client_limit: s.client_limit.value().map(|limit| self.client_limit(limit)),
         }
     }
 }

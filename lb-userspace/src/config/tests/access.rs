@@ -1,7 +1,7 @@
 //! Who may connect to a service, and how fast.
 
 use super::*;
-use crate::config::model::{Access, DenyAction};
+use crate::config::model::{Access, DenyAction, Rate};
 
 /// A good file whose service has these further lines.
 fn with(service: &str) -> String {
@@ -45,16 +45,22 @@ fn prefixes_that_are_none_or_contradict_each_other_are_refused() {
 }
 
 #[test]
-fn a_clients_limit_is_a_rate_with_defaults_for_the_rest() {
+fn a_clients_limit_is_a_rate_or_a_number_with_defaults_for_the_rest() {
     let limit = |text: &str| access(&format!("client_limit = {{ {text} }}")).client_limit.expect("a limit");
     let l = limit("rate = \"100/s\"");
-    assert_eq!((l.count, l.seconds, l.burst, l.prefix_v4, l.prefix_v6), (100, 1, 100, 32, 64));
+    let rate = |count, seconds, burst| Some(Rate { count, seconds, burst });
+    assert_eq!((l.rate, l.connections, l.prefix_v4, l.prefix_v6), (rate(100, 1, 100), 0, 32, 64));
     let l = limit("rate = \"30/m\", burst = 5, prefix_v4 = 24, prefix_v6 = 56");
-    assert_eq!((l.count, l.seconds, l.burst, l.prefix_v4, l.prefix_v6), (30, 60, 5, 24, 56));
-    assert_eq!(limit("rate = \"30/m\"").burst, 1);
+    assert_eq!((l.rate, l.prefix_v4, l.prefix_v6), (rate(30, 60, 5), 24, 56));
+    assert_eq!(limit("rate = \"30/m\"").rate, rate(30, 60, 1));
+    let l = limit("connections = 20, prefix_v4 = 0");
+    assert_eq!((l.rate, l.connections, l.prefix_v4), (None, 20, 0));
     for rate in ["100", "0/s", "100/h", "2000000/s", "x/s"] {
         assert!(refusal(&format!("client_limit = {{ rate = \"{rate}\" }}")).contains("is no rate"), "{rate}");
     }
     assert!(refusal("client_limit = { burst = 3 }").contains("`rate` is missing"));
+    assert!(refusal("client_limit = { connections = 0 }").contains("must be 1 to"));
+    let idle = good(&with("client_limit = { connections = 3, burst = 2 }")).warnings.to_string();
+    assert!(idle.contains("`burst` has no use without `rate`"), "{idle}");
     assert!(refusal("client_limit = { rate = \"1/s\", prefix_v4 = 33 }").contains("must be 0 to 32"));
 }

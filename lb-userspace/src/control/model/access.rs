@@ -26,10 +26,11 @@ pub(super) fn desired(config: &Access) -> access::Access {
 }
 
 fn limits(limit: &ClientLimit) -> Limits {
-    let interval = SECOND_NS * u64::from(limit.seconds) / u64::from(limit.count);
+    let interval = limit.rate.map_or(0, |rate| SECOND_NS * u64::from(rate.seconds) / u64::from(rate.count));
     Limits {
         interval,
-        ahead: interval * u64::from(limit.burst - 1),
+        ahead: limit.rate.map_or(0, |rate| interval * u64::from(rate.burst - 1)),
+        connections: limit.connections,
         prefix_v4: 96 + limit.prefix_v4,
         prefix_v6: limit.prefix_v6,
         ..Limits::default()
@@ -39,6 +40,7 @@ fn limits(limit: &ClientLimit) -> Limits {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::model::Rate;
 
     #[test]
     fn an_allow_list_denies_everybody_else_and_a_deny_list_alone_nobody_else() {
@@ -53,9 +55,10 @@ mod tests {
 
     #[test]
     fn a_rate_is_a_pace_and_what_may_come_at_once() {
-        let limit = ClientLimit { count: 30, seconds: 60, burst: 3, prefix_v4: 24, prefix_v6: 64 };
+        let rate = Some(Rate { count: 30, seconds: 60, burst: 3 });
+        let limit = ClientLimit { rate, connections: 7, prefix_v4: 24, prefix_v6: 64 };
         let l = limits(&limit);
         assert_eq!((l.interval, l.ahead), (2 * SECOND_NS, 4 * SECOND_NS));
-        assert_eq!((l.prefix_v4, l.prefix_v6), (120, 64));
+        assert_eq!((l.prefix_v4, l.prefix_v6, l.connections), (120, 64, 7));
     }
 }

@@ -20,7 +20,7 @@ use crate::packets::{LO, PORT, REPLY_MAC};
 
 /// Backends of a service, as many as its ring has places.
 const RING: u32 = 256;
-/// New flows of a batch: as many as there are places for half-open ones, so that none throws another out.
+/// New flows of a batch: fewer than there are places for half-open ones, so that none throws another out.
 const NEW: u32 = 16_384;
 const VIP: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
 const ELSEWHERE: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 2);
