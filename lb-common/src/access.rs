@@ -58,10 +58,12 @@ pub struct Limits {
     pub prefix_v4: u8,
     /// Likewise of IPv6.
     pub prefix_v6: u8,
+    /// Non-zero: what a backend does not take goes to another (`redispatch`).
+    pub redispatch: u8,
     /// Zero.
-    pub pad: [u8; 6],
+    pub pad: [u8; 5],
 }
-layout!(Limits = 32: interval, ahead, rules, connections, prefix_v4, prefix_v6, pad);
+layout!(Limits = 32: interval, ahead, rules, connections, prefix_v4, prefix_v6, redispatch, pad);
 
 /// A client of a service.
 #[repr(C)]

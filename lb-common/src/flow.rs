@@ -100,7 +100,7 @@ pub struct Flow {
     pub proto: u8,
     /// A [`Stage`].
     pub stage: u8,
-    /// [`FIN_CLIENT`], [`FIN_BACKEND`], [`ASKED`], [`TIMED`], [`REPLICATED`].
+    /// [`FIN_CLIENT`], [`FIN_BACKEND`], [`RETRIED`], [`MISSED`], [`ASKED`], [`TIMED`], [`REPLICATED`].
     pub flags: u8,
     /// A [`Mode`], and [`COUNTED`].
     pub mode: u8,
@@ -122,6 +122,11 @@ pub const COUNTED: u8 = 1 << 7;
 pub const FIN_CLIENT: u8 = 1;
 /// The backend has sent FIN.
 pub const FIN_BACKEND: u8 = 2;
+
+/// Another backend did not take the same connection before (`redispatch`).
+pub const RETRIED: u8 = 1 << 2;
+/// Its backend left the client's SYN unanswered or refused it, and that is counted.
+pub const MISSED: u8 = 1 << 3;
 
 /// The client has asked, and its answer is waited for (`latency`): [`Flow::seen`] stays what it was then.
 pub const ASKED: u8 = 1 << 4;

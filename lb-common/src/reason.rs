@@ -128,6 +128,10 @@ reasons! {
     ClientRate = 39, Refused, "client-rate";
     /// The client has as many connections to the service as it may have.
     ClientFull = 40, Refused, "client-full";
+    /// A backend refused a connection; the client is not told, and the SYN that it repeats goes to another backend.
+    RefusalWithheld = 41, Dropped, "refusal-withheld";
+    /// A SYN that the client repeated, to another backend than the one that did not take it.
+    Redispatched = 42, Forwarded, "redispatched";
 }
 
 /// Elements of the `REASONS` map.

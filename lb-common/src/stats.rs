@@ -41,14 +41,18 @@ layout!(ServiceStats = 88: flows, refused, displaced, ports_exhausted, table_ful
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct BackendStats {
-    /// New flows.
+    /// New flows, those that another backend did not take among them.
     pub flows: u64,
+    /// Of these: it did not answer the client's SYN before the client repeated that.
+    pub unanswered: u64,
+    /// Of these: it, or somebody on the way to it, answered by RST or by an ICMP error.
+    pub refusing: u64,
     /// Client to backend.
     pub forward: Traffic,
     /// Backend to client.
     pub reverse: Traffic,
 }
-layout!(BackendStats = 40: flows, forward, reverse);
+layout!(BackendStats = 56: flows, unanswered, refusing, forward, reverse);
 
 impl Traffic {
     /// Counts one packet.
@@ -83,6 +87,8 @@ impl BackendStats {
     /// Adds another CPU's copy.
     pub fn add(&mut self, o: &Self) {
         self.flows += o.flows;
+        self.unanswered += o.unanswered;
+        self.refusing += o.refusing;
         self.forward.add(&o.forward);
         self.reverse.add(&o.reverse);
     }

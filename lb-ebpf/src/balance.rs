@@ -3,7 +3,7 @@
 use lb_common::{
     addr::{PROTO_UDP, Port},
     checksum::{delta, sum_addr, sum2},
-    flow::{COUNTED, FORWARD, Flow, FlowRef, REVERSE, Stage},
+    flow::{COUNTED, FORWARD, Flow, FlowRef, RETRIED, REVERSE, Stage},
     reason::Reason,
     service::{Backend, Service},
 };
@@ -17,9 +17,10 @@ use crate::{
     tables::{InsertError, Tables},
 };
 
-/// Opens a flow for a SYN or a datagram and gives its slot.
+/// Opens a flow for a SYN or a datagram and gives its slot. `avoid` is one more than the number of the backend that did not take
+/// the same connection before, 0 for a new one.
 #[inline(always)]
-pub fn open<T: Tables>(ip: &Ip, service: &Service, t: &T, at: &Arrival) -> Result<u32, Reason> {
+pub fn open<T: Tables>(ip: &Ip, service: &Service, avoid: u32, t: &T, at: &Arrival) -> Result<u32, Reason> {
     if service.ring_len == 0 {
         return Err(Reason::NoBackend);
     }
@@ -29,10 +30,12 @@ pub fn open<T: Tables>(ip: &Ip, service: &Service, t: &T, at: &Arrival) -> Resul
     }
     let place = half_open::take(t)?;
     // What was thrown out must be gone before the record is filled anew, and its keys off the stack.
-    t.flow(place.slot).ok_or(Reason::FlowTableFull)?.place = place.index as u16;
+    let f = t.flow(place.slot).ok_or(Reason::FlowTableFull)?;
+    f.place = place.index as u16;
+    f.flags = if avoid == 0 { 0 } else { RETRIED };
     fill(ip, service, place.slot, t, at);
     // From here and not from `enter`, below which there is no stack for it.
-    let picked = t.pick(place.slot, &Ring::of(service));
+    let picked = t.pick(place.slot, &Ring { avoid, ..Ring::of(service) });
     let refused = picked.err().unwrap_or(Reason::NewFlow);
     let slot = enter(ip, place.slot, picked.unwrap_or(0), refused, t)?;
     if let Some(f) = t.flow(slot) {
@@ -64,7 +67,8 @@ fn enter<T: Tables>(ip: &Ip, slot: u32, id: u32, refused: Reason, t: &T) -> Resu
     half_open::release(f.place.into(), slot, f.generation, t);
     entered?;
     if let Some(s) = t.service_stats(f.service) {
-        s.flows += 1;
+        // To the client it is one connection.
+        s.flows += u64::from(f.flags & RETRIED == 0);
         s.forward.count(u64::from(ip.length));
     }
     if let Some(b) = t.backend_stats(f.backend_id) {
@@ -94,7 +98,6 @@ fn fill<T: Tables>(ip: &Ip, service: &Service, slot: u32, t: &T, at: &Arrival) {
     f.generation = f.generation.wrapping_add(1);
     f.proto = ip.key.proto;
     f.mode = 0;
-    f.flags = 0;
     f.pool = 0;
     f.stage = if ip.key.proto == PROTO_UDP { Stage::OneWay } else { Stage::SynSent } as u8;
 }

@@ -13,11 +13,12 @@ use crate::{
     packet::{Arrival, Packet},
     parse::{Ip, Payload, Tcp, flag},
     plan::Plan,
+    redispatch,
     tables::Tables,
 };
 
-/// The plan for a packet of a known flow; undecided if there is no such flow, or if the packet opens a new connection
-/// where an old one has ended.
+/// The plan for a packet of a known flow; undecided if there is no such flow, if the packet opens a new connection where an old
+/// one has ended, or if it is to open the same one with another backend (`redispatch`).
 #[inline(always)]
 pub fn known<P: Packet, T: Tables>(ip: &Ip, p: &P, t: &T, at: &Arrival) -> Plan {
     known_if(ip, p, t, at, |_, _| true)
@@ -48,20 +49,25 @@ pub fn known_if<P: Packet, T: Tables>(
     if !matches!(right, Right::Owner | Right::Delegate) {
         return ownership::instead(right, ip, f.router, t, at);
     }
-    if tcp.opens() && r.direction == FORWARD && begins_anew(f, tcp) {
+    if tcp.opens() && r.direction == FORWARD && (begins_anew(f, tcp) || redispatch::is_left(f, r.slot, at, t))
+    {
+        let left = redispatch::left_by(f, tcp);
         if f.place != 0 {
             half_open::abandon(f, r.slot, t);
         } else {
             retire(f, r.slot, t);
             flow_event::tell(r.slot, f.generation, t);
         }
-        return Plan::undecided();
+        return Plan { slot: left, ..Plan::undecided() };
     }
     if ip.ttl <= 1 {
         return Plan::drop(Reason::TtlExpired);
     }
     if !ready(f, r.direction) {
         return Plan::undecided();
+    }
+    if r.direction == REVERSE && redispatch::is_refusal(f, tcp) && t.missed(r.slot, true) {
+        return Plan::drop(Reason::RefusalWithheld);
     }
     let before = flow_event::mark(f);
     if f.place != 0

@@ -21,7 +21,7 @@ use crate::{
     packet::{Arrival, Packet},
     parse::{self, Ip, L3, L4, Payload, flag},
     plan::{Action, Plan, Step, Verdict},
-    report,
+    redispatch, report,
     tables::Tables,
     translate, tunnel,
 };
@@ -105,12 +105,13 @@ pub fn handle<P: Packet, T: Tables>(p: &mut P, t: &T, at: &Arrival) -> Result<Ve
         return Err(report::too_big(p, obstacle));
     }
     if plan.step == Step::Undecided {
+        redispatch::hand_on(p, &plan);
         return Err(Tail::Rest);
     }
     if plan.reason == Reason::TtlExpired {
         return Err(report::expired(p));
     }
-    if plan.step == Step::Drop || plan.reason == Reason::NewFlow {
+    if plan.step == Step::Drop || matches!(plan.reason, Reason::NewFlow | Reason::Redispatched) {
         capture::offer(p, t, plan.reason, at, false);
     }
     plan.v6 = ip.v6;
@@ -123,9 +124,11 @@ pub fn handle<P: Packet, T: Tables>(p: &mut P, t: &T, at: &Arrival) -> Result<Ve
 #[inline(always)]
 fn decided<T: Tables>([slot, reason]: [u32; 2], t: &T) -> Plan {
     const NEW: u32 = Reason::NewFlow as u32;
+    const AGAIN: u32 = Reason::Redispatched as u32;
     const ERROR: u32 = Reason::ErrorForwarded as u32;
     let reason = match reason {
         NEW => Reason::NewFlow,
+        AGAIN => Reason::Redispatched,
         ERROR => Reason::ErrorForwarded,
         _ => Reason::Forwarded,
     };

@@ -63,7 +63,8 @@ pub fn forward<P: Packet, T: Tables, H: Hops>(
     if p.delivery() == Delivery::Other && virtual_mac::is_for(p, t, frame, &ip.key.dst) {
         p.take_in();
     }
-    if frame != Frame::Ip || p.delivery() != Delivery::Host {
+    // A SYN may open a flow, or open one anew: TC has more to say to it than to send it on.
+    if frame != Frame::Ip || p.delivery() != Delivery::Host || ip.tcp.opens() {
         return Err(Left::NotKnown);
     }
     let mut hop = Err(Left::NotKnown);

@@ -25,7 +25,7 @@ use crate::{
     packet::{Arrival, Checksum, Packet},
     parse::{self, Ip, L3, L4, L4_V6, Payload, flag},
     plan::{Action, Plan, Step, Verdict},
-    report, service,
+    redispatch, report, service,
     tables::Tables,
 };
 
@@ -58,6 +58,7 @@ pub fn handle<P: Packet, T: Tables>(p: &mut P, t: &T, at: &Arrival) -> Result<Ve
     let mut plan =
         if chain.offset != 0 { following(&ip, &chain, p, t, at) } else { conntrack::known(&ip, p, t, at) };
     if plan.step == Step::Undecided {
+        redispatch::hand_on(p, &plan);
         return Err(Tail::OpeningFragments);
     }
     if let Some(tail) = prepare(&mut plan, first, &ip, &chain, p, t, at) {

@@ -12,7 +12,7 @@
 use lb_common::{
     addr::{Addr, PROTO_TCP, PROTO_UDP, Port},
     checksum::{delta, fold, sum_addr, sum2, update},
-    flow::{FORWARD, Flow, FlowKey, Stage},
+    flow::{FORWARD, Flow, FlowKey, REVERSE, Stage},
     maps::Tail,
     mode::Mode,
     reason::Reason,
@@ -156,7 +156,26 @@ fn about_flow<P: Packet, T: Tables>(ip: &Ip, quoted: &Quoted, p: &P, t: &T, at: 
     if ip.ttl <= 1 {
         return Plan::drop(Reason::TtlExpired);
     }
+    if r.direction == REVERSE && refuses(ip, r.slot, p, t) {
+        return Plan::drop(Reason::RefusalWithheld);
+    }
     Plan::to_backend(Reason::ErrorForwarded, r.slot, r.direction, f.mode())
+}
+
+/// Whether an error refuses a connection that another backend is to take: it is about the first SYN, and ends what it is about, as
+/// all do at a client of Linux but those that ask for shorter packets (RFC 5461 section 4 has what others make of them). A
+/// firewall's refusal, say, or a router's that does not find the backend.
+#[inline(always)]
+fn refuses<P: Packet, T: Tables>(ip: &Ip, slot: u32, p: &P, t: &T) -> bool {
+    const FRAGMENTATION_NEEDED: [u8; 2] = [3, 4];
+    const PACKET_TOO_BIG: u8 = 2;
+    if t.flow(slot).is_none_or(|f| f.stage() != Stage::SynSent) {
+        return false;
+    }
+    let l4 = if ip.v6 { L4_V6 } else { L4 };
+    let Some(what) = p.load::<[u8; 2]>(l4) else { return false };
+    let is_final = if ip.v6 { what[0] != PACKET_TOO_BIG } else { what != FRAGMENTATION_NEEDED };
+    is_final && t.missed(slot, true)
 }
 
 /// Whether the quoted segment is one that the end which the error goes to has sent of late (RFC 5927 section 4.1). An error

@@ -27,7 +27,7 @@ pub fn seen<T: Tables>(f: &mut Flow, ip: &Ip, direction: u8, now: u64, t: &T) {
 /// Begins to watch a flow whose first packet goes on at `now`.
 #[inline(always)]
 pub fn begin<T: Tables>(f: &mut Flow, now: u64, t: &T) {
-    f.flags = if f.mode().is_one_way() {
+    f.flags |= if f.mode().is_one_way() {
         // Nobody here sees the answers.
         TIMED
     } else if f.proto == PROTO_UDP {

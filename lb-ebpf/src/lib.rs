@@ -37,6 +37,7 @@ pub mod ports;
 pub mod probe;
 #[cfg(test)]
 mod properties;
+pub mod redispatch;
 pub mod report;
 pub mod schedule;
 pub mod service;
@@ -102,7 +103,7 @@ pub fn forward<P: Packet, T: Tables>(p: &mut P, t: &T, at: &Arrival) -> Result<V
         simple
     });
     if plan.step == Step::Undecided {
-        p.hand_on([0; 2]);
+        redispatch::hand_on(p, &plan);
         return Err(tail);
     }
     if plan.step == Step::Drop {
@@ -133,7 +134,7 @@ pub fn rest<P: Packet, T: Tables>(p: &mut P, t: &T, at: &Arrival) -> Result<Verd
     }
     let mut plan = Plan::undecided();
     decide(frame, &ip, p, t, at, &mut plan);
-    if plan.reason == Reason::NewFlow && detour::is_for(plan.slot, t) {
+    if matches!(plan.reason, Reason::NewFlow | Reason::Redispatched) && detour::is_for(plan.slot, t) {
         return Err(detour::leave(p, plan.slot, plan.reason));
     }
     if plan.reason == Reason::TtlExpired {

@@ -200,7 +200,9 @@ mod programs {
     #[inline(never)]
     fn log(ctx: &TcContext, frame: &Frame<'_>, verdict: &Verdict) {
         let slow = matches!(verdict.reason.kind(), Kind::Answered | Kind::Refused | Kind::Dropped);
-        if !(slow || verdict.reason == Reason::NewFlow) || Kernel.settings().is_none_or(|s| s.log == 0) {
+        if !(slow || matches!(verdict.reason, Reason::NewFlow | Reason::Redispatched))
+            || Kernel.settings().is_none_or(|s| s.log == 0)
+        {
             return;
         }
         let number = verdict.reason as u8;

@@ -46,7 +46,7 @@ use crate::{
     atomics::{compare_exchange, fetch_add, fetch_and, fetch_or},
     subprograms::{
         self, NO_PORT, admitted, entered, viplb_admit, viplb_claim_port, viplb_end_flow, viplb_enter_forward,
-        viplb_enter_reverse, viplb_is_member, viplb_release, viplb_release_port,
+        viplb_enter_reverse, viplb_is_member, viplb_missed, viplb_release, viplb_release_port,
     },
 };
 
@@ -356,8 +356,8 @@ impl Tables for Kernel {
     }
 
     #[inline(always)]
-    fn least(&self, first: u32, members: u32, by: By, start: u32) -> Option<u32> {
-        subprograms::least(first, members, by, start)
+    fn least(&self, first: u32, members: u32, by: By, start: u32, avoid: u32) -> Option<u32> {
+        subprograms::least(first, members, by, start, avoid)
     }
 
     #[inline(always)]
@@ -368,6 +368,11 @@ impl Tables for Kernel {
     #[inline(always)]
     fn release(&self, slot: u32) {
         viplb_release(slot);
+    }
+
+    #[inline(always)]
+    fn missed(&self, slot: u32, refused: bool) -> bool {
+        viplb_missed(slot, refused.into()) != 0
     }
 
     #[inline(always)]

@@ -1,6 +1,7 @@
 //! Clients that keep to their backend: remembered by service and network of the client, for so long after the last connection.
 //!
-//! A backend that takes no new connections, or no more, is forgotten for another that the scheduler chooses.
+//! A backend that takes no new connections, or no more, or did not take this one (`redispatch`), is forgotten for another that
+//! the scheduler chooses.
 
 use lb_common::{
     flow::Flow,
@@ -17,7 +18,7 @@ pub fn recall<T: Tables>(f: &Flow, ring: &Ring, t: &T) -> Option<u32> {
     let seen = f.seen;
     let remembered = t.remembered(&key(f, ring))?;
     let backend = remembered.backend;
-    if seen.saturating_sub(remembered.seen) >= u64::from(ring.persistence) * SECOND {
+    if ring.avoids(backend) || seen.saturating_sub(remembered.seen) >= u64::from(ring.persistence) * SECOND {
         return None;
     }
     remembered.seen = seen;
@@ -53,7 +54,19 @@ mod tests {
             m.rings.insert(3 + i, word(i, 1));
         }
         let scheduler = Scheduler::Rr;
-        (m, Ring { base: 0, len: 3, members: 3, scheduler, service: 0, persistence: 10, prefix: 128 })
+        (
+            m,
+            Ring {
+                base: 0,
+                len: 3,
+                members: 3,
+                scheduler,
+                service: 0,
+                persistence: 10,
+                prefix: 128,
+                avoid: 0,
+            },
+        )
     }
 
     /// The backend that a client gets at a time, s.

@@ -7,6 +7,7 @@ use etherparse::{
     IpHeaders, NetHeaders, PacketBuilder, PacketBuilderStep, PacketHeaders, TcpHeader, TransportHeader,
 };
 use lb_common::{
+    access::Limits,
     addr::{Addr, Mac, Port},
     flow::{FORWARD, Flow, FlowKey, REVERSE, Stage},
     half_open,
@@ -32,6 +33,8 @@ const FLOWS: u32 = 3;
 const PLACES: u32 = 4;
 const RECORDS: u32 = FLOWS + PLACES;
 const SENDER: [u8; 6] = [2; 6];
+/// Between two packets, so that a SYN may come again after one or after two.
+const STEP_NS: u64 = 150_000_000;
 
 /// One packet among few hosts and ports, so that flows meet.
 #[derive(Debug, Clone)]
@@ -122,10 +125,17 @@ fn segment(b: PacketBuilderStep<IpHeaders>, p: &Packet) -> PacketBuilderStep<Tcp
     b
 }
 
-/// The answer of a backend to the first half-open flow there is, or what the client then sends: arbitrary packets alone
-/// seldom hit upon it.
+/// The answer of a backend to the first half-open flow there is, or its refusal, or what the client then sends, or its request once
+/// more: arbitrary packets alone seldom hit upon it.
 fn fit(p: &Packet, m: &Memory) -> Packet {
     let fits = |f: &Flow| match f.stage() {
+        Stage::SynSent if p.flags & 3 == 1 => {
+            Some((f.forward_key(), f.client_next.wrapping_sub(1), f.backend_next, 0x02))
+        }
+        Stage::SynSent if p.flags & 3 == 2 => Some((f.reverse_key(), 0, f.client_next, 0x38)),
+        Stage::Closed if f.place != 0 && p.flags & 1 == 1 => {
+            Some((f.forward_key(), f.client_next.wrapping_sub(1), f.backend_next, 0x02))
+        }
         Stage::SynSent | Stage::OneWay => Some((f.reverse_key(), f.backend_next, f.client_next, 0x32)),
         Stage::SynReceived => Some((f.forward_key(), f.client_next, f.backend_next, 0x20)),
         _ => None,
@@ -159,17 +169,20 @@ struct Choice {
     persistence: u32,
     /// Of a backend and of a service; 0: any number.
     limits: [u64; 2],
+    /// What a backend does not take goes to another.
+    redispatch: bool,
 }
 
 fn choice() -> impl Strategy<Value = Choice> {
     let limits = [prop_oneof![Just(0), Just(0), 1u64..3], prop_oneof![Just(0), Just(0), 1u64..5]];
-    (prop::sample::select(Scheduler::ALL.to_vec()), 0u32..2, limits)
-        .prop_map(|(scheduler, persistence, limits)| Choice { scheduler, persistence, limits })
+    (prop::sample::select(Scheduler::ALL.to_vec()), 0u32..2, limits, any::<bool>()).prop_map(
+        |(scheduler, persistence, limits, redispatch)| Choice { scheduler, persistence, limits, redispatch },
+    )
 }
 
 /// A TCP and a UDP service in each family, three backends, four SNAT ports, room for few flows.
 fn tables() -> Memory {
-    tables_with(Choice { scheduler: Scheduler::Rr, persistence: 0, limits: [0; 2] })
+    tables_with(Choice { scheduler: Scheduler::Rr, persistence: 0, limits: [0; 2], redispatch: true })
 }
 
 fn tables_with(choice: Choice) -> Memory {
@@ -198,6 +211,7 @@ fn tables_with(choice: Choice) -> Memory {
             };
             m.services.insert(key, service);
             m.set_limit(of_service(id), choice.limits[1]);
+            m.limits.insert(id, Limits { redispatch: choice.redispatch.into(), ..Limits::default() });
         }
         for i in 0..3 {
             for slot in [i, 3 + i] {
@@ -379,7 +393,7 @@ proptest! {
         choice in choice(),
     ) {
         let m = tables_with(choice);
-        for (now, packet) in (1..).zip(&packets) {
+        for (now, packet) in (1..).map(|n| n * STEP_NS).zip(&packets) {
             let packet = &if packet.fits { fit(packet, &m) } else { packet.clone() };
             let mut b = Buffer::new(frame(packet));
             let v = handle(&mut b, &m, &Arrival { now, ifindex: 1 });

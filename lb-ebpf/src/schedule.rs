@@ -38,6 +38,8 @@ pub struct Ring {
     pub persistence: u32,
     /// By how many bits of their address, of 128.
     pub prefix: u8,
+    /// One more than the number of the backend that is chosen only if no other has room (`redispatch`); 0: no such.
+    pub avoid: u32,
 }
 
 impl Ring {
@@ -52,6 +54,7 @@ impl Ring {
             service: s.id,
             persistence: s.persistence,
             prefix: s.prefix,
+            avoid: 0,
         }
     }
 
@@ -59,21 +62,36 @@ impl Ring {
     #[inline(always)]
     pub const fn words(&self) -> [u64; 3] {
         let how = (self.members as u64) << 32 | (self.scheduler as u64) << 40 | (self.prefix as u64) << 48;
-        [self.base as u64 | (self.len as u64) << 32, self.service as u64 | how, self.persistence as u64]
+        let kept = self.persistence as u64 | (self.avoid as u64) << 32;
+        [self.base as u64 | (self.len as u64) << 32, self.service as u64 | how, kept]
     }
 
     /// From these.
     #[inline(always)]
-    pub const fn from_words([slots, how, persistence]: [u64; 3]) -> Self {
+    pub const fn from_words([slots, how, kept]: [u64; 3]) -> Self {
         Self {
             base: slots as u32,
             len: (slots >> 32) as u32,
             members: (how >> 32) as u32 & 0xff,
             scheduler: Scheduler::from_u8((how >> 40) as u8),
             service: how as u32,
-            persistence: persistence as u32,
+            persistence: kept as u32,
             prefix: (how >> 48) as u8,
+            avoid: (kept >> 32) as u32,
         }
+    }
+
+    /// Whether a backend is the one to avoid.
+    #[inline(always)]
+    pub const fn avoids(&self, backend: u32) -> bool {
+        backend.wrapping_add(1) == self.avoid
+    }
+
+    /// The one that its schedulers pass over. Not the one of priorities: there the first is the first for as long as its checks
+    /// pass, and one lost SYN makes no second writer.
+    #[inline(always)]
+    pub const fn passed_over(&self) -> u32 {
+        if matches!(self.scheduler, Scheduler::Fo) { 0 } else { self.avoid }
     }
 
     /// The slot of the first member.
@@ -132,12 +150,22 @@ fn scheduled<T: Tables>(f: &Flow, ring: &Ring, t: &T) -> Result<u32, Reason> {
     };
     let mut races = 0;
     while races < RACES {
-        let best = t.least(ring.first_member(), ring.members, by, start);
-        let Some(backend) = best else { return Err(Reason::BackendsFull) };
+        let best = t.least(ring.first_member(), ring.members, by, start, ring.passed_over());
+        let Some(backend) = best else { break };
         if t.occupy(backend) {
             return Ok(backend);
         }
         races += 1;
+    }
+    last_resort(ring, t)
+}
+
+/// The one to avoid, when there is no other.
+#[inline(always)]
+fn last_resort<T: Tables>(ring: &Ring, t: &T) -> Result<u32, Reason> {
+    let backend = ring.avoid.wrapping_sub(1);
+    if ring.avoid != 0 && t.is_member(ring.first_member(), ring.members, backend) && t.occupy(backend) {
+        return Ok(backend);
     }
     Err(Reason::BackendsFull)
 }
@@ -158,15 +186,18 @@ fn from_table<T: Tables>(f: &Flow, ring: &Ring, t: &T) -> Result<Drawn, Reason> 
         Scheduler::Sh => hash::end(&f.client, Port([0; 2])),
         Scheduler::Dh => hash::end(&f.vip, f.vip_port),
         Scheduler::Mh => hash::flow(&f.forward_key()),
-        _ => 0,
+        // At random: the turn of the backend that did not take it is over, and the next ones are those of new connections. (Drawn
+        // in turn, of two backends the good one would spend all its turns on what the other leaves.)
+        _ => u32::from(f.place) << 16 | u32::from(f.client_port.number()),
     };
+    let in_turn = !ring.scheduler.is_hash() && ring.avoid == 0;
     let mut at = 0;
     let mut tries = 0;
     while tries < TRIES {
-        at = if ring.scheduler.is_hash() { hash::step(hash, tries) } else { t.next(ring.service) };
+        at = if in_turn { t.next(ring.service) } else { hash::step(hash, tries) };
         let slot = ring.base.wrapping_add(at % ring.len.max(1));
         let word = t.ring(slot).ok_or(Reason::BackendMissing)?;
-        if t.occupy(backend(word)) {
+        if !ring.avoids(backend(word)) && t.occupy(backend(word)) {
             return Ok(Drawn::Backend(backend(word)));
         }
         tries += 1;
@@ -182,8 +213,8 @@ fn of_two<T: Tables>(ring: &Ring, t: &T) -> Result<u32, u32> {
     let one = drawn % n.max(1);
     let other = (one + 1 + (drawn >> 16) % n.wrapping_sub(1).max(1)) % n.max(1);
     let mut best = Best::NONE;
-    best.compare(ring.first_member().wrapping_add(one), By::LOAD, t);
-    best.compare(ring.first_member().wrapping_add(other), By::LOAD, t);
+    best.compare(ring.first_member().wrapping_add(one), By::LOAD, ring.avoid, t);
+    best.compare(ring.first_member().wrapping_add(other), By::LOAD, ring.avoid, t);
     match best.backend() {
         Some(backend) if t.occupy(backend) => Ok(backend),
         _ => Err(one),
@@ -232,13 +263,15 @@ struct Best {
 impl Best {
     const NONE: Self = Self { word: 0, load: 1, weight: 0 };
 
-    /// Takes the backend in a slot if it has room and is better; whether the slot is one.
+    /// Takes the backend in a slot if it has room and is better, but not the one before number `avoid`; whether the slot is one.
     #[inline(always)]
-    fn compare<T: Tables>(&mut self, slot: u32, by: By, t: &T) -> bool {
+    fn compare<T: Tables>(&mut self, slot: u32, by: By, avoid: u32, t: &T) -> bool {
         let Some(word) = t.ring(slot) else { return false };
         let Some(o) = t.occupancy(backend(word)) else { return false };
         let load = (o.open() & u64::from(by.connections)) + 1;
-        let weight = weight(word) & u64::from(by.weights) | u64::from(!by.weights & 1);
+        let avoided = backend(word).wrapping_add(1) == avoid;
+        let weight =
+            (weight(word) & u64::from(by.weights) | u64::from(!by.weights & 1)) * u64::from(!avoided);
         if !o.is_full() && load * self.weight < self.load * weight {
             *self = Self { word, load, weight };
         }
@@ -252,15 +285,15 @@ impl Best {
 }
 
 /// Of `members` members from slot `first` on the best that has room; of equals the first, beginning with the one at `start` (which
-/// goes round). To be called as [`Tables::least`].
+/// goes round); never the one before number `avoid`. To be called as [`Tables::least`].
 #[inline(always)]
-pub fn least<T: Tables>(first: u32, members: u32, by: By, start: u32, t: &T) -> Option<u32> {
+pub fn least<T: Tables>(first: u32, members: u32, by: By, start: u32, avoid: u32, t: &T) -> Option<u32> {
     let mut best = Best::NONE;
     let start = start % members.max(1);
     let mut seen = 0;
     while seen < MAX_MEMBERS as u32 && seen < members {
         // A remainder rather than a comparison: of that the verifier would follow both outcomes at each step.
-        if !best.compare(first.wrapping_add((start + seen) % members.max(1)), by, t) {
+        if !best.compare(first.wrapping_add((start + seen) % members.max(1)), by, avoid, t) {
             break;
         }
         seen += 1;

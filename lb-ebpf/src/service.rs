@@ -1,6 +1,7 @@
 //! Packets of no known flow: is it for a virtual address, may this node act for it, and what does it want?
 
 use lb_common::{
+    addr::{Addr, Port},
     flow::FORWARD,
     mode::Mode,
     reach::{NO_ROUTER, RangeKey},
@@ -14,6 +15,7 @@ use crate::{
     packet::{Arrival, Packet},
     parse::{Ip, Payload, flag},
     plan::{Plan, Reset},
+    redispatch,
     tables::Tables,
 };
 
@@ -26,7 +28,7 @@ pub fn decide<P: Packet, T: Tables>(ip: &Ip, p: &P, t: &T, at: &Arrival) -> Plan
     if !matches!(right, Right::Owner | Right::Delegate) {
         return ownership::instead(right, ip, router, t, at);
     }
-    let plan = owned(ip, vip, t, at);
+    let plan = owned(ip, vip, p, t, at);
     if right == Right::Owner { plan } else { ownership::delegated(plan) }
 }
 
@@ -43,9 +45,9 @@ pub fn unserved<P: Packet, T: Tables>(ip: &Ip, plan: Plan, p: &P, t: &T, at: &Ar
 }
 
 #[inline(always)]
-fn owned<T: Tables>(ip: &Ip, vip: &Vip, t: &T, at: &Arrival) -> Plan {
+fn owned<P: Packet, T: Tables>(ip: &Ip, vip: &Vip, p: &P, t: &T, at: &Arrival) -> Plan {
     match ip.payload {
-        Payload::Tcp | Payload::Udp => connection(ip, t, at),
+        Payload::Tcp | Payload::Udp => connection(ip, p, t, at),
         // Of the node's own address a service takes its port's connections, and the stack everything else.
         _ if vip.is_own() => Plan::pass(Reason::NoService),
         Payload::EchoRequest => Plan::echo(),
@@ -57,8 +59,10 @@ fn owned<T: Tables>(ip: &Ip, vip: &Vip, t: &T, at: &Arrival) -> Plan {
 }
 
 #[inline(always)]
-fn connection<T: Tables>(ip: &Ip, t: &T, at: &Arrival) -> Plan {
-    let Some(service) = named(ip, t) else { return Plan::pass(Reason::NoService) };
+fn connection<P: Packet, T: Tables>(ip: &Ip, p: &P, t: &T, at: &Arrival) -> Plan {
+    let Some(service) = named(&ip.key.dst, ip.key.proto, ip.key.dport, t) else {
+        return Plan::pass(Reason::NoService);
+    };
     if ip.payload == Payload::Tcp {
         // A known flow comes here when it was to be established and the table is full.
         let unknown = !ip.tcp.opens() && t.flow_ref(&ip.key).is_none();
@@ -76,10 +80,11 @@ fn connection<T: Tables>(ip: &Ip, t: &T, at: &Arrival) -> Plan {
     if ip.ttl <= 1 {
         return Plan::drop(Reason::TtlExpired);
     }
-    match open(ip, service, t, at) {
+    match open(ip, service, p, t, at) {
         Ok(slot) => {
             let mode = t.flow(slot).map_or(Mode::Nat, |f| f.mode());
-            Plan::to_backend(Reason::NewFlow, slot, FORWARD, mode)
+            let reason = if redispatch::handed(p) == 0 { Reason::NewFlow } else { Reason::Redispatched };
+            Plan::to_backend(reason, slot, FORWARD, mode)
         }
         Err(reason) if matches!(reason.kind(), Kind::Dropped) => {
             if reason == Reason::AccessDenied
@@ -94,12 +99,16 @@ fn connection<T: Tables>(ip: &Ip, t: &T, at: &Arrival) -> Plan {
 }
 
 #[inline(always)]
-fn open<T: Tables>(ip: &Ip, service: &Service, t: &T, at: &Arrival) -> Result<u32, Reason> {
+fn open<P: Packet, T: Tables>(ip: &Ip, service: &Service, p: &P, t: &T, at: &Arrival) -> Result<u32, Reason> {
     if is_own(service) && t.alive_until() <= at.now {
         return Err(Reason::DaemonGone);
     }
-    t.admit(service.id, &ip.key.src, at.now)?;
-    balance::open(ip, service, t, at)
+    let left = redispatch::handed(p);
+    // What is opened anew was admitted when it first came, and is no second connection of its client's.
+    if left == 0 {
+        t.admit(service.id, &ip.key.src, at.now)?;
+    }
+    balance::open(ip, service, left, t, at)
 }
 
 /// Whether the service is on an address of the node's own. Read anew each time: from an answer that is kept, the verifier would
@@ -119,15 +128,14 @@ fn is_stacks(ip: &Ip, service: &Service) -> bool {
     ip.key.src == ip.key.dst || is_own(service)
 }
 
-/// The service on the packet's very port, else on a range that it belongs to.
+/// The service on a packet's very port, else on a range that it belongs to.
 #[inline(never)]
-fn named<'a, T: Tables>(ip: &Ip, t: &'a T) -> Option<&'a Service> {
-    let key = &ip.key;
-    if let Some(service) = t.service(&ServiceKey::port(key.dst, key.proto, key.dport)) {
+pub(crate) fn named<'a, T: Tables>(addr: &Addr, proto: u8, port: Port, t: &'a T) -> Option<&'a Service> {
+    if let Some(service) = t.service(&ServiceKey::port(*addr, proto, port)) {
         return Some(service);
     }
-    let first = t.range(&RangeKey::new(&key.dst, key.proto, key.dport))?;
-    t.service(&ServiceKey::range(key.dst, key.proto, first))
+    let first = t.range(&RangeKey::new(addr, proto, port))?;
+    t.service(&ServiceKey::range(*addr, proto, first))
 }
 
 /// Refuses a segment with a reset that its sender must accept (RFC 9293 section 3.10.7.1): from the acknowledged

@@ -7,7 +7,7 @@
 
 use lb_common::{addr::Addr, flow::Flow, reason::Reason};
 use lb_ebpf::{
-    Tables, access_list, balance, ending, occupancy, ports,
+    Tables, access_list, balance, ending, occupancy, ports, redispatch,
     schedule::{self, By, Ring},
 };
 
@@ -135,8 +135,8 @@ const CLIENT_FULL: u64 = 4 << 32;
 /// [`schedule::pick`].
 #[inline(always)]
 pub fn pick(slot: u32, ring: &Ring) -> Result<u32, Reason> {
-    let [slots, how, persistence] = ring.words();
-    match viplb_pick(slot, slots, how, persistence) {
+    let [slots, how, kept] = ring.words();
+    match viplb_pick(slot, slots, how, kept) {
         SERVICE_FULL => Err(Reason::ServiceFull),
         BACKENDS_FULL => Err(Reason::BackendsFull),
         CLIENT_FULL => Err(Reason::ClientFull),
@@ -147,8 +147,8 @@ pub fn pick(slot: u32, ring: &Ring) -> Result<u32, Reason> {
 
 /// [`schedule::least`].
 #[inline(always)]
-pub fn least(first: u32, members: u32, by: By, start: u32) -> Option<u32> {
-    match viplb_least(first, members, by.masks(), start) {
+pub fn least(first: u32, members: u32, by: By, start: u32, avoid: u32) -> Option<u32> {
+    match viplb_least(first, members, by.masks(), start, avoid) {
         NONE => None,
         backend => Some(backend as u32),
     }
@@ -156,8 +156,8 @@ pub fn least(first: u32, members: u32, by: By, start: u32) -> Option<u32> {
 
 #[inline(never)]
 #[unsafe(no_mangle)]
-extern "C" fn viplb_pick(slot: u32, slots: u64, how: u64, persistence: u64) -> u64 {
-    match schedule::pick(slot, &Ring::from_words([slots, how, persistence]), &Kernel) {
+extern "C" fn viplb_pick(slot: u32, slots: u64, how: u64, kept: u64) -> u64 {
+    match schedule::pick(slot, &Ring::from_words([slots, how, kept]), &Kernel) {
         Ok(backend) => u64::from(backend),
         Err(Reason::ServiceFull) => SERVICE_FULL,
         Err(Reason::BackendsFull) => BACKENDS_FULL,
@@ -168,8 +168,8 @@ extern "C" fn viplb_pick(slot: u32, slots: u64, how: u64, persistence: u64) -> u
 
 #[inline(never)]
 #[unsafe(no_mangle)]
-extern "C" fn viplb_least(first: u32, members: u32, by: u64, start: u32) -> u64 {
-    schedule::least(first, members, By::from_masks(by), start, &Kernel).map_or(NONE, u64::from)
+extern "C" fn viplb_least(first: u32, members: u32, by: u64, start: u32, avoid: u32) -> u64 {
+    schedule::least(first, members, By::from_masks(by), start, avoid, &Kernel).map_or(NONE, u64::from)
 }
 
 /// [`schedule::is_member`]; not 0 for yes.
@@ -177,6 +177,13 @@ extern "C" fn viplb_least(first: u32, members: u32, by: u64, start: u32) -> u64 
 #[unsafe(no_mangle)]
 pub extern "C" fn viplb_is_member(first: u32, members: u32, backend: u32) -> u64 {
     u64::from(schedule::is_member(first, members, backend, &Kernel))
+}
+
+/// [`redispatch::missed`]; not 0 for yes.
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub extern "C" fn viplb_missed(slot: u32, refused: u32) -> u64 {
+    u64::from(redispatch::missed(slot, refused != 0, &Kernel))
 }
 
 /// [`occupancy::release`]; gives 0.

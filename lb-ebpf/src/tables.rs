@@ -20,7 +20,7 @@ use lb_common::{
 };
 
 use crate::{
-    occupancy,
+    occupancy, redispatch,
     schedule::{self, By, Ring},
 };
 
@@ -168,11 +168,11 @@ pub trait Tables {
 
     /// [`schedule::least`].
     #[inline(always)]
-    fn least(&self, first: u32, members: u32, by: By, start: u32) -> Option<u32>
+    fn least(&self, first: u32, members: u32, by: By, start: u32, avoid: u32) -> Option<u32>
     where
         Self: Sized,
     {
-        schedule::least(first, members, by, start, self)
+        schedule::least(first, members, by, start, avoid, self)
     }
 
     /// [`schedule::is_member`].
@@ -191,6 +191,15 @@ pub trait Tables {
         Self: Sized,
     {
         occupancy::release(slot, self);
+    }
+
+    /// [`redispatch::missed`].
+    #[inline(always)]
+    fn missed(&self, slot: u32, refused: bool) -> bool
+    where
+        Self: Sized,
+    {
+        redispatch::missed(slot, refused, self)
     }
 
     /// A virtual address. The node's own are none: its stack answers for them, lease or not.

@@ -219,6 +219,19 @@ impl Pair {
         assert_eq!(keys, self.host.keys.borrow().len(), "keys");
     }
 
+    /// Has a second gone by since all flows were last seen.
+    pub fn a_second_later(&mut self) {
+        const SECOND: u64 = 1_000_000_000;
+        for slot in 0..self.flows {
+            if let Some(f) = self.host.flow(slot) {
+                f.seen = f.seen.saturating_sub(SECOND);
+            }
+            let flows = &mut self.kernel().tables.maps().flows;
+            let f = flows.get(&slot, 0).expect("record");
+            flows.set(slot, Flow { seen: f.seen.saturating_sub(SECOND), ..f }, 0).expect("record");
+        }
+    }
+
     /// The record of the only flow that is not free.
     pub fn only_flow(&self) -> Flow {
         let used: Vec<_> =

@@ -81,10 +81,11 @@ fn a_service_without_free_source_ports_refuses_and_says_so_and_what_is_open_goes
         one.iter().map(|talk| talk.stream.local_addr().unwrap()).collect();
     assert_eq!(ports.len(), 16);
 
-    wait_until("the status tells", LIMIT, || counted(&daemon, "db").ports_exhausted == 1);
+    wait_until("the status tells", LIMIT, || {
+        counted(&daemon, "db").ports_exhausted == 1 && counted(&daemon, "two").ports_exhausted == 4
+    });
     let db = counted(&daemon, "db");
     assert_eq!((db.refused, db.table_full, db.flows), (1, 0, 16));
-    assert_eq!(counted(&daemon, "two").ports_exhausted, 4);
     assert_eq!(counted(&daemon, "idle").ports_exhausted, 0);
     let log = daemon.log();
     assert!(log.contains("service db: no source port is free"), "{log}");

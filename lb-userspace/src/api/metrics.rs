@@ -257,6 +257,13 @@ fn backends(out: &mut Text, all: &[Service]) {
         b.limit
     });
     family(("viplb_backend_flows_total", "counter", "New flows."), &|b| b.flows);
+    family(
+        ("viplb_backend_unanswered_total", "counter", "New flows whose first SYN it did not answer."),
+        &|b| b.unanswered,
+    );
+    family(("viplb_backend_refused_total", "counter", "New flows that it refused, by RST or ICMP."), &|b| {
+        b.refused
+    });
     family(("viplb_backend_packets_total", "counter", "Packets of both directions."), &|b| b.packets);
     family(("viplb_backend_bytes_total", "counter", "Bytes of both directions."), &|b| b.bytes);
     let checks = each().filter_map(|(v, b)| Some((labels(v, b), b.check_ms? / 1000.0)));

@@ -358,6 +358,12 @@ pub struct Backend {
     pub weight: u16,
     /// New flows.
     pub flows: u64,
+    /// Of them: the client repeated its SYN before the backend answered.
+    #[serde(default)]
+    pub unanswered: u64,
+    /// Of them: the backend refused the connection, or somebody on the way to it, by RST or by an ICMP error.
+    #[serde(default)]
+    pub refused: u64,
     /// Connections that are open, half-open ones too.
     pub active: u64,
     /// As many as there may be; 0: any number.

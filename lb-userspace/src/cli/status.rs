@@ -174,7 +174,7 @@ fn services(s: &Snapshot, since: &dyn Fn(u64) -> String) -> String {
                 b.check_ms.map_or_else(|| "-".into(), |ms| format!("{ms} ms")),
                 times(b.connect.as_ref()),
                 times(b.response.as_ref()),
-                b.flows.to_string(),
+                flows(b),
                 connections(b.active, b.limit),
                 b.packets.to_string(),
                 bytes(b.bytes),
@@ -209,6 +209,16 @@ fn state(b: &Backend) -> String {
         (part, _) if b.state == "up" => format!("{} {part}", b.state),
         _ => b.state.clone(),
     }
+}
+
+/// New flows, and what of them the backend did not take.
+fn flows(b: &Backend) -> String {
+    let of: Vec<_> = [("unanswered", b.unanswered), ("refused", b.refused)]
+        .iter()
+        .filter(|(_, n)| *n > 0)
+        .map(|(what, n)| format!("{n} {what}"))
+        .collect();
+    if of.is_empty() { b.flows.to_string() } else { format!("{} ({})", b.flows, of.join(", ")) }
 }
 
 /// Those that are open, and how many there may be.

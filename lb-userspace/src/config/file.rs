@@ -10,6 +10,7 @@ mod check;
 mod choice;
 pub mod group;
 pub mod limits;
+pub mod missed;
 mod path;
 mod service;
 mod sync;

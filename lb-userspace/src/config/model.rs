@@ -6,6 +6,7 @@
 mod access;
 mod check;
 mod limits;
+mod missed;
 mod path;
 mod sync;
 mod track;
@@ -25,6 +26,7 @@ pub use check::{
 };
 pub use lb_common::{mode::Mode, schedule::Scheduler};
 pub use limits::Timeouts;
+pub use missed::Passive;
 pub use path::{Mss, PathOptions};
 pub use sync::{SYNC_PORT, Sync, SyncKey};
 pub use track::{
@@ -320,6 +322,11 @@ pub struct Service {
     pub hysteresis: u32,
     /// What becomes of connections of backends that are lost or taken out.
     pub sessions: Sessions,
+    /// A connection that a backend does not take goes to another when the client repeats its SYN. Default yes, where this node
+    /// sees the backends' answers: TCP, with a backend in mode `nat` or `dnat`.
+    pub redispatch: bool,
+    /// When a backend that does not take connections is ejected. Default by [`Passive::default`], in the same services.
+    pub passive: Option<Passive>,
     /// What is made of the cluster's state; with a check of kind [`CheckKind::Galera`] only.
     pub galera: Option<Galera>,
 }

@@ -80,6 +80,16 @@ pub enum Entry<'t> {
     Table(Spanned<&'t DeTable<'t>>),
 }
 
+/// `false`, `true`, or a table that says more than `true`.
+pub enum Switch<'t> {
+    /// `false`.
+    Off,
+    /// `true`.
+    On,
+    /// The table.
+    Table(&'t DeTable<'t>),
+}
+
 /// Which plain numbers a duration key takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Bare {
@@ -160,6 +170,18 @@ impl<'t, 'r> Reader<'t, 'r> {
             Some(b) => Field::Given(Spanned::new(value.span(), b)),
             None => self.wrong_type(key, "`true` or `false`", value),
         }
+    }
+
+    /// `true`, `false`, or a table.
+    pub fn switch(&mut self, key: &'static str) -> Field<Switch<'t>> {
+        let Some(value) = self.take(key) else { return Field::Absent };
+        let switch = match value.get_ref() {
+            DeValue::Boolean(false) => Switch::Off,
+            DeValue::Boolean(true) => Switch::On,
+            DeValue::Table(table) => Switch::Table(table),
+            _ => return self.wrong_type(key, "`true`, `false` or a table", value),
+        };
+        Field::Given(Spanned::new(value.span(), switch))
     }
 
     /// An integer within `range`.

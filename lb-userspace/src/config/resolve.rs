@@ -8,6 +8,7 @@ mod choice;
 mod compare;
 mod group;
 mod limits;
+mod missed;
 mod own;
 mod path;
 mod reach;

@@ -5,6 +5,7 @@ mod access;
 mod choice;
 mod hooks;
 mod limits;
+mod missed;
 mod modes;
 mod reach;
 mod sync;
@@ -386,6 +387,7 @@ fn every_key_is_documented_and_every_documented_key_exists() {
         "[service.a.check]\nZ",
         "[service.a.timeouts]\nZ",
         "[service.a.client_limit]\nZ",
+        "[service.a.passive]\nZ",
         "[vrrp.a]\ntrack = [{ Z }]",
         "[track.a]\ntype = \"interface\"\nZ",
         "[track.a]\ntype = \"script\"\nZ",

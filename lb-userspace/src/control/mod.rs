@@ -61,6 +61,7 @@ struct Control {
     replication: Option<sync::Replication>,
     vrrp_events: mpsc::UnboundedReceiver<vrrp::Event>,
     health_events: mpsc::UnboundedReceiver<health::Event>,
+    nudges: health::Nudges,
     track_events: mpsc::UnboundedReceiver<track::Event>,
     notifier: Notifier,
     ender: Ender,
@@ -152,7 +153,18 @@ impl Control {
         self.sweep(now, slice)?;
         let collector = &self.datapath.collector;
         self.model.on_tick((Instant::now(), SystemTime::now()), |id| collector.connections(id));
+        self.watch_backends()?;
         self.look_at_mtus().await;
+        Ok(())
+    }
+
+    /// Has the model look at what backends did with their clients' connections, and the checks asked that it doubts.
+    fn watch_backends(&mut self) -> Result<()> {
+        let counts = counters::taken(self.datapath.tables.maps(), self.model.backend_count())?;
+        let of = |id: u32| counts.get(id as usize).copied().unwrap_or_default();
+        for (service, backend) in self.model.on_counts((Instant::now(), SystemTime::now()), of) {
+            self.nudges.ask(service, backend);
+        }
         Ok(())
     }
 

@@ -271,6 +271,11 @@ impl Model {
         self.config.vrrp.iter().map(|router| router.name.clone())
     }
 
+    /// Backends of all services together.
+    pub fn backend_count(&self) -> u32 {
+        self.backends.iter().map(|b| b.len() as u32).sum()
+    }
+
     /// Whether the maps have to be written since this was last asked.
     pub fn take_changed(&mut self) -> bool {
         std::mem::take(&mut self.changed)
@@ -307,7 +312,7 @@ impl Model {
             paths: self.paths(),
             limits: self.limits(),
             services: self.desired_services(),
-            access: self.config.services.iter().map(|s| access::desired(&s.access)).collect(),
+            access: self.config.services.iter().map(access::desired).collect(),
         }
     }
 

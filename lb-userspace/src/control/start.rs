@@ -208,6 +208,7 @@ async fn prepare(
             replication: p.replication,
             vrrp_events: p.vrrp_events,
             health_events: p.health_events,
+            nudges: p.nudges,
             track_events: p.track_events,
             notifier: p.notifier,
             ender: p.ender,
@@ -228,6 +229,7 @@ struct Parts {
     replication: Option<super::sync::Replication>,
     vrrp_events: mpsc::UnboundedReceiver<vrrp::Event>,
     health_events: mpsc::UnboundedReceiver<health::Event>,
+    nudges: health::Nudges,
     track_events: mpsc::UnboundedReceiver<track::Event>,
     notifier: Notifier,
     ender: Ender,
@@ -273,7 +275,7 @@ async fn parts(
     let notifier = Notifier::spawn(config);
     let ender = Ender::open().context("cannot open the sockets that resets are sent by")?;
     let (health_sender, health_events) = mpsc::unbounded_channel();
-    health::spawn(&config.services, &health_sender, &cancel, &tasks);
+    let nudges = health::spawn(&config.services, &health_sender, &cancel, &tasks);
 
     let (command_sender, commands) = mpsc::channel(COMMANDS);
     let (snapshot, seen) = watch::channel(model.snapshot(SystemTime::now()));
@@ -287,6 +289,7 @@ async fn parts(
         replication,
         vrrp_events,
         health_events,
+        nudges,
         track_events,
         notifier,
         ender,

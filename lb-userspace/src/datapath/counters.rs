@@ -10,7 +10,7 @@ use lb_common::{
 };
 
 use super::maps::Maps;
-use crate::api::snapshot;
+use crate::{api::snapshot, health::passive::Counts};
 
 /// Counters of a service.
 pub fn service(maps: &Maps, id: u32) -> Result<ServiceStats> {
@@ -24,6 +24,15 @@ pub fn backend(maps: &Maps, id: u32) -> Result<BackendStats> {
     let mut sum = BackendStats::default();
     maps.backend_stats.get(&id, 0).context("map BACKEND_STATS")?.iter().for_each(|c| sum.add(c));
     Ok(sum)
+}
+
+/// What became of new connections to the first `backends` backends.
+pub fn taken(maps: &Maps, backends: u32) -> Result<Vec<Counts>> {
+    let counts = |id| {
+        let c = backend(maps, id)?;
+        Ok(Counts { flows: c.flows, unanswered: c.unanswered, refused: c.refusing })
+    };
+    (0..backends).map(counts).collect()
 }
 
 /// Connections of a backend, or of a service by [`of_service`].
@@ -78,6 +87,7 @@ pub fn fill_service(maps: &Maps, id: u32, s: &mut snapshot::Service) -> Result<(
 pub fn fill_backend(maps: &Maps, id: u32, b: &mut snapshot::Backend) -> Result<()> {
     let c = backend(maps, id)?;
     b.flows = c.flows;
+    (b.unanswered, b.refused) = (c.unanswered, c.refusing);
     b.packets = c.forward.packets + c.reverse.packets;
     b.bytes = c.forward.bytes + c.reverse.bytes;
     let o = occupancy(maps, id)?;

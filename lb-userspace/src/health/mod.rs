@@ -1,8 +1,8 @@
 //! Health of backends: who gets new connections.
 //!
 //! `task` runs one task per backend that makes its check (`mysql`, `galera`, `tcp`, …), lets [`schedule`] count passes
-//! and failures, and reports an [`Event`]. [`pool`] makes of all events of a service, of Galera's policy and of what
-//! operators ask for the standing of each backend. Both are pure. The control loop starts the tasks with [`spawn`]
+//! and failures, and reports an [`Event`]. [`pool`] makes of all events of a service, of what the packet programs see of its
+//! connections ([`passive`]), of Galera's policy and of what operators ask for the standing of each backend. All are pure. The control loop starts the tasks with [`spawn`]
 //! and feeds the pools; nothing here touches maps. No backend is up before its first passed check.
 
 pub mod agent;
@@ -12,6 +12,7 @@ pub mod failure;
 pub mod galera;
 pub mod http;
 pub mod mysql;
+pub mod passive;
 pub mod pool;
 pub mod ramp;
 pub mod schedule;
@@ -31,7 +32,7 @@ use crate::galera::Observation;
 pub use failure::{Failure, Step};
 pub use pool::{Admin, Cause, Change, Order, Part, Pool, Standing};
 pub use schedule::{State, Transition};
-pub use task::spawn;
+pub use task::{Nudges, spawn};
 
 /// What one check of one backend found.
 #[derive(Debug, Clone, PartialEq)]

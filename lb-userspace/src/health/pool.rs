@@ -11,9 +11,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Event, Failure, State, damping::Damping, ramp};
+use super::{
+    Event, Failure, State,
+    damping::Damping,
+    passive::{Counts, Watch},
+    ramp,
+};
 use crate::{
-    config::model::{Galera, Role, Scheduler, Service},
+    config::model::{Galera, Passive, Role, Scheduler, Service},
     galera::{
         Seen,
         policy::{self, Verdict},
@@ -31,6 +36,11 @@ pub struct Pool {
     scheduler: Scheduler,
     slow_start: Duration,
     galera: Option<Galera>,
+    passive: Option<Passive>,
+    /// Checks in a row that an ejected backend has to pass.
+    rise: u32,
+    /// Backends whose checks are to be made at once.
+    suspects: Vec<usize>,
     writer: Option<usize>,
     /// Whether enough ordinary backends are up; with a hysteresis once all of them have been checked.
     quorum: Quorum,
@@ -51,6 +61,7 @@ struct Member {
     share: Option<u8>,
     flows: u64,
     damping: Damping,
+    watch: Watch,
     up_since: Option<Instant>,
     standing: Standing,
 }
@@ -84,6 +95,7 @@ impl Pool {
             share: None,
             flows: 0,
             damping: Damping::default(),
+            watch: Watch::default(),
             up_since: None,
             standing: Standing {
                 state: State::Unchecked,
@@ -99,6 +111,9 @@ impl Pool {
             scheduler: service.scheduler,
             slow_start: service.slow_start,
             galera: service.galera,
+            passive: service.passive,
+            rise: service.check.rise,
+            suspects: Vec::new(),
             writer: None,
             quorum: Quorum::new(service.quorum, service.hysteresis),
             enough: true,
@@ -111,6 +126,7 @@ impl Pool {
         let first = m.health == State::Unchecked;
         m.health = event.state;
         m.failure = event.cause.clone();
+        m.watch.checked(event.passed());
         // A check that failed says nothing of the weight; what it last was stays.
         m.share = if event.passed() { event.share } else { m.share };
         if let (Some(now), Some(rules)) = (&event.galera, &self.galera) {
@@ -142,6 +158,40 @@ impl Pool {
             m.flows = flows(i);
         }
         self.decide(now)
+    }
+
+    /// Takes in what the packet programs have counted of each backend. Who does not take connections is suspect, and ejected if
+    /// there are enough others. The writer is not: a checked one that is too slow is a better writer than a second one.
+    pub fn watch(&mut self, now: Instant, counts: impl Fn(usize) -> Counts) -> Vec<Change> {
+        let Some(rules) = self.passive else { return Vec::new() };
+        let ejects = self.role() != Some(Role::Writer);
+        for i in 0..self.members.len() {
+            let Some(tally) = self.members[i].watch.count(counts(i), now, &rules) else { continue };
+            if self.members[i].watch.is_ejected() {
+                continue;
+            }
+            self.suspects.push(i);
+            if ejects && self.can_spare(i, rules.most) {
+                self.members[i].watch.eject(tally, now, &rules);
+            }
+        }
+        self.decide(now)
+    }
+
+    /// Backends whose checks are to be made at once, since this was last asked.
+    pub fn take_suspects(&mut self) -> Vec<usize> {
+        std::mem::take(&mut self.suspects)
+    }
+
+    /// Whether a backend may be ejected: it is up, one of the others stays that takes connections, and no more than so many of a
+    /// hundred are out.
+    fn can_spare(&self, backend: usize, most: u8) -> bool {
+        let is_in = |m: &Member| m.standing.state == State::Up && !m.watch.is_ejected();
+        let ordinary = || self.members.iter().enumerate().filter(|(_, m)| !m.sorry);
+        let another = ordinary().any(|(i, m)| i != backend && is_in(m) && m.standing.weight > 0);
+        let out = ordinary().filter(|(_, m)| m.watch.is_ejected()).count();
+        let m = &self.members[backend];
+        is_in(m) && !m.sorry && another && out < (ordinary().count() * usize::from(most) / 100).max(1)
     }
 
     /// Whether this node can do something for clients of the service: it reaches a backend that is of use to anybody. What
@@ -219,9 +269,14 @@ impl Pool {
         (heard && was != enough).then_some(Change::Quorum { enough, up })
     }
 
-    /// State and cause of each. Those that flap are held back, but not when nobody else is left.
+    /// State and cause of each. Those that flap or are ejected are held back, but not when nobody else is left.
     fn states(&mut self, now: Instant) -> Vec<Standing> {
-        let held: Vec<_> = self.members.iter_mut().map(|m| m.damping.held(now)).collect();
+        let rise = self.rise;
+        let cause = |m: &mut Member| {
+            let ejected = m.watch.ejected(now, rise).map(Cause::Passive);
+            m.damping.held(now).map(Cause::Flapping).or(ejected)
+        };
+        let held: Vec<_> = self.members.iter_mut().map(cause).collect();
         let standings = self.states_with(&held);
         if standings.iter().any(|s| s.state == State::Up) {
             return standings;
@@ -229,8 +284,8 @@ impl Pool {
         self.states_with(&vec![None; held.len()])
     }
 
-    /// Checks, then the policy, then flapping, then operators.
-    fn states_with(&self, held: &[Option<Duration>]) -> Vec<Standing> {
+    /// Checks, then the policy, then flapping and ejections, then operators.
+    fn states_with(&self, held: &[Option<Cause>]) -> Vec<Standing> {
         let verdicts = self.verdicts(held);
         let of = |(i, m): (usize, &Member)| {
             let (mut state, mut cause) = (m.health, m.failure.clone().map(Cause::Check));
@@ -242,8 +297,8 @@ impl Pool {
                 _ => {}
             }
             let outside = matches!(&cause, Some(Cause::Galera(why)) if why.is_of_component());
-            if let (State::Up, Some(left)) = (state, held[i]) {
-                (state, cause) = (State::Down, Some(Cause::Flapping(left)));
+            if let (State::Up, Some(why)) = (state, &held[i]) {
+                (state, cause) = (State::Down, Some(why.clone()));
             }
             match (m.admin, state) {
                 (Admin::Maint, _) => (state, cause) = (State::Maint, Some(Cause::Operator)),
@@ -258,7 +313,7 @@ impl Pool {
         self.members.iter().enumerate().map(of).collect()
     }
 
-    fn verdicts(&self, held: &[Option<Duration>]) -> Option<Vec<Verdict>> {
+    fn verdicts(&self, held: &[Option<Cause>]) -> Option<Vec<Verdict>> {
         let nodes: Vec<_> =
             self.members.iter().zip(held).map(|(m, held)| m.for_policy(held.is_some())).collect();
         Some(policy::judge(&nodes, self.galera.as_ref()?))
@@ -332,8 +387,8 @@ impl Member {
         if to.state == State::Up && from != State::Up {
             self.up_since = (from != State::Unchecked).then_some(now);
         }
-        let flapping = matches!(to.cause, Some(Cause::Flapping(_)));
-        if (from, to.state) == (State::Up, State::Down) && !flapping {
+        let held = matches!(to.cause, Some(Cause::Flapping(_) | Cause::Passive(_)));
+        if (from, to.state) == (State::Up, State::Down) && !held {
             self.damping.went_down(now);
         }
         // A writer is alone in its ring.

@@ -77,6 +77,8 @@ pub struct Backend {
     fall: u32,
     interval: Duration,
     fast_interval: Duration,
+    /// Checks that follow each other faster without a result that would make them.
+    hurried: u32,
     jitter: Jitter,
 }
 
@@ -87,6 +89,7 @@ impl Backend {
             state: State::Unchecked,
             cause: None,
             against: None,
+            hurried: 0,
             rise: check.rise.max(1),
             fall: check.fall.max(1),
             interval: check.interval,
@@ -107,6 +110,7 @@ impl Backend {
 
     /// Takes the result of a check that ended `now`.
     pub fn handle_result(&mut self, now: Instant, result: Result<Duration, Failure>) -> Option<Transition> {
+        self.hurried = self.hurried.saturating_sub(1);
         let to = result.as_ref().map_or_else(Failure::leads_to, |_| State::Up);
         let failure = result.err();
         if to == self.state {
@@ -139,10 +143,16 @@ impl Backend {
         }
     }
 
+    /// Something else speaks against the present state: the next checks follow each other faster, as many as could change it.
+    pub fn hurry(&mut self) {
+        self.hurried = self.fall.max(self.rise);
+    }
+
     /// When to check next: one interval, give or take 5 %, after the last check was due; at once if that is over.
     pub fn next_check(&mut self, last_due: Instant, now: Instant) -> Instant {
         let permille = 950 + self.jitter.below(101) as u32;
-        let interval = if self.against.is_some() { self.fast_interval } else { self.interval };
+        let hurries = self.against.is_some() || self.hurried > 0;
+        let interval = if hurries { self.fast_interval } else { self.interval };
         (last_due + interval * permille / 1000).max(now)
     }
 }

@@ -7,11 +7,12 @@
 use std::{
     hash::{BuildHasher, RandomState},
     net::SocketAddr,
+    sync::Arc,
     time::Duration,
 };
 
 use tokio::{
-    sync::mpsc::UnboundedSender,
+    sync::{Notify, mpsc::UnboundedSender},
     time::{Instant, sleep_until, timeout},
 };
 use tokio_util::{
@@ -22,6 +23,19 @@ use tokio_util::{
 use super::{Event, Failure, Outcome, Step, agent, dns, galera, http, mysql, schedule, script, tcp, udp};
 use crate::config::model::{Check, CheckKind, DnsCheck, ScriptCheck, Service, UdpCheck};
 
+/// Asks checks to be made at once, by service and backend in the order of the configuration.
+#[derive(Debug, Default)]
+pub struct Nudges(Vec<Vec<Arc<Notify>>>);
+
+impl Nudges {
+    /// Has the next check of a backend made now, and those after it soon.
+    pub fn ask(&self, service: usize, backend: usize) {
+        if let Some(nudge) = self.0.get(service).and_then(|s| s.get(backend)) {
+            nudge.notify_one();
+        }
+    }
+}
+
 /// Starts the checks of all backends of all services. Must be called within a tokio runtime.
 ///
 /// The channel is unbounded because a check interval bounds the rate: at most ten events a second and backend.
@@ -30,7 +44,9 @@ pub fn spawn(
     events: &UnboundedSender<Event>,
     cancel: &CancellationToken,
     tracker: &TaskTracker,
-) {
+) -> Nudges {
+    let nudges: Vec<Vec<Arc<Notify>>> =
+        services.iter().map(|s| s.backends.iter().map(|_| Arc::default()).collect()).collect();
     let total = services.iter().map(|s| s.backends.len()).sum();
     let seeds = RandomState::new();
     let start = Instant::now();
@@ -49,12 +65,14 @@ pub fn spawn(
                 backend: server.name.clone(),
                 check: config.check.clone(),
             },
+            nudge: nudges[service][backend].clone(),
             events: events.clone(),
         };
         let first = start + schedule::first_check(index, total);
         let cancel = cancel.clone();
         tracker.spawn(async move { cancel.run_until_cancelled_owned(task.run(first)).await });
     }
+    Nudges(nudges)
 }
 
 struct BackendTask {
@@ -64,6 +82,7 @@ struct BackendTask {
     /// `None` before the first check and after one that broke.
     checker: Option<Checker>,
     ask: Ask,
+    nudge: Arc<Notify>,
     events: UnboundedSender<Event>,
 }
 
@@ -71,7 +90,13 @@ impl BackendTask {
     async fn run(mut self, first: Instant) {
         let mut due = first;
         loop {
-            sleep_until(due).await;
+            tokio::select! {
+                () = sleep_until(due) => {}
+                () = self.nudge.notified() => {
+                    self.schedule.hurry();
+                    due = Instant::now();
+                }
+            }
             let outcome = self.check().await;
             let now = Instant::now();
             let event = self.take(now.into_std(), outcome);

@@ -13,6 +13,7 @@ use super::{
     check_name,
     choice::{self, ChoiceKeys},
     limits::{self, Timeouts},
+    missed::{self, MissedKeys},
     path::{self, PathKeys},
 };
 use crate::config::{
@@ -56,6 +57,8 @@ pub struct Service {
     pub on_drain: Field<Then>,
     /// `on_maint`.
     pub on_maint: Field<Then>,
+    /// `redispatch`, `passive`.
+    pub missed: MissedKeys,
     /// `role`.
     pub role: Field<Role>,
     /// `failback`.
@@ -104,6 +107,7 @@ pub fn read(name: Spanned<String>, table: &DeTable<'_>, report: &mut Report) -> 
     let hysteresis = r.integer("hysteresis", 0..=MOST_BACKENDS);
     let [on_lost, on_failed, on_drain, on_maint] =
         ["on_lost", "on_failed", "on_drain", "on_maint"].map(|key| r.parsed(key, parse_then));
+    let missed = missed::take(&mut r);
     let role = r.choice("role", check::ROLES);
     let failback = r.choice("failback", check::FAILBACKS);
     let access = access::read(&mut r);
@@ -114,6 +118,7 @@ pub fn read(name: Spanned<String>, table: &DeTable<'_>, report: &mut Report) -> 
     let check = r.table("check");
     r.require("check", &check, &format!("[service.{}.check]` with `type = \"mysql\"", name.get_ref()));
     r.finish();
+    let missed = missed::read(name.get_ref(), missed, report);
     let backends = match backends {
         Field::Absent => Field::Absent,
         Field::Bad => Field::Bad,
@@ -162,6 +167,7 @@ pub fn read(name: Spanned<String>, table: &DeTable<'_>, report: &mut Report) -> 
         on_failed,
         on_drain,
         on_maint,
+        missed,
         role,
         failback,
         access,
@@ -248,6 +254,10 @@ const SERVICE_HINTS: Hints = &[
     ("slowstart", "write `slow_start`"),
     ("on-marked-down", "write `on_lost`"),
     ("shutdown-sessions", "write `on_lost = \"reset\"`"),
+    ("option", "HAProxy's `option redispatch` is `redispatch = true`, which is the default"),
+    ("observe", "write `passive`"),
+    ("error-limit", "write `passive = { after = … }`"),
+    ("outlier_detection", "write `passive`"),
     ("maxconn", "write `max_connections`"),
     ("fullconn", "write `max_connections`"),
     ("uthreshold", "write `max_connections`"),

@@ -23,6 +23,7 @@ impl Resolver<'_, '_> {
         let access = self.access(s);
         let snat = self.snat(s, router.flatten());
         let timeouts = self.timeouts(s);
+        let (redispatch, passive) = self.missed(s);
         Some(Service {
             name: s.name.get_ref().clone(),
             listen: *s.listen.value()?,
@@ -48,6 +49,8 @@ impl Resolver<'_, '_> {
                 drain: or(&s.on_drain, Sessions::default().drain),
                 maint: or(&s.on_maint, Sessions::default().maint),
             },
+            redispatch,
+            passive,
             galera,
         })
     }

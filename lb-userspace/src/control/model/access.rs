@@ -1,16 +1,28 @@
 //! What the packet programs are to know of services' clients.
 
-use lb_common::access::{ALLOW, DROP, Limits, REFUSE};
+use lb_common::{
+    access::{ALLOW, DROP, Limits, REFUSE},
+    addr::Addr,
+};
 
 use crate::{
-    config::model::{Access, ClientLimit, DenyAction, Prefix},
+    config::model::{Access, ClientLimit, DenyAction, Prefix, Service},
     datapath::access,
 };
 
 const SECOND_NS: u64 = 1_000_000_000;
 
-/// The rules of a service, and its pace for each client.
-pub(super) fn desired(config: &Access) -> access::Access {
+/// The rules of a service, its pace for each client, and whether what a backend does not take goes to another.
+pub(super) fn desired(service: &Service) -> access::Access {
+    let config = &service.access;
+    let limits = Limits {
+        redispatch: u8::from(service.redispatch),
+        ..config.client_limit.as_ref().map(limits).unwrap_or_default()
+    };
+    access::Access { limits, rules: rules(config) }
+}
+
+fn rules(config: &Access) -> Vec<(Addr, u8, u32)> {
     let refusal = match config.deny_action {
         DenyAction::Drop => DROP,
         DenyAction::Reset => REFUSE,
@@ -20,9 +32,9 @@ pub(super) fn desired(config: &Access) -> access::Access {
     rules.extend(config.deny.iter().map(rule(refusal)));
     if !config.allow.is_empty() && rules.iter().all(|(_, bits, _)| *bits > 0) {
         // Everybody else, of either family.
-        rules.push((lb_common::addr::Addr::default(), 0, refusal));
+        rules.push((Addr::default(), 0, refusal));
     }
-    access::Access { limits: config.client_limit.as_ref().map(limits).unwrap_or_default(), rules }
+    rules
 }
 
 fn limits(limit: &ClientLimit) -> Limits {
@@ -46,11 +58,11 @@ mod tests {
     fn an_allow_list_denies_everybody_else_and_a_deny_list_alone_nobody_else() {
         let prefix = |text: &str, len| Prefix { addr: text.parse().unwrap(), len };
         let mut config = Access { deny: vec![prefix("10.1.0.0", 16)], ..Access::default() };
-        assert_eq!(desired(&config).rules, [(config.deny[0].addr.into(), 112, DROP)]);
+        assert_eq!(rules(&config), [(config.deny[0].addr.into(), 112, DROP)]);
         config.allow = vec![prefix("10.0.0.0", 8), prefix("fd00::", 8)];
         config.deny_action = DenyAction::Reset;
-        let rules: Vec<_> = desired(&config).rules.iter().map(|(_, bits, word)| (*bits, *word)).collect();
-        assert_eq!(rules, [(104, ALLOW), (8, ALLOW), (112, REFUSE), (0, REFUSE)]);
+        let words: Vec<_> = rules(&config).iter().map(|(_, bits, word)| (*bits, *word)).collect();
+        assert_eq!(words, [(104, ALLOW), (8, ALLOW), (112, REFUSE), (0, REFUSE)]);
     }
 
     #[test]

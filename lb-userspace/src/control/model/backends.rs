@@ -8,7 +8,7 @@ use crate::{
     api::{FlowKill, snapshot},
     control::ender::Which,
     galera::Observation,
-    health,
+    health::{self, passive::Counts},
 };
 
 impl Model {
@@ -77,6 +77,23 @@ impl Model {
         }
     }
 
+    /// Takes in what the packet programs have counted of each backend, by its number across services. Gives those whose checks are
+    /// to be made at once, by service and backend.
+    pub fn on_counts(
+        &mut self,
+        (at, now): (Instant, SystemTime),
+        counts: impl Fn(u32) -> Counts,
+    ) -> Vec<(usize, usize)> {
+        let mut suspects = Vec::new();
+        let mut first = 0;
+        for s in 0..self.pools.len() {
+            self.with_pool(s, (at, now), |pool| pool.watch(at, |b| counts(first + b as u32)));
+            suspects.extend(self.pools[s].take_suspects().into_iter().map(|b| (s, b)));
+            first += self.backends[s].len() as u32;
+        }
+        suspects
+    }
+
     /// Changes a pool, and tells what came of it.
     fn with_pool(
         &mut self,
@@ -128,7 +145,9 @@ impl Model {
         let router = self.config.services[service].router;
         let mut of_router = self.config.services.iter().zip(&self.pools).filter(|(s, _)| s.router == router);
         let serving = of_router.any(|(_, pool)| pool.serves());
-        let states = || (0..self.backends[service].len()).map(|b| self.pools[service].standing(b).state);
+        // An ejection is this node's alone: its peer, which has no clients yet, would take over and then find the same.
+        let states =
+            || (0..self.backends[service].len()).map(|b| self.pools[service].standing(b).by_checks());
         // Until each has been checked once, their number says nothing.
         let checked = states().all(|state| state != health::State::Unchecked);
         let config = &self.config.services[service];

@@ -45,7 +45,8 @@ impl Trouble {
     /// Only what is known to be lost is lost: a check that is refused for its password says nothing of the sessions.
     fn of(standing: &Standing) -> Option<Self> {
         match (standing.state, &standing.cause) {
-            (State::Unchecked | State::Up | State::Full, _) | (_, Some(Cause::Flapping(_))) => None,
+            (State::Unchecked | State::Up | State::Full, _)
+            | (_, Some(Cause::Flapping(_) | Cause::Passive(_))) => None,
             (State::Down, Some(Cause::Check(failure))) if !failure.is_loss() => Some(Self::Failed),
             (State::Down, _) => Some(Self::Lost),
             (State::Drain, _) => Some(Self::Drained),

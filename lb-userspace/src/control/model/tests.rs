@@ -333,6 +333,37 @@ fn a_backends_tracker_speaks_once_every_backend_has_been_checked() {
 }
 
 #[test]
+fn an_ejection_moves_new_connections_and_neither_the_election_nor_those_that_exist() {
+    let mut m = model_with(
+        "track = [{ name = \"db\", weight = -5 }]\n[track.db]\ntype = \"backends\"\nservice = \"a\"\nquorum = 2",
+    );
+    check(&mut m, 0, 0, Up::Up);
+    check(&mut m, 0, 1, Up::Up);
+    check(&mut m, 1, 0, Up::Up);
+    m.tracking.changes();
+    let start = Instant::now();
+    let mut counts = |ms, of: [u64; 3]| {
+        let counts = |id: u32| {
+            let refused = of[id as usize];
+            health::passive::Counts { flows: refused, refused, unanswered: 0 }
+        };
+        let suspects = m.on_counts((start + Duration::from_millis(ms), T), counts);
+        (suspects, rings(&m))
+    };
+    assert_eq!(counts(0, [7, 7, 7]), (vec![], vec![vec![0, 1], vec![2]]));
+    let (suspects, rings) = counts(250, [7, 10, 10]);
+    assert_eq!(suspects, [(0, 1), (1, 0)], "by service and backend");
+    assert_eq!(rings, [vec![0], vec![2]], "the only one of a service stays");
+    assert_eq!(m.tracking.changes(), [], "the peer would find the same");
+    assert!(!m.is_in_trouble(1) && m.take_endings(start + Duration::from_secs(60)).is_empty());
+    let shown = m.snapshot(T).services[0].backends[1].clone();
+    assert_eq!(
+        (shown.state.as_str(), shown.cause.as_str()),
+        ("down", "passive: 3 of 3 connections refused in 1s")
+    );
+}
+
+#[test]
 fn an_order_changes_the_ring_and_is_shown_and_a_wrong_name_is_told_what_there_is() {
     let mut m = model();
     check(&mut m, 0, 0, Up::Up);

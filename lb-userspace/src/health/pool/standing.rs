@@ -2,7 +2,7 @@
 
 use std::{fmt, time::Duration};
 
-use super::super::{Failure, State};
+use super::super::{Failure, State, passive::Tally};
 use crate::galera::policy::Reason;
 
 /// What an operator wants of a backend until the daemon ends.
@@ -51,6 +51,8 @@ pub enum Cause {
     Operator,
     /// It went down too often; held for so much longer.
     Flapping(Duration),
+    /// Its checks pass, but it did not take its clients' connections.
+    Passive(Tally),
 }
 
 /// How a backend stands.
@@ -100,6 +102,13 @@ pub enum Change {
     },
 }
 
+impl Standing {
+    /// Its state without what passive checks say.
+    pub fn by_checks(&self) -> State {
+        if matches!(self.cause, Some(Cause::Passive(_))) { State::Up } else { self.state }
+    }
+}
+
 impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -107,6 +116,7 @@ impl fmt::Display for Cause {
             Self::Galera(reason) => reason.fmt(f),
             Self::Operator => f.write_str("by order"),
             Self::Flapping(left) => write!(f, "went down too often; held for {} s more", left.as_secs() + 1),
+            Self::Passive(tally) => tally.fmt(f),
         }
     }
 }

@@ -37,6 +37,8 @@ fn service(backends: &[(u16, u8)], galera: Option<Galera>, slow_start: Duration)
         scheduler: Scheduler::Rr,
         hash_table_size: 251,
         persistence: None,
+        redispatch: true,
+        passive: None,
         max_connections: 0,
         backends: (0..).zip(backends).map(backend).collect(),
         check: Check {
@@ -254,6 +256,102 @@ fn a_flapping_backend_is_held_and_the_last_one_never_is() {
     assert_eq!(w.ring(), [1]);
     w.pass(Duration::from_secs(60));
     assert_eq!(w.ring(), [0, 1]);
+}
+
+/// `backends` equal ones that are all up, ejected for two connections that they do not take; two passed checks bring them back.
+fn watched(backends: usize) -> World {
+    let mut s = service(&vec![(1, 0); backends], None, Duration::ZERO);
+    s.passive = Some(Passive { after: 2, ..Passive::default() });
+    s.check.rise = 2;
+    let mut w = World::of(s);
+    (0..backends).for_each(|i| drop(w.up(i)));
+    w.pool.watch(w.now, |_| Counts::default());
+    w
+}
+
+impl World {
+    /// A quarter of a second later these have refused so many connections of as many, all together.
+    fn refused(&mut self, refused: &[u64]) -> Vec<Change> {
+        self.now += Duration::from_millis(250);
+        self.pool.watch(self.now, |i| Counts { flows: refused[i], refused: refused[i], unanswered: 0 })
+    }
+}
+
+#[test]
+fn a_backend_that_takes_no_connections_is_ejected_and_comes_back_by_passed_checks() {
+    let mut w = watched(3);
+    assert_eq!(w.refused(&[0, 1, 0]), []);
+    let changes = w.refused(&[0, 2, 0]);
+    assert!(matches!(changes[..], [Change::State { backend: 1, to: State::Down, .. }]), "{changes:?}");
+    assert_eq!((w.ring(), w.cause(1)), (vec![0, 2], "passive: 2 of 2 connections refused in 1s".into()));
+    assert_eq!(w.pool.take_suspects(), [1], "its check is asked");
+    assert_eq!(w.pool.take_suspects(), Vec::<usize>::new());
+    w.up(1);
+    w.pass(Duration::from_secs(9));
+    w.up(1);
+    assert_eq!(w.ring(), [0, 2], "its time is not over");
+    w.pass(Duration::from_secs(1));
+    assert_eq!(w.ring(), [0, 1, 2]);
+    assert_eq!(w.refused(&[0, 2, 0]), [], "what it is paid for is forgotten");
+}
+
+#[test]
+fn an_ejected_backend_whose_check_fails_is_down_for_that() {
+    let mut w = watched(2);
+    w.refused(&[2, 0]);
+    w.down(0);
+    assert_eq!((w.states()[0], w.cause(0).as_str()), ("down", "connection refused"));
+    w.pass(Duration::from_secs(60));
+    w.up(0);
+    assert_eq!(w.ring(), [1], "one pass of two");
+    w.up(0);
+    assert_eq!(w.ring(), [0, 1]);
+}
+
+#[test]
+fn no_more_than_half_are_ejected_and_never_the_last() {
+    let mut w = watched(5);
+    w.refused(&[9, 9, 9, 9, 9]);
+    assert_eq!(w.ring(), [2, 3, 4], "two of five");
+    let mut w = watched(2);
+    w.refused(&[9, 9]);
+    assert_eq!(w.ring(), [1], "one of two");
+    w.down(1);
+    assert_eq!(w.ring(), [0], "nobody else is left");
+    let mut w = watched(1);
+    w.refused(&[9]);
+    assert_eq!((w.ring(), w.pool.take_suspects()), (vec![0], vec![0]));
+    let mut w = watched(3);
+    w.down(1);
+    w.down(2);
+    w.refused(&[9, 0, 0]);
+    assert_eq!(w.ring(), [0], "the others are down");
+}
+
+#[test]
+fn the_writer_is_never_ejected_and_its_check_is_asked() {
+    let mut s =
+        service(&[(1, 9), (1, 0), (1, 0)], Some(rules(Role::Writer, Failback::Never)), Duration::ZERO);
+    s.passive = Some(Passive::default());
+    let mut w = World::of(s);
+    (0..3).for_each(|i| drop(w.sees(i, synced(i as u32))));
+    w.pool.watch(w.now, |_| Counts::default());
+    assert_eq!(w.refused(&[100, 0, 0]), []);
+    assert_eq!((w.ring(), w.pool.take_suspects()), (vec![0], vec![0]));
+}
+
+#[test]
+fn an_ejection_is_no_flapping() {
+    let mut w = watched(2);
+    for times in 1..=6 {
+        w.refused(&[2 * times, 0]);
+        assert!(w.cause(0).starts_with("passive: "), "{}", w.cause(0));
+        w.up(0);
+        w.up(0);
+        w.pass(Duration::from_secs(60));
+        assert_eq!(w.ring(), [0, 1]);
+        w.refused(&[2 * times, 0]);
+    }
 }
 
 #[test]

@@ -122,6 +122,20 @@ fn while_results_speak_against_the_state_checks_follow_each_other_faster() {
 }
 
 #[test]
+fn checks_that_are_hurried_follow_each_other_faster_as_often_as_could_change_the_state() {
+    let start = Instant::now();
+    let mut backend = Backend::new(&check(2, 3), 7);
+    backend.handle_result(start, Ok(Duration::ZERO));
+    backend.hurry();
+    let mut gaps = Vec::new();
+    for _ in 0..4 {
+        backend.handle_result(start, Ok(Duration::ZERO));
+        gaps.push((backend.next_check(start, start) - start).as_millis() < 1_000);
+    }
+    assert_eq!(gaps, [true, true, false, false], "the first of three is made at once");
+}
+
+#[test]
 fn a_late_check_is_made_at_once_and_not_made_up_for() {
     let due = Instant::now();
     let now = due + Duration::from_secs(60);

@@ -26,6 +26,8 @@ fn service(addrs: &[SocketAddr], kind: CheckKind) -> Service {
         scheduler: Scheduler::Rr,
         hash_table_size: 251,
         persistence: None,
+        redispatch: true,
+        passive: None,
         max_connections: 0,
         backends: addrs
             .iter()
@@ -57,14 +59,15 @@ struct Running {
     events: UnboundedReceiver<Event>,
     cancel: CancellationToken,
     tracker: TaskTracker,
+    nudges: Nudges,
 }
 
 fn start(services: &[Service]) -> Running {
     let (sender, events) = unbounded_channel();
     let (cancel, tracker) = (CancellationToken::new(), TaskTracker::new());
-    spawn(services, &sender, &cancel, &tracker);
+    let nudges = spawn(services, &sender, &cancel, &tracker);
     tracker.close();
-    Running { events, cancel, tracker }
+    Running { events, cancel, tracker, nudges }
 }
 
 impl Running {
@@ -119,6 +122,22 @@ async fn a_backend_goes_down_after_fall_failures_and_comes_back_after_rise_passe
     assert_eq!((first_pass.state, first_pass.cause), (State::Down, Some(Failure::NotReady)));
     let up = running.next_of(0).await;
     assert_eq!((up.state, up.changed, up.cause), (State::Up, true, None));
+}
+
+#[tokio::test]
+async fn a_check_that_is_asked_for_is_made_at_once_and_is_that_backends_own() {
+    let server = Server::start(Script::Healthy).await;
+    let mut seldom = service(&[server.addr, server.addr], CheckKind::Tcp);
+    seldom.check.interval = Duration::from_secs(3600);
+    seldom.check.fast_interval = Duration::from_secs(3600);
+    let mut running = start(&[seldom]);
+    let first = [running.next_change().await.backend, running.next_change().await.backend];
+    assert_ne!(first[0], first[1], "each is checked at the start");
+    running.nudges.ask(0, 1);
+    let asked = timeout(Duration::from_secs(10), running.events.recv()).await.expect("no waiting").unwrap();
+    assert_eq!((asked.backend, asked.passed()), (1, true));
+    running.nudges.ask(7, 0);
+    running.nudges.ask(0, 7);
 }
 
 #[tokio::test]
