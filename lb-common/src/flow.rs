@@ -100,7 +100,7 @@ pub struct Flow {
     pub proto: u8,
     /// A [`Stage`].
     pub stage: u8,
-    /// [`FIN_CLIENT`], [`FIN_BACKEND`], [`RETRIED`], [`MISSED`], [`ASKED`], [`TIMED`], [`REPLICATED`].
+    /// [`FIN_CLIENT`], [`FIN_BACKEND`], [`RETRIED`], [`MISSED`], [`ASKED`], [`TIMED`], [`REPLICATED`], [`ADOPTED`].
     pub flags: u8,
     /// A [`Mode`], and [`COUNTED`].
     pub mode: u8,
@@ -135,6 +135,9 @@ pub const TIMED: u8 = 1 << 5;
 
 /// A peer told of it, and no packet has come by here yet: its sequence numbers may be a long way behind.
 pub const REPLICATED: u8 = 1 << 6;
+
+/// A segment in the middle of the connection opened it, which its backend has not confirmed until it is established.
+pub const ADOPTED: u8 = 1 << 7;
 
 /// Where a flow stands: a TCP connection as the flags seen tell, a UDP flow as its directions do.
 #[repr(u8)]

@@ -30,9 +30,12 @@ pub struct Lease {
     /// Whose frames are taken.
     pub delegate: Mac,
     /// Zero.
-    pub pad: [u8; 12],
+    pub pad: [u8; 4],
+    /// Until then services that adopt unknown connections do: the lease was taken a short while ago. Boottime ns, written by the
+    /// daemon before `until`.
+    pub adopt_until: u64,
 }
-layout!(Lease = 64: until, relay_until, delegate_until, probed, term, fenced, relay, delegate, pad);
+layout!(Lease = 64: until, relay_until, delegate_until, probed, term, fenced, relay, delegate, pad, adopt_until);
 
 /// What a lease is worth at an instant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -15,6 +15,11 @@ macro_rules! reasons {
             /// All reasons in the order of their numbers.
             pub const ALL: &'static [Self] = &[$(Self::$name,)+];
 
+            /// The reason of this number.
+            pub fn of(number: u8) -> Option<Self> {
+                match number { $($n => Some(Self::$name),)+ _ => None }
+            }
+
             /// What the reason amounts to.
             pub const fn kind(self) -> Kind {
                 match self { $(Self::$name => Kind::$kind,)+ }
@@ -132,6 +137,9 @@ reasons! {
     RefusalWithheld = 41, Dropped, "refusal-withheld";
     /// A SYN that the client repeated, to another backend than the one that did not take it.
     Redispatched = 42, Forwarded, "redispatched";
+    /// Segment in the middle of an unknown connection, which a new owner has given to the backend that its service's scheduler
+    /// gives it to.
+    Adopted = 43, Forwarded, "adopted";
 }
 
 /// Elements of the `REASONS` map.
@@ -142,11 +150,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reasons_are_numbered_without_gaps_and_fit_the_map() {
-        for (i, r) in Reason::ALL.iter().enumerate() {
-            assert_eq!(*r as usize, i);
+    fn reasons_are_in_the_order_of_their_numbers_and_fit_the_map() {
+        assert!(Reason::ALL.is_sorted_by(|a, b| (*a as u8) < *b as u8));
+        for r in Reason::ALL {
+            assert!(Reason::of(*r as u8) == Some(*r) && (*r as usize) < REASON_SLOTS);
         }
-        assert!(Reason::ALL.len() <= REASON_SLOTS);
     }
 
     #[test]

@@ -85,10 +85,11 @@ pub struct Service {
     pub members: u8,
     /// Bits of a client's address, of 128, by which it is known again.
     pub prefix: u8,
-    /// Zero.
-    pub pad: u8,
+    /// Non-zero: for a time after its address has come here, a segment in the middle of an unknown connection opens a flow
+    /// ([`Lease::adopt_until`](crate::lease::Lease::adopt_until)); 0: it is refused.
+    pub adopts: u8,
 }
-layout!(Service = 24: id, router, ring_base, ring_len, persistence, scheduler, members, prefix, pad);
+layout!(Service = 24: id, router, ring_base, ring_len, persistence, scheduler, members, prefix, adopts);
 
 impl Service {
     /// How a backend is chosen.

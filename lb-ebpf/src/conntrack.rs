@@ -1,7 +1,7 @@
 //! Packets of known flows: one look-up by key, one array read for the record, one for the lease.
 
 use lb_common::{
-    flow::{FIN_BACKEND, FIN_CLIENT, FORWARD, Flow, REPLICATED, REVERSE, Stage},
+    flow::{ADOPTED, FIN_BACKEND, FIN_CLIENT, FORWARD, Flow, REPLICATED, REVERSE, Stage},
     reason::Reason,
 };
 
@@ -131,7 +131,9 @@ fn is_answered(f: &Flow, ip: &Ip, direction: u8) -> bool {
     let acknowledges = ip.tcp.flags & (flag::ACK | flag::SYN | flag::RST) == flag::ACK;
     match f.stage() {
         Stage::SynReceived => direction == FORWARD && acknowledges && ip.tcp.ack == f.backend_next,
-        Stage::SynSent => f.mode().is_one_way() && acknowledges,
+        Stage::SynSent if f.mode().is_one_way() => acknowledges,
+        // The backend knows the connection: it would have reset another.
+        Stage::SynSent => f.flags & ADOPTED != 0 && direction == REVERSE && acknowledges,
         Stage::OneWay => direction == REVERSE || f.mode().is_one_way(),
         _ => false,
     }

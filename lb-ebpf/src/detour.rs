@@ -125,10 +125,12 @@ pub fn handle<P: Packet, T: Tables>(p: &mut P, t: &T, at: &Arrival) -> Result<Ve
 fn decided<T: Tables>([slot, reason]: [u32; 2], t: &T) -> Plan {
     const NEW: u32 = Reason::NewFlow as u32;
     const AGAIN: u32 = Reason::Redispatched as u32;
+    const ADOPTED: u32 = Reason::Adopted as u32;
     const ERROR: u32 = Reason::ErrorForwarded as u32;
     let reason = match reason {
         NEW => Reason::NewFlow,
         AGAIN => Reason::Redispatched,
+        ADOPTED => Reason::Adopted,
         ERROR => Reason::ErrorForwarded,
         _ => Reason::Forwarded,
     };

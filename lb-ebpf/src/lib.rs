@@ -7,6 +7,7 @@
 #![cfg_attr(target_arch = "bpf", no_std)]
 
 pub mod access_list;
+pub mod adopt;
 pub mod answer;
 pub mod apply;
 #[cfg(any(test, feature = "testing"))]
@@ -134,7 +135,9 @@ pub fn rest<P: Packet, T: Tables>(p: &mut P, t: &T, at: &Arrival) -> Result<Verd
     }
     let mut plan = Plan::undecided();
     decide(frame, &ip, p, t, at, &mut plan);
-    if matches!(plan.reason, Reason::NewFlow | Reason::Redispatched) && detour::is_for(plan.slot, t) {
+    // What opens a flow with data in it may be too long for the way.
+    let opened = matches!(plan.reason, Reason::NewFlow | Reason::Redispatched);
+    if plan.reason == Reason::Adopted || opened && detour::is_for(plan.slot, t) {
         return Err(detour::leave(p, plan.slot, plan.reason));
     }
     if plan.reason == Reason::TtlExpired {

@@ -10,7 +10,7 @@ use lb_common::{
 };
 
 use crate::{
-    balance,
+    adopt, balance,
     ownership::{self, Right},
     packet::{Arrival, Packet},
     parse::{Ip, Payload, flag},
@@ -72,7 +72,7 @@ fn connection<P: Packet, T: Tables>(ip: &Ip, p: &P, t: &T, at: &Arrival) -> Plan
         if ip.tcp.has(flag::RST) {
             return Plan::drop(Reason::StrayReset);
         }
-        if !ip.tcp.opens() {
+        if !ip.tcp.opens() && !(unknown && adopt::may(ip, service, t, at.now)) {
             let reason = if unknown { Reason::UnknownFlow } else { Reason::FlowTableFull };
             return refuse(service, ip, reason, t);
         }
@@ -82,8 +82,16 @@ fn connection<P: Packet, T: Tables>(ip: &Ip, p: &P, t: &T, at: &Arrival) -> Plan
     }
     match open(ip, service, p, t, at) {
         Ok(slot) => {
+            // Asked again: of an answer that is kept the verifier would follow everything in between twice.
+            let opened = if ip.payload == Payload::Tcp && !ip.tcp.opens() {
+                adopt::mark(slot, ip, t);
+                Reason::Adopted
+            } else {
+                Reason::NewFlow
+            };
             let mode = t.flow(slot).map_or(Mode::Nat, |f| f.mode());
-            let reason = if redispatch::handed(p) == 0 { Reason::NewFlow } else { Reason::Redispatched };
+            let redispatched = opened == Reason::NewFlow && redispatch::handed(p) != 0;
+            let reason = if redispatched { Reason::Redispatched } else { opened };
             Plan::to_backend(reason, slot, FORWARD, mode)
         }
         Err(reason) if matches!(reason.kind(), Kind::Dropped) => {

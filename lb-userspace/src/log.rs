@@ -26,7 +26,7 @@ impl log::Log for DatapathLog {
     fn log(&self, record: &log::Record<'_>) {
         let text = record.args().to_string();
         let (number, rest) = text.split_once(' ').unwrap_or((&text, ""));
-        let reason = number.parse().ok().and_then(|n: usize| Reason::ALL.get(n));
+        let reason = number.parse().ok().and_then(Reason::of);
         match reason {
             Some(r) => tracing::info!("datapath: {} {rest}", r.word()),
             None => tracing::info!("datapath: {text}"),

@@ -77,8 +77,14 @@ pub fn configuration(lab: &Lab, node: &Node) -> String {
     text
 }
 
-/// Starts the daemon and waits until its control socket answers.
+/// Starts the daemon, waits until its control socket answers, and begins the node's books.
 pub fn start(lab: &Lab, node: &Node, console: &Console) -> Result<()> {
+    launch(lab, node, console)?;
+    books::begin(lab, node)
+}
+
+/// Starts the daemon and waits until its control socket answers.
+pub fn launch(lab: &Lab, node: &Node, console: &Console) -> Result<()> {
     let dir = lab.node_dir(node);
     let config = dir.join("viplb.toml");
     // A file that is there is kept: the user may have changed it.
@@ -103,7 +109,6 @@ pub fn start(lab: &Lab, node: &Node, console: &Console) -> Result<()> {
         let log = proc::tail(&log_file, 8);
         bail!("viplb in {} does not answer after {} s:\n{log}", node.name, READY_LIMIT.as_secs());
     }
-    books::begin(lab, node)?;
     console.say(format!("{}: viplb runs, priority {}", node.name, node.priority()));
     Ok(())
 }

@@ -107,6 +107,7 @@ impl Family {
                 backends: 0..n.max(1).into(),
                 ring: (0..u32::from(n)).collect(),
                 choice: Choice::default(),
+                adopts: false,
             }],
         }
     }

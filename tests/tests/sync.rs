@@ -36,6 +36,8 @@ struct Scene {
     hosts: Hosts,
     _servers: Vec<Server>,
     talks: Vec<Talk>,
+    /// Further lines of the service.
+    service: &'static str,
 }
 
 impl Scene {
@@ -53,7 +55,7 @@ impl Scene {
         }
         let servers = vec![hosts.serve("d1", at("[::]:3306"), 1), hosts.serve("d2", at("[::]:3306"), 2)];
         hosts.secret("sync.key", "1 0123456789abcdef0123456789abcdef\n");
-        Some(Self { hosts, _servers: servers, talks: Vec::new() })
+        Some(Self { hosts, _servers: servers, talks: Vec::new(), service: "" })
     }
 
     fn start(&self, node: &str) -> Daemon {
@@ -68,9 +70,10 @@ impl Scene {
                 "[vrrp.vip]\ninterface = \"eth0\"\nvirtual_router_id = 51\npriority = {priority}\nversion = 3\n\
                  advert_int = \"100ms\"\nvirtual_ipaddress = [\"172.18.0.201\"]\n\
                  [sync]\npeers = [\"{peer}\"]\nkey_file = \"sync.key\"\nfailback_wait = \"{failback_wait}\"\n\
-                 [service.db]\nlisten = \"{VIP}\"\n\
+                 [service.db]\nlisten = \"{VIP}\"\n{service}\n\
                  [[service.db.backend]]\naddress = \"172.18.0.2\"\n[[service.db.backend]]\naddress = \"172.18.0.3\"\n\
-                 [service.db.check]\ntype = \"tcp\"\ninterval = \"200ms\"\nrise = 1\nfall = 2\n"
+                 [service.db.check]\ntype = \"tcp\"\ninterval = \"200ms\"\nrise = 1\nfall = 2\n",
+                service = self.service
             ),
         );
         daemon.wait_up("db", 2);
@@ -212,6 +215,26 @@ fn connections_outlive_their_owner_though_every_fifth_datagram_is_lost() {
     first.wait_master();
     assert!(!sync(&first).routers[0].waited_out, "{:?}", sync(&first));
     scene.all_answer("the first node is back");
+}
+
+#[test]
+fn connections_that_nobody_told_the_new_owner_of_live_on_where_it_adopts_them() {
+    let Some(mut scene) = Scene::raise("syadopt") else { return };
+    scene.service = "scheduler = \"mh\"\nunknown = \"adopt\"";
+    let mut first = scene.start("n1");
+    first.wait_master();
+    let second = scene.start("n2");
+    scene.drop_datagrams("n2", "");
+    scene.connect(CONNECTIONS);
+    assert_eq!(sync(&second).routers[0].flows, 0);
+    first.end(Signal::SIGKILL);
+    second.wait_master();
+    scene.all_answer("the owner was killed");
+    wait_until("all are adopted, and replicated from then on", LIMIT, || {
+        let adopted = second.status().packets.into_iter().find(|p| p.reason == "adopted");
+        adopted.is_some_and(|p| p.count == CONNECTIONS as u64)
+            && sync(&second).routers[0].flows == CONNECTIONS as u64
+    });
 }
 
 #[test]

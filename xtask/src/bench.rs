@@ -8,11 +8,11 @@ use std::ffi::OsString;
 use anyhow::Result;
 
 use crate::paths::Paths;
-use crate::toolchain::{BENCH_NEEDS, FAULTS_NEEDS, FORWARD_NEEDS, PEER_NEEDS, Purpose};
+use crate::toolchain::{BENCH_NEEDS, FAULTS_NEEDS, FORWARD_NEEDS, Need, PEER_NEEDS, Purpose, SURVIVE_NEEDS};
 use crate::{build, install, process};
 
 /// Measure viplb: bench failover (--runs N, --only stop,freeze, --json FILE, --no-peers, --hogs, …), bench election,
-/// bench program, bench forward, bench flood, bench faults
+/// bench program, bench forward, bench flood, bench faults, bench survive
 #[derive(Debug, clap::Args)]
 #[command(disable_help_flag = true)]
 pub struct Options {
@@ -34,14 +34,15 @@ impl Options {
 /// Runs the subcommand.
 pub fn run(paths: &Paths, mut options: Options) -> Result<()> {
     install::ensure(paths, Purpose::Build, options.install)?;
+    if says(&options.args, &["survive"]) {
+        // Its MySQL sessions want a server; without one they go to the stand-in.
+        install::ensure(paths, Purpose::Lab, options.install)?;
+    }
     if says(&options.args, &["failover", "forward", "flood"]) {
         install::ensure_of(paths, BENCH_NEEDS, Purpose::Lab, options.install)?;
     }
-    if compares(&options.args) {
-        install::ensure_of(paths, PEER_NEEDS, Purpose::Lab, options.install)?;
-    }
-    if says(&options.args, &["forward"]) && !says(&options.args, &["--no-peers", "--help", "-h"]) {
-        install::ensure_of(paths, FORWARD_NEEDS, Purpose::Lab, options.install)?;
+    for needs in compared(&options.args) {
+        install::ensure_of(paths, needs, Purpose::Lab, options.install)?;
     }
     if says(&options.args, &["faults"]) && !says(&options.args, &["--help", "-h"]) {
         install::ensure(paths, Purpose::Lab, options.install)?;
@@ -54,9 +55,18 @@ pub fn run(paths: &Paths, mut options: Options) -> Result<()> {
     process::exec(&paths.program("viplb-bench", true), &options.args)
 }
 
-/// Whether the peers are measured too, so that they have to be there.
-fn compares(args: &[OsString]) -> bool {
-    says(args, &["failover"]) && !says(args, &["--no-peers", "--help", "-h"])
+/// What benches compare with.
+static COMPARED: &[(&[&str], &[Need])] = &[
+    (&["failover", "survive"], PEER_NEEDS),
+    (&["forward", "survive"], FORWARD_NEEDS),
+    (&["survive"], SURVIVE_NEEDS),
+];
+
+/// What has to be there because it is measured too.
+fn compared(args: &[OsString]) -> impl Iterator<Item = &'static [Need]> {
+    let alone = says(args, &["--no-peers", "--help", "-h"]);
+    let measured = move |(benches, _): &&(&[&str], _)| !alone && says(args, benches);
+    COMPARED.iter().filter(measured).map(|(_, needs)| *needs)
 }
 
 fn says(args: &[OsString], words: &[&str]) -> bool {
@@ -70,14 +80,17 @@ mod tests {
     #[test]
     fn peers_are_asked_for_only_where_they_are_measured() {
         for (line, expected) in [
-            ("failover --runs 2", true),
-            ("failover --runs 2 --no-peers", false),
-            ("failover --help", false),
-            ("election", false),
-            ("", false),
+            ("failover --runs 2", &["keepalived"][..]),
+            ("failover --runs 2 --no-peers", &[]),
+            ("failover --help", &[]),
+            ("survive", &["keepalived", "nftables", "HAProxy", "conntrackd"]),
+            ("survive --no-peers", &[]),
+            ("election", &[]),
+            ("", &[]),
         ] {
             let args: Vec<OsString> = line.split_whitespace().map(OsString::from).collect();
-            assert_eq!(compares(&args), expected, "{line}");
+            let names: Vec<_> = compared(&args).flatten().map(|need| need.name).collect();
+            assert_eq!(names, expected, "{line}");
         }
     }
 }

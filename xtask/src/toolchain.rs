@@ -166,6 +166,13 @@ pub static FAULTS_NEEDS: &[Need] = &[
     lab("HAProxy", "what clients notice of a fault is measured beside it", &["haproxy"], &["haproxy"]),
     lab("sysbench", "the load under which nodes are taken out", &["sysbench"], &["sysbench"]),
 ];
+/// What `cargo xtask bench survive` compares with, beside keepalived and those; likewise.
+pub static SURVIVE_NEEDS: &[Need] = &[lab(
+    "conntrackd",
+    "replicates the kernel's own connection table, which viplb's survivors are counted beside",
+    &["conntrackd"],
+    &["conntrackd"],
+)];
 
 /// What `cargo xtask vm` needs beside what the tests do.
 pub static VM_NEEDS: &[Need] = &[

@@ -118,7 +118,7 @@ fn interfaces() -> HashMap<u32, String> {
 }
 
 fn reason(sample: &Sample) -> &'static str {
-    Reason::ALL.get(usize::from(sample.reason)).map_or("unknown", |r| r.word())
+    Reason::of(sample.reason).map_or("unknown", |r| r.word())
 }
 
 fn text(sample: &Sample, since: u64, interfaces: &HashMap<u32, String>) -> String {

@@ -327,8 +327,20 @@ pub struct Service {
     pub redispatch: bool,
     /// When a backend that does not take connections is ejected. Default by [`Passive::default`], in the same services.
     pub passive: Option<Passive>,
+    /// What becomes of connections that a new owner does not know. Default: reset.
+    pub unknown: Unknown,
     /// What is made of the cluster's state; with a check of kind [`CheckKind::Galera`] only.
     pub galera: Option<Galera>,
+}
+
+/// What becomes of connections that a node which has just taken their address does not know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Unknown {
+    /// They are refused with RST.
+    #[default]
+    Reset,
+    /// They are given to the backend that the scheduler gives them to.
+    Adopt,
 }
 
 /// What becomes of a backend's connections.

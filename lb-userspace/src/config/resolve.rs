@@ -16,6 +16,7 @@ mod router;
 mod service;
 mod sync;
 mod track;
+mod unknown;
 
 use std::{
     net::IpAddr,

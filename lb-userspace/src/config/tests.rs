@@ -10,6 +10,7 @@ mod modes;
 mod reach;
 mod sync;
 mod track;
+mod unknown;
 
 use std::{fs, path::PathBuf, time::Duration};
 

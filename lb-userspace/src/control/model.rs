@@ -23,7 +23,7 @@ use lb_common::{
 };
 
 use crate::{
-    config::model::{Config, Protocol, Version, VirtualRouter},
+    config::model::{Config, Protocol, Unknown, Version, VirtualRouter},
     datapath::{
         ring,
         tables::{Desired, DesiredService},
@@ -337,6 +337,7 @@ impl Model {
                 backends,
                 ring: ring::table(scheduler, &takers, s.hash_table_size),
                 choice: choice::of(s, scheduler, &takers),
+                adopts: s.unknown == Unknown::Adopt,
             });
         }
         services

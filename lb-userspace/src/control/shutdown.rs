@@ -5,7 +5,10 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use tokio::time::timeout;
+use tokio::{
+    task::spawn_blocking,
+    time::{sleep, timeout},
+};
 
 use super::{Control, end_own_connections, sync};
 
@@ -14,14 +17,21 @@ const NOTIFY_LIMIT: Duration = Duration::from_secs(5);
 /// How long requests on the control socket may take to end.
 const API_LIMIT: Duration = Duration::from_secs(1);
 
+/// How often flows are told while the election ends.
+const FLUSH: Duration = Duration::from_millis(1);
+
 impl Control {
     /// Stops everything; goes on after a failure and reports the first.
     pub(super) async fn shutdown(mut self) -> Result<()> {
         self.cancel.cancel();
         let stopping = self.model.stop_notices();
-        sync::flush(&mut self.replication, &mut self.datapath);
-        self.driver.stop();
-        // What was established while a successor was being looked for.
+        sync::pass_on(&mut self.replication, &mut self.datapath).await;
+        // What is established while a successor takes over is told at once.
+        let stopping_driver = spawn_blocking(move || self.driver.stop());
+        while !stopping_driver.is_finished() {
+            sync::flush(&mut self.replication, &mut self.datapath);
+            sleep(FLUSH).await;
+        }
         sync::flush(&mut self.replication, &mut self.datapath);
         for change in self.model.address_removals() {
             if let Err(e) = self.netlink.remove_address(change.ifindex, change.addr).await {

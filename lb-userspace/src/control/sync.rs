@@ -2,10 +2,11 @@
 //!
 //! A turn is no event of the model: nothing is reconciled and no snapshot published for it, the next tick shows it.
 
-use std::{future::pending, hash::BuildHasher};
+use std::{future::pending, hash::BuildHasher, time::Duration};
 
 use anyhow::Result;
 use lb_common::{addr::Addr, flow::Flow};
+use tokio::time::sleep;
 
 use super::{Control, model::Machine};
 use crate::{
@@ -81,6 +82,27 @@ pub(super) async fn ready(replication: &mut Option<Replication>) -> Result<()> {
     match replication {
         Some(replication) => Ok(replication.driver.ready().await?),
         None => pending().await,
+    }
+}
+
+/// How long a node that leaves waits at most until its peers have all of its flows: two signs of life of theirs.
+const PASSED_ON_LIMIT: Duration = Duration::from_millis(400);
+/// Between two looks at what peers say meanwhile.
+const LOOK: Duration = Duration::from_millis(1);
+
+/// Goes on replicating until every peer that lives has all flows of this node's, for a bounded time: with new ones all the while
+/// there is no such moment, but the peers have had the time to take in what was on its way. Whoever leaves does this first, for its
+/// successor takes the addresses over without looking at what it has not read yet.
+pub(super) async fn pass_on(replication: &mut Option<Replication>, datapath: &mut Datapath) {
+    let Some(Replication { driver, directory }) = replication else { return };
+    let begun = BootTime::now();
+    loop {
+        driver.turn(&mut replica(datapath, directory, BootTime::now()));
+        let now = BootTime::now();
+        if driver.node().is_passed_on(begun, now) || now.since(begun) >= PASSED_ON_LIMIT {
+            return;
+        }
+        sleep(LOOK).await;
     }
 }
 

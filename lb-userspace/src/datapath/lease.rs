@@ -7,6 +7,7 @@
 use std::{
     io,
     sync::atomic::{AtomicU32, AtomicU64, Ordering},
+    time::Duration,
 };
 
 use anyhow::Result;
@@ -14,6 +15,10 @@ use lb_common::{addr, lease, maps as names};
 
 use super::{mapped::Mapped, pins::Pins};
 use crate::vrrp::{BootTime, Lease, Noted, announce::Mac};
+
+/// For how long after its start a lease makes services adopt that do: what waits for an answer has been sent again by then, seven
+/// times.
+const ADOPTS_FOR: Duration = Duration::from_secs(60);
 
 /// The `LEASES` map of a node.
 pub struct KernelLease {
@@ -23,6 +28,7 @@ pub struct KernelLease {
 /// One element, its words as the two sides share them.
 struct Words<'a> {
     until: &'a AtomicU64,
+    adopt_until: &'a AtomicU64,
     probed: &'a AtomicU64,
     term: &'a AtomicU32,
     fenced: &'a AtomicU32,
@@ -49,6 +55,7 @@ impl KernelLease {
         unsafe {
             Some(Words {
                 until: AtomicU64::from_ptr(&raw mut (*p).until),
+                adopt_until: AtomicU64::from_ptr(&raw mut (*p).adopt_until),
                 probed: AtomicU64::from_ptr(&raw mut (*p).probed),
                 term: AtomicU32::from_ptr(&raw mut (*p).term),
                 fenced: AtomicU32::from_ptr(&raw mut (*p).fenced),
@@ -89,6 +96,7 @@ impl Lease for KernelLease {
         let words = self.known(router)?;
         let past = words.term.load(Ordering::SeqCst).max(words.fenced.load(Ordering::SeqCst));
         words.term.store(past.wrapping_add(1), Ordering::SeqCst);
+        words.adopt_until.store((BootTime::now() + ADOPTS_FOR).0, Ordering::SeqCst);
         words.until.store(until.0, Ordering::SeqCst);
         Ok(())
     }

@@ -66,6 +66,8 @@ pub struct DesiredService {
     pub ring: Vec<u32>,
     /// How one is chosen.
     pub choice: Choice,
+    /// Whether a new owner adopts connections that it does not know.
+    pub adopts: bool,
 }
 
 /// How a service's backends are chosen. The default goes round the ring and knows no limits.
@@ -104,7 +106,7 @@ pub fn lay_out(services: &[DesiredService], base: u32) -> (Vec<u64>, Vec<Service
             scheduler: s.choice.scheduler as u8,
             members: members.len() as u8,
             prefix,
-            pad: 0,
+            adopts: s.adopts.into(),
         });
         words.extend(s.ring.iter().map(|id| schedule::word(*id, 1)));
         words.extend(members.iter().map(|(id, weight)| schedule::word(*id, *weight)));

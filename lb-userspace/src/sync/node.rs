@@ -193,6 +193,15 @@ impl Node {
         peers.chain(young).fold(self.turned + HELLO, BootTime::min)
     }
 
+    /// Whether every peer that lives has said since then that it has all flows that this node owns.
+    pub fn is_passed_on(&self, since: BootTime, now: BootTime) -> bool {
+        let owned = || (0..self.table.scopes.len()).filter(|scope| self.table.owns(*scope));
+        let alive = self.links.iter().filter(|link| link.peer.is_alive(now));
+        alive
+            .flat_map(|link| owned().map(move |scope| (link, scope)))
+            .all(|(link, scope)| link.peer.has(scope, since) == Some(self.table.total(scope)))
+    }
+
     /// Which routers may pre-empt now, where that has changed: their index, and whether they wait.
     pub fn gate_changes(&mut self, now: BootTime) -> Vec<(usize, bool)> {
         let mut changes = Vec::new();

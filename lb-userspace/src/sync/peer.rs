@@ -18,7 +18,7 @@ use super::{
     index::Stamp,
     pull::{Pull, Standing},
     table::{Flows, Table},
-    wire::{self, BUCKETS, Claim, MAX_CLAIMS, Message, Record, SUMS, Summary},
+    wire::{self, BUCKETS, Claim, FlowId, MAX_CLAIMS, Message, Record, SUMS, Summary},
 };
 use crate::vrrp::BootTime;
 
@@ -38,6 +38,18 @@ const BURST: Duration = Duration::from_millis(4);
 const MOST_WAITING: usize = 8192;
 /// Buckets asked for that wait to be sent; asked again, they only cost time.
 const MOST_ASKED: usize = BUCKETS * 2;
+
+/// A part of a bucket that was asked for: which flows, to be read when it is sent. Whatever is told of one meanwhile is told before,
+/// and must not be contradicted by what was true earlier.
+#[derive(Debug)]
+struct Part {
+    scope: usize,
+    nonce: u32,
+    bucket: u16,
+    part: u16,
+    parts: u16,
+    flows: Vec<(u32, FlowId)>,
+}
 
 /// What has been exchanged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -67,12 +79,14 @@ pub struct Peer {
     greeted: BootTime,
     /// By router: what it says of it, and how far this node has come.
     pulls: Vec<Pull>,
+    /// By router that it does not own: what it says that it has of it, and when.
+    has: Vec<Option<(BootTime, Summary)>>,
     /// To be sent at once.
     urgent: VecDeque<Message>,
     /// Buckets that it has asked for: router, nonce, bucket.
     asked: VecDeque<(usize, u32, u16)>,
     /// Parts of the bucket that is being sent.
-    parts: VecDeque<Message>,
+    parts: VecDeque<Part>,
     /// When the next part may be sent.
     paced: BootTime,
     nonces: u32,
@@ -89,6 +103,7 @@ impl Peer {
             hello_at: now,
             greeted: BootTime(0),
             pulls: (0..routers).map(|_| Pull::default()).collect(),
+            has: vec![None; routers],
             urgent: VecDeque::new(),
             asked: VecDeque::new(),
             parts: VecDeque::new(),
@@ -118,9 +133,15 @@ impl Peer {
         self.pulls[scope].claimed()
     }
 
+    /// What it has said since then that it has of a router that it does not own.
+    pub fn has(&self, scope: usize, since: BootTime) -> Option<Summary> {
+        self.has[scope].filter(|(at, _)| *at > since).map(|(_, summary)| summary)
+    }
+
     /// Nothing that was under way goes on: it has been started anew, or this node has slept.
     pub fn forget(&mut self) {
         self.pulls.iter_mut().for_each(|pull| *pull = Pull::default());
+        self.has.fill(None);
         self.urgent.clear();
         self.asked.clear();
         self.parts.clear();
@@ -185,6 +206,7 @@ impl Peer {
 
     fn hear_claim(&mut self, now: BootTime, claim: &Claim, table: &Table) {
         let Some(i) = table.scope(&claim.scope) else { return };
+        self.has[i] = (!claim.owner).then_some((now, claim.summary));
         let owner = claim.owner && !table.owns(i);
         self.pulls[i].hear_claim(now, owner.then_some(claim.summary), table.total(i));
     }
@@ -259,22 +281,24 @@ impl Peer {
             if !table.owns(i) {
                 continue;
             }
-            let records = table.bucket(i, bucket, flows, now);
+            let (slots, records): (Vec<u32>, Vec<Record>) =
+                table.bucket(i, bucket, flows, now).into_iter().unzip();
             let parts = wire::parts(&records);
             let count = parts.len() as u16;
-            let part = |(part, flows): (u16, &[Record])| Message::Bucket {
-                scope: table.scopes[i].addr,
-                nonce,
-                bucket,
-                part,
-                parts: count,
-                flows: flows.to_vec(),
-            };
-            self.exchanged.flows_sent += records.len() as u64;
-            self.parts.extend((0..).zip(parts).map(part));
+            let mut slots = slots.into_iter();
+            for (part, records) in (0..).zip(parts) {
+                let flows = records.iter().map(|r| r.id);
+                let flows = slots.by_ref().zip(flows).collect();
+                self.parts.push_back(Part { scope: i, nonce, bucket, part, parts: count, flows });
+            }
         }
         self.paced = self.paced.max(now - BURST) + PACE;
-        self.parts.pop_front()
+        let Part { scope, nonce, bucket, part, parts, flows: wanted } = self.parts.pop_front()?;
+        let records: Vec<_> =
+            wanted.into_iter().filter_map(|(slot, id)| table.current(slot, &id, flows, now)).collect();
+        self.exchanged.flows_sent += records.len() as u64;
+        let scope = table.scopes[scope].addr;
+        Some(Message::Bucket { scope, nonce, bucket, part, parts, flows: records })
     }
 
     /// When [`poll_message`](Self::poll_message) has something to say next.

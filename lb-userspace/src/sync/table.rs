@@ -215,15 +215,20 @@ impl Table {
         }
     }
 
-    /// The flows of a bucket.
-    pub fn bucket(&self, scope: usize, bucket: u16, flows: &impl Flows, now: BootTime) -> Vec<Record> {
-        let read = |slot: &u32| Record::of(&flows.read(*slot), now.0);
-        self.index
-            .slots(scope, bucket)
-            .iter()
-            .map(read)
-            .filter(|record| record.stage != Stage::Free)
-            .collect()
+    /// The flows of a bucket, and the slots that they are in.
+    pub fn bucket(&self, scope: usize, bucket: u16, flows: &impl Flows, now: BootTime) -> Vec<(u32, Record)> {
+        let read = |slot: &u32| (*slot, Record::of(&flows.read(*slot), now.0));
+        let slots = self.index.slots(scope, bucket).iter().map(read);
+        slots.filter(|(_, record)| record.stage != Stage::Free).collect()
+    }
+
+    /// What is true of a flow now; `None` if it is not in that slot any more.
+    pub fn current(&self, slot: u32, id: &FlowId, flows: &impl Flows, now: BootTime) -> Option<Record> {
+        let flow = flows.read(slot);
+        let entry = self.index.entry(slot)?;
+        let record = Record::of(&flow, now.0);
+        let same = entry.generation == flow.generation && record.id == *id;
+        (same && record.stage != Stage::Free).then_some(record)
     }
 
     /// Takes an owner's word for a flow. `stamp` says where it stands in the order of what the peer said.

@@ -20,3 +20,4 @@ pub mod punctual;
 pub mod report;
 pub mod row;
 pub mod scene;
+pub mod survive;

@@ -4,7 +4,7 @@
 //! code 0: every target is met, 1: one is missed, or the bench could not be run.
 
 use std::{
-    net::{IpAddr, SocketAddrV4},
+    net::{IpAddr, SocketAddr, SocketAddrV4},
     path::PathBuf,
     process::ExitCode,
 };
@@ -15,6 +15,7 @@ use lb_tests::{
     bench::{
         echo, election, failover, faults, flood, forward, hogs, program,
         row::{self, Row},
+        survive,
     },
     console::{self, Console},
     screen::put,
@@ -42,6 +43,7 @@ enum What {
     Forward(forward::Options),
     Flood(flood::Options),
     Faults(faults::Options),
+    Survive(survive::Options),
     /// An echo server, TCP and UDP.
     #[command(hide = true)]
     Echo {
@@ -57,6 +59,16 @@ enum What {
     FloodHeld {
         from: IpAddr,
         count: u32,
+    },
+    /// A backend of `survive`.
+    #[command(hide = true)]
+    SurviveServer {
+        listen: SocketAddr,
+    },
+    /// Connections of `survive`, as told on standard input.
+    #[command(hide = true)]
+    SurviveClient {
+        shape: String,
     },
     /// A process that is busy.
     #[command(hide = true)]
@@ -92,6 +104,14 @@ fn run(cli: &Cli) -> Result<Vec<Row>> {
         What::Flood(options) => {
             console::catch_signals()?;
             flood::run(options, &console)?
+        }
+        What::Survive(options) => {
+            console::catch_signals()?;
+            survive::run(options, &prefix, &console)?
+        }
+        What::SurviveServer { listen } => return survive::server::serve(*listen).map(|()| Vec::new()),
+        What::SurviveClient { shape } => {
+            return survive::talk::be_client(serde_json::from_str(shape)?).map(|()| Vec::new());
         }
         What::Faults(options) => {
             console::catch_signals()?;

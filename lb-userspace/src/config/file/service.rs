@@ -19,7 +19,7 @@ use super::{
 use crate::config::{
     address::{self, Endpoint, Listen},
     diagnostic::Report,
-    model::{Failback, Mode, Protocol, Role, Then},
+    model::{Failback, Mode, Protocol, Role, Then, Unknown},
     reader::{Bare, Field, Reader, Refusal, parse_duration},
 };
 
@@ -59,6 +59,8 @@ pub struct Service {
     pub on_maint: Field<Then>,
     /// `redispatch`, `passive`.
     pub missed: MissedKeys,
+    /// `unknown`.
+    pub unknown: Field<Unknown>,
     /// `role`.
     pub role: Field<Role>,
     /// `failback`.
@@ -108,6 +110,7 @@ pub fn read(name: Spanned<String>, table: &DeTable<'_>, report: &mut Report) -> 
     let [on_lost, on_failed, on_drain, on_maint] =
         ["on_lost", "on_failed", "on_drain", "on_maint"].map(|key| r.parsed(key, parse_then));
     let missed = missed::take(&mut r);
+    let unknown = r.choice("unknown", &[("reset", Unknown::Reset), ("adopt", Unknown::Adopt)]);
     let role = r.choice("role", check::ROLES);
     let failback = r.choice("failback", check::FAILBACKS);
     let access = access::read(&mut r);
@@ -168,6 +171,7 @@ pub fn read(name: Spanned<String>, table: &DeTable<'_>, report: &mut Report) -> 
         on_drain,
         on_maint,
         missed,
+        unknown,
         role,
         failback,
         access,

@@ -51,6 +51,7 @@ impl Resolver<'_, '_> {
             },
             redispatch,
             passive,
+            unknown: self.unknown(s, scheduler),
             galera,
         })
     }

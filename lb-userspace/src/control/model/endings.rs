@@ -4,11 +4,11 @@
 //! Follows from the standings alone, so nothing has to be told twice: what a backend's standing asks for is compared with what
 //! was last asked for. The control loop takes what is due with [`Model::take_endings`] and ends it.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::Model;
 use crate::{
-    config::model::{Sessions, Then},
+    config::model::{Check, Sessions, Then},
     health::{Cause, Standing, State},
 };
 
@@ -84,6 +84,11 @@ impl Ending {
     }
 }
 
+/// How long checks take to find a backend that is back, at most.
+fn until_up(check: &Check) -> Duration {
+    check.interval + check.timeout + check.fast_interval * check.rise
+}
+
 impl Model {
     /// Has the endings of a service follow from how its backends stand.
     pub(super) fn follow_endings(&mut self, service: usize, at: Instant) {
@@ -95,9 +100,13 @@ impl Model {
     }
 
     /// A router owns its addresses from now on, and with them the flows that a peer may have known.
+    ///
+    /// Not before checks have had the time to find a backend again: a node that was cut off has lost all of them, takes the addresses
+    /// back once it has found the first one, and the others' connections are as good as ever.
     pub(super) fn end_as_owner(&mut self, router: usize, at: Instant) {
         for (service, backends) in self.config.services.iter().zip(&mut self.backends) {
             if service.router == Some(router) {
+                let at = at + until_up(&service.check);
                 backends.iter_mut().for_each(|b| b.ending.again(&service.sessions, at));
             }
         }

@@ -53,6 +53,7 @@ fn service(backends: &[(u16, u8)], galera: Option<Galera>, slow_start: Duration)
         slow_start,
         quorum: 1,
         hysteresis: 0,
+        unknown: crate::config::model::Unknown::default(),
         sessions: Sessions::default(),
         galera,
     }

@@ -45,6 +45,7 @@ fn service(addrs: &[SocketAddr], kind: CheckKind) -> Service {
         check: Check { kind, port: None, interval, fast_interval: interval, timeout, rise: 2, fall: 3 },
         quorum: 1,
         hysteresis: 0,
+        unknown: crate::config::model::Unknown::default(),
         sessions: Sessions::default(),
         slow_start: Duration::ZERO,
         galera: None,

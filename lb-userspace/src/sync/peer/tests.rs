@@ -4,8 +4,9 @@ use proptest::prelude::*;
 use super::{
     super::{
         gate::Gate,
+        node::Node,
         table::Unfit,
-        testing::{Fate, Sim, record},
+        testing::{Fate, Host, Sim, record},
     },
     *,
 };
@@ -46,6 +47,65 @@ fn a_flow_is_known_to_the_other_node_within_milliseconds_and_so_is_its_end() {
     sim.run(Duration::from_millis(3), good);
     assert!(sim.hosts[1].flows.slots.is_empty());
     assert_eq!(sim.hosts[1].node.links[0].peer.exchanged.repairs, 0);
+}
+
+#[test]
+fn a_bucket_that_is_sent_in_parts_does_not_contradict_what_was_told_meanwhile() {
+    const BUCKET: u16 = 7;
+    let mut sim = met();
+    let all: Vec<_> = (1..=u16::MAX).map(record).filter(|r| r.bucket() == BUCKET).collect();
+    assert!(all.len() > 40, "several parts");
+    all.iter().for_each(|r| sim.hosts[0].establish(r, sim.now));
+    sim.run(Duration::from_millis(150), good);
+    let (now, host) = (sim.now, &mut sim.hosts[0]);
+    let ask = Message::Ask { scope: record(1).id.vip, nonce: 9, buckets: vec![BUCKET] };
+    let Node { table, links, .. } = &mut host.node;
+    links[0].peer.hear(now, u64::MAX >> 8, ask, table, &mut host.flows);
+    let next = |host: &mut Host, n: u64| {
+        let now = now + Duration::from_millis(n);
+        let Node { table, links, .. } = &mut host.node;
+        links[0].peer.poll_message(now, table, &host.flows)
+    };
+    let flows = |message: Option<Message>| match message {
+        Some(Message::Bucket { flows, .. }) => flows,
+        other => panic!("no part: {other:?}"),
+    };
+    let first = flows(next(host, 1));
+    assert!(first.len() < all.len());
+    // All end; of one port the next connection begins at once, towards another backend.
+    all.iter().for_each(|r| host.end(r, now));
+    let last = *all.last().expect("a flow");
+    let anew = Record { backend: record(1).id.vip, ..last };
+    host.establish(&anew, now);
+    host.node.flush(&host.flows, now);
+    let (mut told, mut rest) = (0, Vec::new());
+    for n in 2..40 {
+        match next(host, n) {
+            Some(Message::Flows(news)) => told += news.len(),
+            Some(Message::Bucket { flows, .. }) => rest.extend(flows),
+            _ => {}
+        }
+    }
+    assert_eq!(told, all.len() + 1);
+    assert_eq!(rest, Vec::new(), "what was true when it was asked for");
+}
+
+#[test]
+fn an_owner_that_is_about_to_leave_knows_when_its_peer_has_all_of_its_flows() {
+    let mut sim = met();
+    (1..=200).for_each(|port| sim.hosts[0].establish(&record(port), sim.now));
+    let begun = sim.now;
+    let is_passed_on = |sim: &Sim| sim.hosts[0].node.is_passed_on(begun, sim.now);
+    // All news are lost, and what the peer says is not.
+    sim.run(Duration::from_millis(30), |_| Fate::Lost);
+    assert!(!is_passed_on(&sim), "what it said before counts no more");
+    sim.run(SECOND, good);
+    assert!(is_passed_on(&sim) && equal(&sim));
+    sim.hosts[0].establish(&record(201), sim.now);
+    assert!(!is_passed_on(&sim), "the youngest is not there yet");
+    // One that is gone is not waited for.
+    sim.run(4 * SECOND, |_| Fate::Lost);
+    assert!(is_passed_on(&sim));
 }
 
 #[test]

@@ -19,6 +19,7 @@ use tokio::{
 };
 
 use crate::{
+    bench::scene::program,
     netns::Netns,
     packets::{Family, PORT},
 };
@@ -29,7 +30,7 @@ const AT_A_TIME: usize = 32;
 pub const LIMIT: Duration = Duration::from_secs(20);
 const BACKLOG: u32 = 65_535;
 /// What a process says when it is.
-const READY: &str = "ready";
+pub const READY: &str = "ready";
 /// What is said on a connection, and comes back.
 const WORDS: [u8; 8] = *b"still on";
 
@@ -58,27 +59,35 @@ pub fn serve(addr: IpAddr) -> Result<()> {
     })
 }
 
-/// A process at one end of many connections. It may have as many files open as the system lets it.
+/// A process at one end of many connections, which is this program again. It may have as many files open as the system lets it.
 #[derive(Debug)]
-struct End {
+pub struct End {
     child: Child,
     out: BufReader<ChildStdout>,
 }
 
 impl End {
-    fn start(netns: &Netns, args: &[&str]) -> Result<Self> {
+    /// Starts it in a namespace; what it does is said by its arguments.
+    pub fn start(netns: &Netns, args: &[&str]) -> Result<Self> {
         let mut command = Command::new("sh");
-        command.args(["-c", "ulimit -n $(ulimit -Hn); exec \"$@\"", "sh"]).arg(std::env::current_exe()?);
+        command.args(["-c", "ulimit -n $(ulimit -Hn); exec \"$@\"", "sh"]).arg(program()?);
         command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = netns.spawn(command)?;
         let out = BufReader::new(child.stdout.take().context("no output")?);
         Ok(Self { child, out })
     }
 
-    fn line(&mut self) -> Result<String> {
+    /// The next line of what it says; empty if it is gone.
+    pub fn line(&mut self) -> Result<String> {
         let mut line = String::new();
         self.out.read_line(&mut line)?;
         Ok(line.trim_end().to_owned())
+    }
+
+    /// Tells it a line.
+    pub fn say(&mut self, line: &str) -> Result<()> {
+        let input = self.child.stdin.as_mut().context("no input")?;
+        writeln!(input, "{line}").context("the process with the connections is gone")
     }
 }
 
@@ -134,8 +143,7 @@ impl Held {
 
     /// Has a request sent on each again.
     pub fn use_again(&mut self) -> Result<()> {
-        let input = self.child.child.stdin.as_mut().context("no input")?;
-        writeln!(input).context("the process with the connections is gone")
+        self.child.say("")
     }
 
     /// How many got no answer, or another one.

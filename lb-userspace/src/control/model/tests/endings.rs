@@ -100,10 +100,27 @@ fn who_becomes_owner_ends_what_a_peer_knew_of_backends_that_are_lost() {
         at: vrrp::BootTime(0),
     };
     w.model.on_vrrp(&entered(vrrp::State::Master), T);
-    assert_eq!(w.model.take_endings(Instant::now() + S)[0].backend, 1);
+    assert_eq!(w.model.take_endings(Instant::now()), [], "checks may be about to find it again");
+    assert_eq!(w.model.take_endings(Instant::now() + 60 * S)[0].backend, 1);
     w.check(3, 1, Ok(()));
     w.model.on_vrrp(&entered(vrrp::State::Master), T);
-    assert_eq!(w.model.take_endings(Instant::now() + S), []);
+    assert_eq!(w.model.take_endings(Instant::now() + 60 * S), []);
+}
+
+#[test]
+fn a_node_that_was_cut_off_ends_nothing_of_backends_that_it_finds_again_after_it_has_taken_over() {
+    let mut w = World::new(Sessions::default());
+    for backend in [0, 1] {
+        w.check(1, backend, Err(Failure::Unreachable("no route to host".into())));
+    }
+    assert_eq!(w.due(1), [0, 1], "it owns no flow, and ends none");
+    w.check(5, 0, Ok(()));
+    let reason = vrrp::Reason::Silence;
+    let entered =
+        vrrp::Event::Entered { router: 0, state: vrrp::State::Master, reason, at: vrrp::BootTime(0) };
+    w.model.on_vrrp(&entered, T);
+    w.check(6, 1, Ok(()));
+    assert_eq!(w.model.take_endings(Instant::now() + 60 * S), []);
 }
 
 #[test]
