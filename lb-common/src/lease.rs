@@ -34,8 +34,11 @@ pub struct Lease {
     /// Until then services that adopt unknown connections do: the lease was taken a short while ago. Boottime ns, written by the
     /// daemon before `until`.
     pub adopt_until: u64,
+    /// `until` and a mark of the virtual router, by exclusive or: the daemon that extended the lease to there has ended in good order,
+    /// and the next one may go on with it. Anything else, zero above all: nobody left it. Only daemons read and write it.
+    pub kept: u64,
 }
-layout!(Lease = 64: until, relay_until, delegate_until, probed, term, fenced, relay, delegate, pad, adopt_until);
+layout!(Lease = 72: until, relay_until, delegate_until, probed, term, fenced, relay, delegate, pad, adopt_until, kept);
 
 /// What a lease is worth at an instant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,6 +56,12 @@ impl Lease {
     #[inline(always)]
     pub const fn is_valid(&self, now: u64) -> bool {
         self.until > now && self.term != self.fenced
+    }
+
+    /// Whether a daemon that ended in good order has left this lease, valid at `now`, to the next one that runs the virtual router
+    /// with this mark.
+    pub const fn is_kept(&self, mark: u64, now: u64) -> bool {
+        self.is_valid(now) && self.kept == self.until ^ mark
     }
 
     /// What it is worth at `now`.
@@ -112,6 +121,17 @@ mod tests {
         assert_eq!((lease.tell(200), lease.fenced), (Standing::Valid(100), 7));
         lease.until = 0;
         assert_eq!((lease.tell(300), lease.fenced), (Standing::Released, 7), "nothing to fence");
+    }
+
+    #[test]
+    fn a_lease_is_kept_for_one_router_and_not_once_it_ran_out_or_was_renewed_or_fenced() {
+        let kept = Lease { until: 100, term: 7, kept: 100 ^ 51, ..Lease::default() };
+        assert!(kept.is_kept(51, 40));
+        assert!(!kept.is_kept(52, 40), "another router");
+        assert!(!kept.is_kept(51, 100), "over");
+        assert!(!Lease { until: 120, ..kept }.is_kept(51, 40), "renewed since");
+        assert!(!Lease { fenced: 7, ..kept }.is_kept(51, 40));
+        assert!(!Lease { kept: 0, ..kept }.is_kept(51, 40), "left by a daemon that was killed");
     }
 
     #[test]

@@ -72,7 +72,7 @@ fn connection<P: Packet, T: Tables>(ip: &Ip, p: &P, t: &T, at: &Arrival) -> Plan
         if ip.tcp.has(flag::RST) {
             return Plan::drop(Reason::StrayReset);
         }
-        if !ip.tcp.opens() && !(unknown && adopt::may(ip, service, t, at.now)) {
+        if !(ip.tcp.opens() || unknown && adopt::may(ip, service, t, at.now)) {
             let reason = if unknown { Reason::UnknownFlow } else { Reason::FlowTableFull };
             return refuse(service, ip, reason, t);
         }

@@ -17,4 +17,5 @@ mod sockets;
 pub mod sync;
 pub mod track;
 pub mod units;
+pub mod upgrade;
 pub mod vrrp;

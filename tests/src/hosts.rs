@@ -123,9 +123,18 @@ impl Hosts {
 
     /// Likewise with room for so many flows.
     pub fn start_with_room(&self, host: &str, flows: u32, config: &str) -> Daemon {
+        let mut daemon = self.start_in_traffic(host, flows, config);
+        let interfaces: Vec<_> = daemon.status().interfaces.into_iter().map(|i| i.name).collect();
+        let interfaces: Vec<_> = interfaces.iter().map(String::as_str).collect();
+        let accounted = books::of_pins(&daemon.node).expect("its maps");
+        daemon.books = Books::open(&self.host(host), &interfaces, accounted);
+        daemon
+    }
+
+    /// Likewise while packets come and go, so that they cannot be accounted for.
+    fn start_in_traffic(&self, host: &str, flows: u32, config: &str) -> Daemon {
         let node = format!("{}{host}", self.name);
-        let file = self.dir.join(format!("{host}.toml"));
-        fs::write(&file, format!("[node]\nname = \"{node}\"\nflows = {flows}\n{config}")).expect("a file");
+        let file = self.configure(host, flows, config);
         let log = self.dir.join(format!("{host}.log"));
         let out = fs::File::options().create(true).append(true).open(&log).expect("a log");
         let mut command = Command::new(daemon::binary().expect("viplb is built"));
@@ -139,12 +148,16 @@ impl Hosts {
             }
             std::os::unix::net::UnixStream::connect(&socket).is_ok()
         });
-        let mut daemon = Daemon { node, child: Some(child), log, books: None };
-        let interfaces: Vec<_> = daemon.status().interfaces.into_iter().map(|i| i.name).collect();
-        let interfaces: Vec<_> = interfaces.iter().map(String::as_str).collect();
-        let accounted = books::of_pins(&daemon.node).expect("its maps");
-        daemon.books = Books::open(&self.host(host), &interfaces, accounted);
-        daemon
+        Daemon { node, child: Some(child), log, books: None }
+    }
+
+    /// Writes the configuration of a host's daemon, in one step.
+    pub fn configure(&self, host: &str, flows: u32, config: &str) -> PathBuf {
+        let (node, file) = (format!("{}{host}", self.name), self.dir.join(format!("{host}.toml")));
+        let new = self.dir.join(format!("{host}.toml.new"));
+        fs::write(&new, format!("[node]\nname = \"{node}\"\nflows = {flows}\n{config}")).expect("a file");
+        fs::rename(&new, &file).expect("a file");
+        file
     }
 
     /// Runs an echo server on a host that first says its number.
@@ -269,6 +282,13 @@ impl Daemon {
             .unwrap_or_else(|e| panic!("{e}: {}", String::from_utf8_lossy(&out.stderr)))
     }
 
+    /// Runs a command of viplb about it.
+    pub fn viplb(&self, arguments: &[&str]) -> std::process::Output {
+        let mut viplb = Command::new(daemon::binary().expect("viplb is built"));
+        viplb.args(["-n", &self.node]).args(arguments);
+        viplb.output().expect("viplb")
+    }
+
     /// The end of its log.
     pub fn log(&self) -> String {
         proc::tail(&self.log, 12)
@@ -304,6 +324,32 @@ impl Daemon {
 }
 
 impl Daemon {
+    /// It ends by itself; waits until it has.
+    ///
+    /// # Panics
+    ///
+    /// If it fails.
+    pub fn ended(&mut self) {
+        self.books = None;
+        let status = self.child.take().expect("it runs").wait().expect("a child");
+        assert!(status.success(), "{} ended ({status}):\n{}", self.node, self.log());
+    }
+
+    /// Stops for another one to go on, and is that.
+    ///
+    /// # Panics
+    ///
+    /// If either fails.
+    #[must_use]
+    pub fn restarted(mut self, hosts: &Hosts, host: &str, flows: u32, config: &str) -> Self {
+        let out = self.viplb(&["stop", "--keep"]);
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        self.ended();
+        // What it leaves is the other one's.
+        self.node = String::new();
+        hosts.start_in_traffic(host, flows, config)
+    }
+
     fn close_books(&mut self) -> anyhow::Result<()> {
         match self.books.take().filter(|_| self.child.is_some() && !thread::panicking()) {
             Some(books) => books.balance(books::of_pins(&self.node)?),
@@ -319,10 +365,14 @@ impl Drop for Daemon {
             let _ = child.kill();
             let _ = child.wait();
         }
+        if self.node.is_empty() {
+            return;
+        }
         // What a killed one leaves pinned.
         let _ = fs::remove_dir_all(&Pins::of(&self.node).root);
         let _ = fs::remove_file(format!("/run/viplb/{}.sock", self.node));
         let _ = fs::remove_file(format!("/run/viplb/{}.lock", self.node));
+        let _ = fs::remove_file(format!("/run/viplb/{}.kept", self.node));
         // Only now: a panic before would leave the daemon behind.
         closed.expect("every packet has a reason");
     }

@@ -26,6 +26,7 @@ pub mod screen;
 pub mod sql;
 pub mod standin;
 pub mod status;
+pub mod steady;
 pub mod test_run;
 pub mod tryout;
 pub mod vip;

@@ -104,7 +104,7 @@ impl Family {
                 proto: PROTO_TCP,
                 router: 0,
                 snat: vec![vip],
-                backends: 0..n.max(1).into(),
+                backends: (0..n.max(1).into()).collect(),
                 ring: (0..u32::from(n)).collect(),
                 choice: Choice::default(),
                 adopts: false,

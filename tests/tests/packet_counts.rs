@@ -216,9 +216,9 @@ fn flows_of_a_former_daemon_count_for_their_own_backends_wherever_these_stand_in
     let mut new = world(1);
     let [first, second_one, third] = [0, 1, 2].map(|i| world(3).backends[i]);
     let port = lb_common::addr::Port::new(PORT + 1);
-    new.services.insert(0, DesiredService { port, backends: 0..1, ..new.services[0].clone() });
+    new.services.insert(0, DesiredService { port, backends: vec![0], ..new.services[0].clone() });
     new.backends = vec![second_one, third, first];
-    new.services[1].backends = 1..3;
+    new.services[1].backends = vec![1, 2];
     new.services.iter_mut().for_each(|s| s.ring.clear());
     second.tables.publish(&new).expect("tables are written");
     assert_eq!(second.collector.renumber(&new), 8);

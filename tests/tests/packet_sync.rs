@@ -14,6 +14,7 @@ use lb_tests::{
 };
 use lb_userspace::{
     config::{self, SecretError, Surroundings},
+    control::numbers::Numbers,
     datapath::{
         load::Datapath,
         ports,
@@ -122,7 +123,7 @@ fn directory_of(family: Family, mode: Mode) -> Directory {
         world_readable: false,
     };
     let loaded = config::parse(&text, "viplb.toml", &around).unwrap_or_else(|report| panic!("{report}"));
-    Directory::new(&loaded.config, |_, _| LO, &[LO; 3])
+    Directory::new(&loaded.config, &Numbers::of(&loaded.config), |_, _| LO, &[LO; 3])
 }
 
 /// What a peer says of the connection from a client's port.

@@ -63,6 +63,8 @@ fn healthy() -> Snapshot {
             pid: 4711,
             since: NOW - 7200,
             version: "0.1.0".into(),
+            program: "/usr/bin/viplb".into(),
+            run: 1,
             datapath_log: false,
             vrrp_thread: None,
         },

@@ -8,10 +8,16 @@ use hyper::{Request, body::Bytes, client::conn::http1};
 use hyper_util::rt::TokioIo;
 use tokio::{net::UnixStream, time::timeout};
 
-use super::{BackendOrder, FlowKill, LogSwitch, snapshot::Snapshot};
+use super::{BackendOrder, EditOrder, FlowKill, LogSwitch, Reload, Reloaded, StopOrder, snapshot::Snapshot};
 
 /// A daemon that has not answered by then is taken for frozen.
 const LIMIT: Duration = Duration::from_secs(2);
+
+/// Names of users may have to be looked up, and trackers are waited for.
+const RELOAD_LIMIT: Duration = Duration::from_secs(30);
+
+/// The next program is tried first: the kernel looks at all that it may do.
+const STOP_LIMIT: Duration = Duration::from_secs(120);
 
 /// Ending a million flows takes some twenty seconds.
 const KILL_LIMIT: Duration = Duration::from_secs(120);
@@ -46,6 +52,26 @@ pub async fn datapath_log(socket: &Path, on: bool) -> Result<(), AskError> {
 pub async fn order_backend(socket: &Path, order: &BackendOrder) -> Result<(), AskError> {
     let body = serde_json::to_vec(order).map_err(|e| AskError::Other(e.into()))?;
     ask(socket, "POST", "/v1/backend", body.into()).await.map(drop)
+}
+
+/// Has the daemon take its configuration in anew, or only say what would change.
+pub async fn reload(socket: &Path, reload: &Reload) -> Result<Reloaded, AskError> {
+    let body = serde_json::to_vec(reload).map_err(|e| AskError::Other(e.into()))?;
+    let body = ask_within(RELOAD_LIMIT, socket, "POST", "/v1/reload", body.into()).await?;
+    serde_json::from_slice(&body).context("the daemon's answer is not understood").map_err(AskError::Other)
+}
+
+/// Has the daemon change its configuration.
+pub async fn edit(socket: &Path, order: &EditOrder) -> Result<Reloaded, AskError> {
+    let body = serde_json::to_vec(order).map_err(|e| AskError::Other(e.into()))?;
+    let body = ask_within(RELOAD_LIMIT, socket, "POST", "/v1/edit", body.into()).await?;
+    serde_json::from_slice(&body).context("the daemon's answer is not understood").map_err(AskError::Other)
+}
+
+/// Ends the daemon so that another one goes on.
+pub async fn stop(socket: &Path, order: &StopOrder) -> Result<(), AskError> {
+    let body = serde_json::to_vec(order).map_err(|e| AskError::Other(e.into()))?;
+    ask_within(STOP_LIMIT, socket, "POST", "/v1/stop", body.into()).await.map(drop)
 }
 
 /// Ends flows; gives how many.

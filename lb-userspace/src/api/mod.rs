@@ -1,14 +1,20 @@
 //! The control socket: HTTP over a unix socket that only root can open, one JSON for CLI, scripts and tests.
 //!
 //! `GET /v1/status` gives the latest [`snapshot::Snapshot`]; `POST /v1/log` switches the packet programs' diagnostic
-//! events; `POST /v1/backend` gives an order about a backend; `POST /v1/flows/kill` ends flows. Handlers read the published snapshot or send a command to the control loop; they hold no state.
+//! events; `POST /v1/backend` gives an order about a backend; `POST
+//! /v1/reload` takes the configuration in anew, `POST /v1/edit` changes it, `POST /v1/stop` ends the daemon for
+//! another one to follow; `POST /v1/flows/kill` ends flows. Handlers read the published snapshot or send a command to the control loop; they hold no state.
 
 pub mod client;
 pub mod http;
 pub mod metrics;
 pub mod snapshot;
 
-use std::{fs, io, os::unix::fs::PermissionsExt, path::Path};
+use std::{
+    fs, io,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, Result};
 use axum::{
@@ -25,7 +31,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::health;
+use crate::{control::reload::diff::Change, health, upgrade};
 use snapshot::Snapshot;
 
 /// Body of `POST /v1/log`.
@@ -85,6 +91,66 @@ pub struct FlowKill {
     pub idle_ms: u64,
 }
 
+/// Body of `POST /v1/reload`.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+pub struct Reload {
+    /// Only say what would change.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+/// Body of `POST /v1/edit`: a change of the configuration that runs.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct EditOrder {
+    /// The change.
+    pub edit: Edit,
+    /// Write it to the file too.
+    #[serde(default)]
+    pub write: bool,
+    /// Only say what would change.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+/// A change of the configuration.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Edit {
+    /// One more service.
+    AddService {
+        /// Its name.
+        name: String,
+        /// What stands under its header in the file.
+        body: String,
+    },
+    /// One less.
+    RemoveService {
+        /// Its name.
+        name: String,
+    },
+}
+
+/// Body of `POST /v1/stop`: end, so that another daemon goes on.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct StopOrder {
+    /// How long what is left is worth something, s.
+    pub seconds: u32,
+    /// The program that goes on in this process; none: somebody starts one.
+    #[serde(default)]
+    pub successor: Option<PathBuf>,
+}
+
+/// What came of a reload.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reloaded {
+    /// What changes by it.
+    pub changes: Vec<Change>,
+    /// What `viplb check` says besides; often empty.
+    pub warnings: String,
+    /// Whether it was done.
+    pub applied: bool,
+}
+
 /// What the API asks of the control loop.
 #[derive(Debug)]
 pub enum Command {
@@ -92,6 +158,12 @@ pub enum Command {
     DatapathLog(bool, oneshot::Sender<Result<(), String>>),
     /// Take a backend out, bring it back, or give it another weight.
     Backend(BackendOrder, oneshot::Sender<Result<(), String>>),
+    /// Take the configuration in anew, or only say what would change.
+    Reload(bool, oneshot::Sender<Result<Reloaded, String>>),
+    /// Change the configuration that runs.
+    Edit(EditOrder, oneshot::Sender<Result<Reloaded, String>>),
+    /// End, so that another daemon goes on.
+    Stop(StopOrder, oneshot::Sender<Result<(), String>>),
     /// End flows; gives how many.
     KillFlows(FlowKill, oneshot::Sender<Result<u64, String>>),
 }
@@ -128,6 +200,9 @@ pub async fn serve(
         .route("/v1/status", get(status))
         .route("/v1/log", post(log))
         .route("/v1/backend", post(backend))
+        .route("/v1/reload", post(reload))
+        .route("/v1/edit", post(edit))
+        .route("/v1/stop", post(stop))
         .route("/v1/flows/kill", post(kill_flows))
         .with_state(Shared { snapshot, commands });
     axum::serve(listener, app)
@@ -156,6 +231,27 @@ async fn backend(State(shared): State<Shared>, Json(body): Json<BackendOrder>) -
     }
     let asked = ask(&shared, |answer| Command::Backend(body, answer)).await?;
     asked.map_err(|e| (StatusCode::NOT_FOUND, e))
+}
+
+async fn reload(State(shared): State<Shared>, Json(body): Json<Reload>) -> Answer<Json<Reloaded>> {
+    let asked = ask(&shared, |answer| Command::Reload(body.dry_run, answer)).await?;
+    asked.map(Json).map_err(|e| (StatusCode::UNPROCESSABLE_ENTITY, e))
+}
+
+async fn edit(State(shared): State<Shared>, Json(body): Json<EditOrder>) -> Answer<Json<Reloaded>> {
+    let asked = ask(&shared, |answer| Command::Edit(body, answer)).await?;
+    asked.map(Json).map_err(|e| (StatusCode::UNPROCESSABLE_ENTITY, e))
+}
+
+/// A program is tried here, not in the control loop: that takes seconds.
+async fn stop(State(shared): State<Shared>, Json(body): Json<StopOrder>) -> Answer {
+    if let Some(program) = &body.successor {
+        let file = PathBuf::from(shared.snapshot.borrow().configuration.file.clone());
+        let tried = upgrade::check(program, &file).await;
+        tried.map_err(|e| (StatusCode::UNPROCESSABLE_ENTITY, format!("{e:#}")))?;
+    }
+    let asked = ask(&shared, |answer| Command::Stop(body, answer)).await?;
+    asked.map_err(|e| (StatusCode::UNPROCESSABLE_ENTITY, e))
 }
 
 async fn kill_flows(State(shared): State<Shared>, Json(body): Json<FlowKill>) -> Answer<Json<u64>> {

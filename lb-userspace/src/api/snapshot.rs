@@ -31,6 +31,47 @@ pub struct Snapshot {
     /// Flow replication; none without `[sync]`, or when the daemon could not be asked.
     #[serde(default)]
     pub sync: Option<Sync>,
+    /// The configuration that runs.
+    #[serde(default)]
+    pub configuration: Configuration,
+    /// Backends that are no longer in the file and have connections yet.
+    #[serde(default)]
+    pub leaving: Vec<Leaving>,
+}
+
+/// The configuration that runs.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Default)]
+pub struct Configuration {
+    /// Its file.
+    pub file: String,
+    /// When it was last taken in; the start counts.
+    pub since: u64,
+    /// How often another one was taken in since the start.
+    pub reloads: u64,
+    /// Why a later one was refused, which changed nothing.
+    pub refused: Option<Refused>,
+    /// Changed by order, and not written to the file: the next reload takes this back.
+    pub unwritten: bool,
+}
+
+/// A configuration that was not taken in.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Default)]
+pub struct Refused {
+    /// When.
+    pub at: u64,
+    /// All of what is wrong with it.
+    pub why: String,
+}
+
+/// A backend that is no longer in the file.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Default)]
+pub struct Leaving {
+    /// Name of its service.
+    pub service: String,
+    /// Its name.
+    pub backend: String,
+    /// Its TCP connections.
+    pub connections: u64,
 }
 
 /// Flow replication.
@@ -124,6 +165,12 @@ pub struct Node {
     pub since: u64,
     /// Version of viplb.
     pub version: String,
+    /// The file of the program that runs.
+    #[serde(default)]
+    pub program: String,
+    /// Another number at each start.
+    #[serde(default)]
+    pub run: u64,
     /// Whether packet programs log their slow paths.
     pub datapath_log: bool,
     /// What the VRRP thread runs with; not known before it has started.

@@ -19,12 +19,13 @@ pub fn run(file: &Path) -> ExitCode {
     ExitCode::from(code)
 }
 
-/// The configuration in `file` for a daemon that is to run; what is wrong with it goes to standard error.
-pub fn load(file: &Path) -> Option<Config> {
-    match config::load(file) {
-        Ok(Loaded { config, warnings }) => {
+/// The configuration in `file`, and its text, for a daemon that is to run; what is wrong with it goes to standard error.
+pub fn load(file: &Path) -> Option<(Config, String)> {
+    let loaded = config::read(file).and_then(|text| Ok((config::check(file, &text)?, text)));
+    match loaded {
+        Ok((Loaded { config, warnings }, text)) => {
             eprint!("{warnings}");
-            Some(config)
+            Some((config, text))
         }
         Err(LoadError::Invalid(report)) => {
             eprintln!("{report}viplb: {}: {}", file.display(), report.summary());

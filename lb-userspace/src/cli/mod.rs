@@ -7,8 +7,12 @@ mod flow;
 mod galera;
 mod log;
 mod node;
+mod prog;
+mod reload;
 mod run;
+mod service;
 pub mod status;
+mod stop;
 mod sync;
 pub mod table;
 mod vrrp;
@@ -49,6 +53,34 @@ enum Command {
         #[arg(short, long, value_name = "FILE", default_value = "/etc/viplb/viplb.toml")]
         config: PathBuf,
     },
+    /// Have the daemon take its configuration in anew, and show what changes by it. A file with mistakes changes nothing. Exit code:
+    /// 0 taken in, 1 refused.
+    Reload {
+        /// Only show what would change.
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// End the daemon: as by SIGTERM, or for another one to go on with its flows and, where no other router was heard, its leases.
+    Stop {
+        /// Leave programs, maps, leases and addresses to the next daemon.
+        #[arg(long)]
+        keep: bool,
+        /// How long the next one may take to come.
+        #[arg(long, default_value_t = 30, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..=300))]
+        within: u32,
+    },
+    /// Have another build of viplb go on in the daemon's process, without a packet lost. It is tried first; one that does not start
+    /// gives the process back.
+    Upgrade {
+        /// The other build; default this one.
+        program: Option<PathBuf>,
+        /// How long it may take to come.
+        #[arg(long, default_value_t = 30, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..=300))]
+        within: u32,
+    },
+    /// The packet programs: which build runs.
+    #[command(subcommand)]
+    Prog(prog::Prog),
     /// Show the node. Exit code: 0 healthy, 1 degraded, 2 cannot tell.
     Status,
     /// The election: each virtual router's timers, counters and punctuality.
@@ -57,6 +89,9 @@ enum Command {
     /// Flow replication: how far this node has come with the owner's flows, and what was exchanged with each peer.
     #[command(subcommand)]
     Sync(Sync),
+    /// Add services to a running daemon, and remove them.
+    #[command(subcommand)]
+    Service(service::Service),
     /// Take a backend out of its service, bring it back, or give it another weight; until the daemon ends.
     #[command(subcommand)]
     Backend(backend::Backend),
@@ -124,10 +159,17 @@ pub fn main(args: Args) -> ExitCode {
     let done = match args.command {
         Command::Run { config } => run::run(&config),
         Command::Check { config } => return check::run(&config),
+        Command::Reload { dry_run } => reload::run(args.node.as_deref(), dry_run, format),
+        Command::Stop { keep, within } => stop::stop(args.node.as_deref(), keep, within),
+        Command::Upgrade { program, within } => {
+            stop::upgrade(args.node.as_deref(), program.as_deref(), within)
+        }
+        Command::Prog(command) => prog::run(args.node.as_deref(), &command, format),
         Command::Status => return exit(status::run(args.node.as_deref(), format), 2),
         Command::Vrrp(Vrrp::Show) => return exit(vrrp::show(args.node.as_deref(), format), 2),
         Command::Sync(Sync::Show) => return exit(sync::show(args.node.as_deref(), format), 2),
         Command::Galera(command) => return exit(galera::run(args.node.as_deref(), command, format), 2),
+        Command::Service(service) => service::run(args.node.as_deref(), service, format),
         Command::Backend(order) => backend::order(args.node.as_deref(), order),
         Command::Flow(command) => flow::run(args.node.as_deref(), command, format),
         Command::Capture(what) => capture::run(args.node.as_deref(), &what, format),

@@ -16,6 +16,7 @@ use crate::{
         client::{self, AskError},
         snapshot::{Backend, Health, RUNNING, Service, Snapshot, Times, Vrrp},
     },
+    config::diagnostic::count,
     datapath::{observe, pins, pins::Pins},
     units::{age, bytes},
 };
@@ -79,6 +80,25 @@ pub fn render(s: &Snapshot, now: u64) -> String {
     }
     for why in s.node.vrrp_thread.iter().flat_map(|thread| &thread.missing) {
         let _ = writeln!(out, "note   VRRP thread: {why}");
+    }
+    if let Some(refused) = &s.configuration.refused {
+        let why = refused.why.lines().next().unwrap_or_default();
+        let _ = writeln!(
+            out,
+            "note   configuration refused {} ago, the one from before goes on: {why}",
+            since(refused.at)
+        );
+    }
+    if s.configuration.unwritten {
+        let _ = writeln!(out, "note   services were changed by order, and {} was not", s.configuration.file);
+    }
+    for l in &s.leaving {
+        let connections = count(l.connections as usize, "connection");
+        let _ = writeln!(
+            out,
+            "note   service {}: backend {} is removed, {connections} left",
+            l.service, l.backend
+        );
     }
     for a in &s.alarms {
         let _ = writeln!(out, "ALARM  {a}");

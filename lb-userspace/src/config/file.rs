@@ -59,6 +59,8 @@ pub struct Node {
     pub name: Field<String>,
     /// `flows`.
     pub flows: Field<u32>,
+    /// `watch_config`.
+    pub watch_config: Field<bool>,
     /// `datapath_log`.
     pub datapath_log: Field<bool>,
     /// `hook`.
@@ -147,6 +149,7 @@ fn read_node(table: &Spanned<&DeTable<'_>>, report: &mut Report) -> Node {
     let node = Node {
         name: r.parsed("name", check_name),
         flows: r.integer("flows", FLOWS),
+        watch_config: r.boolean("watch_config"),
         datapath_log: r.boolean("datapath_log"),
         hook: r.choice("hook", &HOOKS),
         hooks: Vec::new(),

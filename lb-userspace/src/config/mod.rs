@@ -69,6 +69,11 @@ pub struct Surroundings<'a> {
 
 /// Reads and checks the configuration at `path`, and the password files it names.
 pub fn load(path: &Path) -> Result<Loaded, LoadError> {
+    check(path, &read(path)?)
+}
+
+/// The text of the configuration at `path`.
+pub fn read(path: &Path) -> Result<String, LoadError> {
     let unreadable = |reason: String| LoadError::Unreadable { path: path.display().to_string(), reason };
     let metadata = fs::metadata(path).map_err(|e| unreadable(os_reason(&e)))?;
     if !metadata.is_file() {
@@ -77,10 +82,14 @@ pub fn load(path: &Path) -> Result<Loaded, LoadError> {
     if metadata.len() > LIMIT_BYTES {
         return Err(unreadable("it is longer than 1 MiB".into()));
     }
-    let text = fs::read_to_string(path).map_err(|e| match e.kind() {
+    fs::read_to_string(path).map_err(|e| match e.kind() {
         io::ErrorKind::InvalidData => unreadable("it is not UTF-8 text".into()),
         _ => unreadable(os_reason(&e)),
-    })?;
+    })
+}
+
+/// Checks `text`, which stands in the file at `path`, or is to stand there.
+pub fn check(path: &Path, text: &str) -> Result<Loaded, LoadError> {
     let around = Surroundings {
         host_name: host_name(),
         directory: path.parent().unwrap_or(Path::new("")),
@@ -88,9 +97,10 @@ pub fn load(path: &Path) -> Result<Loaded, LoadError> {
         read_keys: &secret::read_text,
         check_program: &program::check,
         find_user: &program::find_user,
-        world_readable: secret::world_readable(&metadata),
+        // Whoever could see what it is could have read it.
+        world_readable: fs::metadata(path).is_ok_and(|metadata| secret::world_readable(&metadata)),
     };
-    parse(&text, &path.display().to_string(), &around).map_err(LoadError::Invalid)
+    parse(text, &path.display().to_string(), &around).map_err(LoadError::Invalid)
 }
 
 /// Checks `text`, which messages call `path`. Reads nothing but what `around` offers, the host's users and `ca_file`s.

@@ -60,6 +60,8 @@ pub struct Node {
     pub name: String,
     /// How many flows the table holds; memory is taken at start. Default 262,144.
     pub flows: u32,
+    /// The file is looked at every second, and taken in anew when it has changed. Default `false`.
+    pub watch_config: bool,
     /// Diagnostic events of the packet programs go into the log (slow paths only). Default `false`.
     pub datapath_log: bool,
     /// Where the packet programs are attached. Default [`Hook::Auto`].

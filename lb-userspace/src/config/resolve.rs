@@ -105,6 +105,7 @@ impl Resolver<'_, '_> {
         Some(Node {
             name,
             flows: or(&written.flows, DEFAULT_FLOWS),
+            watch_config: or(&written.watch_config, false),
             datapath_log: or(&written.datapath_log, false),
             hooks: Hooks {
                 node: or(&written.hook, Hook::Auto),

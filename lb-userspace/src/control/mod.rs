@@ -5,14 +5,20 @@
 
 pub mod ender;
 mod exhaustion;
+pub mod kept;
 pub mod model;
+pub mod numbers;
+pub mod reload;
 mod shutdown;
 mod start;
 mod sync;
+#[cfg(test)]
+pub(crate) mod testing;
 pub mod tracking;
 
 use std::{
     net::IpAddr,
+    path::PathBuf,
     time::{Duration, Instant, SystemTime},
 };
 
@@ -42,7 +48,7 @@ use ender::Ender;
 use exhaustion::{Exhaustion, Word};
 use model::{Model, ToEnd, ms};
 
-pub use start::run;
+pub use start::{Start, run};
 
 /// How often counters are read and a slice of the flow table is swept.
 const TICK: Duration = Duration::from_millis(250);
@@ -58,29 +64,54 @@ struct Control {
     /// Whose MTU is looked at next.
     mtu_turn: usize,
     driver: vrrp::Driver,
+    /// Where the configuration is.
+    file: PathBuf,
+    /// Its text as it runs.
+    source: String,
+    watch: reload::watch::Watch,
+    looks: u32,
+    /// Someone wants it read anew.
+    hangups: mpsc::Receiver<()>,
     replication: Option<sync::Replication>,
     vrrp_events: mpsc::UnboundedReceiver<vrrp::Event>,
-    health_events: mpsc::UnboundedReceiver<health::Event>,
-    nudges: health::Nudges,
+    health_events: mpsc::UnboundedReceiver<(health::Task, health::Event)>,
+    checks: health::Checks,
     track_events: mpsc::UnboundedReceiver<track::Event>,
+    /// Ends the trackers alone.
+    trackers: CancellationToken,
     notifier: Notifier,
     ender: Ender,
     commands: mpsc::Receiver<Command>,
     snapshot: watch::Sender<Snapshot>,
+    metrics: Option<reload::Metrics>,
     cancel: CancellationToken,
     tasks: TaskTracker,
     api: JoinHandle<Result<()>>,
+    /// How it is to end, if not as by SIGTERM.
+    ending: Option<Keep>,
+}
+
+/// An end that another daemon follows at once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Keep {
+    /// What is kept is worth something for so long.
+    pub(super) lasts: Duration,
+    /// The program that goes on in this process; none: somebody starts one.
+    pub(super) successor: Option<PathBuf>,
 }
 
 impl Control {
-    /// Runs until `stop` is cancelled or something that cannot be done without fails.
-    async fn run(mut self, stop: CancellationToken) -> Result<()> {
+    /// Runs until `stop` is cancelled, an order ends it, or something that cannot be done without fails. Gives the program that is to
+    /// go on in this process.
+    async fn run(mut self, stop: CancellationToken) -> Result<Option<PathBuf>> {
         let failed = self.turn(&stop).await;
         if let Err(e) = &failed {
             tracing::error!("stopping: {e:#}");
         }
-        let stopped = self.shutdown().await;
-        failed.and(stopped)
+        let keep = self.ending.take().filter(|_| failed.is_ok());
+        let successor = keep.as_ref().and_then(|keep| keep.successor.clone());
+        let stopped = self.shutdown(keep.map(|keep| keep.lasts)).await;
+        failed.and(stopped).map(|()| successor)
     }
 
     async fn turn(&mut self, stop: &CancellationToken) -> Result<()> {
@@ -98,7 +129,11 @@ impl Control {
                     continue;
                 }
                 Some(event) = self.vrrp_events.recv() => self.on_vrrp(event)?,
-                Some(event) = self.health_events.recv() => self.model.on_health(&event, SystemTime::now()),
+                Some((task, event)) = self.health_events.recv() => self.on_health(task, event),
+                Some(()) = self.hangups.recv() => {
+                    tracing::info!("SIGHUP: reading {} anew", self.file.display());
+                    let _ = self.reload(false).await;
+                }
                 Some(event) = self.track_events.recv() => self.model.tracking.on_event(&event, SystemTime::now()),
                 Some(command) = self.commands.recv() => self.on_command(command).await?,
                 ended = &mut self.api => return ended.context("the control socket's task died")?.context("the control socket ended"),
@@ -110,6 +145,9 @@ impl Control {
                 }
             }
             self.reconcile().await?;
+            if self.ending.is_some() {
+                return Ok(());
+            }
         }
     }
 
@@ -122,6 +160,15 @@ impl Control {
         }
         self.model.on_vrrp(&event, SystemTime::now());
         Ok(())
+    }
+
+    /// A check's word counts for its backend, wherever that is in the file by now.
+    fn on_health(&mut self, task: health::Task, mut event: health::Event) {
+        let place = self.checks.speaks_for(task).and_then(|number| self.model.numbers().place(number));
+        if let Some(place) = place {
+            (event.service, event.backend) = place;
+            self.model.on_health(&event, SystemTime::now());
+        }
     }
 
     async fn on_command(&mut self, command: Command) -> Result<()> {
@@ -137,6 +184,20 @@ impl Control {
                 // Who asks for the status next sees what came of it.
                 self.reconcile().await?;
                 let _ = answer.send(done);
+            }
+            Command::Reload(dry_run, answer) => {
+                let done = self.reload(dry_run).await;
+                self.reconcile().await?;
+                let _ = answer.send(done);
+            }
+            Command::Edit(order, answer) => {
+                let done = self.edit(order).await;
+                self.reconcile().await?;
+                let _ = answer.send(done);
+            }
+            Command::Stop(order, answer) => {
+                self.on_stop(order);
+                let _ = answer.send(Ok(()));
             }
             Command::KillFlows(kill, answer) => match self.model.which(&kill) {
                 Ok(which) => self.ender.end(which, answer, Instant::now()),
@@ -155,15 +216,16 @@ impl Control {
         self.model.on_tick((Instant::now(), SystemTime::now()), |id| collector.connections(id));
         self.watch_backends()?;
         self.look_at_mtus().await;
+        self.watch_file().await;
         Ok(())
     }
 
     /// Has the model look at what backends did with their clients' connections, and the checks asked that it doubts.
     fn watch_backends(&mut self) -> Result<()> {
-        let counts = counters::taken(self.datapath.tables.maps(), self.model.backend_count())?;
+        let counts = counters::taken(self.datapath.tables.maps(), self.model.numbers().fresh().1)?;
         let of = |id: u32| counts.get(id as usize).copied().unwrap_or_default();
         for (service, backend) in self.model.on_counts((Instant::now(), SystemTime::now()), of) {
-            self.nudges.ask(service, backend);
+            self.checks.ask(self.model.numbers().backend(service, backend));
         }
         Ok(())
     }
@@ -235,18 +297,18 @@ impl Control {
                 }
             }
         }
-        let mut id = 0;
+        let numbers = self.model.numbers();
         for (i, service) in s.services.iter_mut().enumerate() {
-            counters::fill_service(maps, i as u32, service)?;
-            for word in self.exhaustion.look(i, service, Instant::now()) {
+            let number = numbers.service(i);
+            counters::fill_service(maps, number, service)?;
+            for word in self.exhaustion.look(number as usize, service, Instant::now()) {
                 match word {
                     Word::Begun(text) => tracing::warn!("{text}"),
                     Word::Over(text) => tracing::info!("{text}"),
                 }
             }
-            for b in &mut service.backends {
-                counters::fill_backend(maps, id, b)?;
-                id += 1;
+            for (b, number) in service.backends.iter_mut().zip(numbers.backends(i)) {
+                counters::fill_backend(maps, *number, b)?;
             }
         }
         s.flows.used = collector.used();

@@ -7,6 +7,7 @@ mod choice;
 mod endings;
 mod notices;
 mod paths;
+mod reload;
 mod shown;
 
 use std::{
@@ -23,6 +24,7 @@ use lb_common::{
 };
 
 use crate::{
+    api::snapshot,
     config::model::{Config, Protocol, Unknown, Version, VirtualRouter},
     datapath::{
         ring,
@@ -33,7 +35,7 @@ use crate::{
     vrrp,
 };
 
-use super::tracking::Tracking;
+use super::{numbers::Numbers, tracking::Tracking};
 pub use endings::ToEnd;
 pub use paths::Way;
 
@@ -55,6 +57,8 @@ pub struct Machine {
     pub snat_ports: SnatPorts,
     /// When the daemon started.
     pub started: Option<SystemTime>,
+    /// The file of the program that runs.
+    pub program: String,
 }
 
 /// An interface of this machine.
@@ -87,6 +91,7 @@ pub struct AddressChange {
     pub present: bool,
 }
 
+#[derive(Clone)]
 struct Router {
     state: vrrp::State,
     since: SystemTime,
@@ -97,6 +102,7 @@ struct Router {
     addresses_present: Option<bool>,
 }
 
+#[derive(Clone)]
 struct BackendState {
     since: SystemTime,
     latency: Option<Duration>,
@@ -117,6 +123,8 @@ struct Alarm {
 pub struct Model {
     config: Config,
     machine: Machine,
+    /// What services and backends are called in the maps.
+    numbers: Numbers,
     /// Whether packet programs log their slow paths.
     pub datapath_log: bool,
     routers: Vec<Router>,
@@ -131,6 +139,12 @@ pub struct Model {
     notices: Vec<Notice>,
     /// What the VRRP thread runs with, once it has said so.
     scheduling: Option<vrrp::Scheduling>,
+    /// What is shown of the file.
+    pub configuration: snapshot::Configuration,
+    /// Addresses that a new configuration has taken away.
+    lost_addresses: Vec<AddressChange>,
+    /// Backends that are no longer in the file, and whose connections are to end some time.
+    leaving: Vec<reload::Leaving>,
     changed: bool,
 }
 
@@ -164,7 +178,11 @@ impl Model {
             groups: vec![vrrp::State::Init; config.groups.len()],
             notices: Vec::new(),
             scheduling: None,
+            configuration: snapshot::Configuration::default(),
+            lost_addresses: Vec::new(),
+            leaving: Vec::new(),
             changed: true,
+            numbers: Numbers::of(&config),
             config,
             machine,
         }
@@ -225,6 +243,12 @@ impl Model {
                 let text = format!("vrrp {name}: the lease cannot be written: {error}");
                 self.alarm(*router, "lease_failed", text, now);
             }
+            vrrp::Event::NotWatched { router, error } => {
+                tracing::warn!(
+                    "vrrp {}: foreign owners of new addresses may go unnoticed: {error}",
+                    self.config.vrrp[*router].name
+                );
+            }
             vrrp::Event::Scheduling(scheduling) => self.on_scheduling(scheduling),
             vrrp::Event::ThreadFailed { .. } => {}
         }
@@ -271,11 +295,6 @@ impl Model {
         self.config.vrrp.iter().map(|router| router.name.clone())
     }
 
-    /// Backends of all services together.
-    pub fn backend_count(&self) -> u32 {
-        self.backends.iter().map(|b| b.len() as u32).sum()
-    }
-
     /// Whether the maps have to be written since this was last asked.
     pub fn take_changed(&mut self) -> bool {
         std::mem::take(&mut self.changed)
@@ -308,21 +327,19 @@ impl Model {
             },
             vips: virtual_ones.chain(own).collect(),
             interfaces: self.machine.interfaces.iter().map(mac).collect(),
-            backends: backends.collect(),
+            backends: self.numbers.by_backend(backends),
             paths: self.paths(),
             limits: self.limits(),
             services: self.desired_services(),
-            access: self.config.services.iter().map(access::desired).collect(),
+            access: self.numbers.by_service(self.config.services.iter().map(access::desired)),
         }
     }
 
     fn desired_services(&self) -> Vec<DesiredService> {
-        let mut first = 0;
         let mut services = Vec::new();
-        for (s, pool) in self.config.services.iter().zip(&self.pools) {
-            let (scheduler, takers) = choice::takers(s, pool, first);
-            let backends = first..first + s.backends.len() as u32;
-            first = backends.end;
+        for (i, (s, pool)) in self.config.services.iter().zip(&self.pools).enumerate() {
+            let backends = self.numbers.backends(i).to_vec();
+            let (scheduler, takers) = choice::takers(s, pool, &backends);
             let addr = Addr::from(s.listen.first.ip());
             services.push(DesiredService {
                 addr,
@@ -340,23 +357,45 @@ impl Model {
                 adopts: s.unknown == Unknown::Adopt,
             });
         }
-        services
+        self.numbers.by_service(services)
+    }
+
+    /// What services and backends are called in the maps.
+    pub fn numbers(&self) -> &Numbers {
+        &self.numbers
+    }
+
+    /// Which routers own their addresses.
+    pub fn owned(&self) -> Vec<bool> {
+        self.routers.iter().map(|r| r.state == vrrp::State::Master).collect()
+    }
+
+    /// What runs.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The machine that it runs on.
+    pub fn machine(&self) -> &Machine {
+        &self.machine
     }
 
     /// Addresses to add or remove so that exactly the owned ones are on their interfaces.
     pub fn address_changes(&mut self) -> Vec<AddressChange> {
-        let mut changes = Vec::new();
-        for (r, c) in self.routers.iter_mut().zip(&self.config.vrrp) {
+        let mut changes = std::mem::take(&mut self.lost_addresses);
+        let mut changed = Vec::new();
+        for (i, (r, c)) in self.routers.iter_mut().zip(&self.config.vrrp).enumerate() {
             let present = r.state == vrrp::State::Master && c.assign;
-            if r.addresses_present == Some(present) {
+            // Before its first word the election may turn out to go on with what a former daemon has left.
+            let unheard = r.state == vrrp::State::Init && r.addresses_present.is_none();
+            if r.addresses_present == Some(present) || unheard {
                 continue;
             }
             r.addresses_present = Some(present);
-            let placements = &self.machine.placements;
-            changes.extend(c.addresses.iter().chain(&c.excluded).filter_map(|a| {
-                let ifindex = *placements.get(a.dev.as_ref().unwrap_or(&c.interface))?;
-                Some(AddressChange { ifindex, addr: a.addr, prefix_len: a.prefix_len, present })
-            }));
+            changed.push((i, present));
+        }
+        for (i, present) in changed {
+            changes.extend(self.placed(&self.config.vrrp[i], present));
         }
         changes
     }
@@ -366,11 +405,13 @@ impl Model {
         self.config.vrrp.iter().enumerate().map(|(i, c)| (c.version, self.tracking.of(i).priority))
     }
 
-    /// All addresses, to be removed: the daemon stops.
-    pub fn address_removals(&mut self) -> Vec<AddressChange> {
-        for r in &mut self.routers {
+    /// All addresses, to be removed: the daemon stops. But those of routers whose lease is `kept` stay.
+    pub fn address_removals(&mut self, kept: &[bool]) -> Vec<AddressChange> {
+        let kept = kept.iter().copied().chain(std::iter::repeat(false));
+        for (r, _) in self.routers.iter_mut().zip(kept).filter(|(_, kept)| !kept) {
             r.state = vrrp::State::Init;
-            r.addresses_present = None;
+            // Or may be, after a failure.
+            r.addresses_present = Some(true);
         }
         self.address_changes()
     }

@@ -1,6 +1,9 @@
 //! The stop order, in one place: no new decisions, then the election (lease given up, priority 0 sent, so that the peer
 //! takes over at once), then addresses, then programs that are told of it, then the control socket, and the packet programs last:
 //! until then they swallow what still comes for the virtual addresses.
+//!
+//! With `--keep` another daemon follows at once: programs and maps stay, and where nobody else is heard, lease and addresses too. A peer
+//! gets them as at any stop.
 
 use std::time::Duration;
 
@@ -10,10 +13,11 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{Control, end_own_connections, sync};
+use super::{Control, Keep, end_own_connections, kept::Kept, sync};
+use crate::{api::StopOrder, vrrp::BootTime};
 
 /// How long programs that are told of the stop may take, all together: less than `docker stop` waits.
-const NOTIFY_LIMIT: Duration = Duration::from_secs(5);
+pub(super) const NOTIFY_LIMIT: Duration = Duration::from_secs(5);
 /// How long requests on the control socket may take to end.
 const API_LIMIT: Duration = Duration::from_secs(1);
 
@@ -21,25 +25,52 @@ const API_LIMIT: Duration = Duration::from_secs(1);
 const FLUSH: Duration = Duration::from_millis(1);
 
 impl Control {
-    /// Stops everything; goes on after a failure and reports the first.
-    pub(super) async fn shutdown(mut self) -> Result<()> {
+    /// Is to end, so that another daemon goes on.
+    pub(super) fn on_stop(&mut self, order: StopOrder) {
+        if let Some(program) = &order.successor {
+            tracing::info!("{} goes on in this process", program.display());
+        }
+        tracing::info!("stopping for another daemon, which is to come within {} s", order.seconds);
+        let lasts = Duration::from_secs(order.seconds.into()).min(super::kept::LONGEST);
+        self.ending = Some(Keep { lasts, successor: order.successor });
+    }
+
+    /// Stops everything; goes on after a failure and reports the first. `keep`: for another daemon, within this time.
+    pub(super) async fn shutdown(mut self, keep: Option<Duration>) -> Result<()> {
         self.cancel.cancel();
         let stopping = self.model.stop_notices();
         sync::pass_on(&mut self.replication, &mut self.datapath).await;
+        let until = keep.map(|lasts| BootTime::now() + lasts);
+        if let Some(until) = until {
+            let node = self.model.config().node.name.clone();
+            if let Err(e) = Kept::of(&self.model, until).write(&node) {
+                tracing::warn!("the next daemon will check all backends first: {e}");
+            }
+            self.datapath.alive.keep(until);
+        }
         // What is established while a successor takes over is told at once.
-        let stopping_driver = spawn_blocking(move || self.driver.stop());
+        let driver = self.driver;
+        let stopping_driver = spawn_blocking(move || match until {
+            None => {
+                driver.stop();
+                Vec::new()
+            }
+            Some(until) => driver.stop_keeping(until),
+        });
         while !stopping_driver.is_finished() {
             sync::flush(&mut self.replication, &mut self.datapath);
             sleep(FLUSH).await;
         }
+        let kept = stopping_driver.await?;
         sync::flush(&mut self.replication, &mut self.datapath);
-        for change in self.model.address_removals() {
+        for change in self.model.address_removals(&kept) {
             if let Err(e) = self.netlink.remove_address(change.ifindex, change.addr).await {
                 tracing::warn!("{e:#}");
             }
             end_own_connections(change.addr);
         }
-        for notice in stopping {
+        // Who still owns its addresses has not stopped.
+        for notice in stopping.into_iter().filter(|_| !kept.contains(&true)) {
             self.notifier.tell(notice);
         }
         self.notifier.finish(NOTIFY_LIMIT).await;
@@ -48,6 +79,12 @@ impl Control {
         // A client that holds a request half sent must not keep the programs attached.
         if !self.api.is_finished() && timeout(API_LIMIT, &mut self.api).await.is_err() {
             self.api.abort();
+        }
+        if let Some(lasts) = keep {
+            self.datapath.leave();
+            let leases = kept.iter().filter(|kept| **kept).count();
+            tracing::info!("stopped, with the maps left and {leases} leases kept for {lasts:?}");
+            return Ok(());
         }
         let closed = self.datapath.close();
         tracing::info!("stopped");

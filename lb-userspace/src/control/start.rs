@@ -2,7 +2,8 @@
 
 use std::{
     collections::BTreeMap,
-    time::{Duration, SystemTime},
+    path::{Path, PathBuf},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use anyhow::{Context, Result};
@@ -13,17 +14,23 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-mod reach;
+pub(super) mod reach;
+pub(super) mod ways;
 
 use super::{
     Control,
     ender::Ender,
     exhaustion::Exhaustion,
-    model::{Machine, MachineInterface, Model, Way},
+    kept::Kept,
+    model::{Machine, MachineInterface, Model},
+    reload::{Metrics, watch::Watch},
 };
 use crate::{
-    api::{self, snapshot::Snapshot},
-    config::model::{Config, Mode, VirtualRouter},
+    api::{
+        self,
+        snapshot::{Configuration, Snapshot},
+    },
+    config::model::{Config, Mode, Service, Track},
     datapath::{
         lease::KernelLease,
         load::{Datapath, Sizes},
@@ -42,29 +49,51 @@ const TRACKER_PATIENCE: Duration = Duration::from_secs(1);
 /// Commands waiting for the loop; more only come from more CLI calls at a time.
 const COMMANDS: usize = 8;
 
-/// Runs the daemon until `stop` is cancelled.
-pub async fn run(config: Config, stop: CancellationToken) -> Result<()> {
+/// What a daemon is started with.
+#[derive(Debug)]
+pub struct Start {
+    /// The configuration.
+    pub config: Config,
+    /// Its file, which a reload reads anew.
+    pub file: PathBuf,
+    /// The text of that.
+    pub source: String,
+    /// A message is a reload (SIGHUP).
+    pub hangups: mpsc::Receiver<()>,
+}
+
+/// Runs the daemon until `stop` is cancelled, or an order ends it. Gives the program that is to go on in this process.
+pub async fn run(start: Start, stop: CancellationToken) -> Result<Option<PathBuf>> {
+    let Start { config, file, source, hangups } = start;
     preflight::check()?;
     for router in &config.vrrp {
         preflight::ifindex(&router.interface)?;
     }
     // Before the routes: without an address there is none either, and that would name the wrong thing.
     vrrp::check(&config.vrrp.iter().map(vrrp::RouterSetup::from).collect::<Vec<_>>())?;
-    let placements = placements(&config)?;
+    let placements = ways::placements(&config)?;
     let lock = preflight::lock(&config.node.name)?;
     let pins = Pins::of(&config.node.name);
     let netlink = Netlink::open()?;
-    let routes = routes(&config, &netlink).await?;
-    let interfaces = interfaces(&config, &placements, &routes)?;
+    let routes = ways::routes(&config, &netlink).await?;
+    let interfaces = ways::interfaces(&config, &placements, &routes)?;
     reach::check_sources(&config)?;
     let mut datapath = Datapath::open(&pins, &interfaces, config.node.hooks.clone(), sizes(&config))?;
-    datapath.collector.set_timeouts(config.services.iter().map(|s| s.timeouts).collect());
     if datapath.adopted {
         tracing::info!("adopted the maps and flows of a former daemon");
     }
     raise_xdp(&config, &netlink, &routes, &mut datapath).await;
     let socket = pins::socket(&config.node.name);
-    let result = match prepare(config, &pins, netlink, (placements, routes), datapath).await {
+    let result = match prepare(
+        config,
+        (file, source, hangups),
+        &pins,
+        netlink,
+        (placements, routes),
+        datapath,
+    )
+    .await
+    {
         Ok(control) => {
             tracing::info!("running");
             control.run(stop).await
@@ -85,84 +114,20 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<()> {
     result
 }
 
-/// Index of each interface that addresses are put on: those of the virtual routers, and those named by `dev`.
-fn placements(config: &Config) -> Result<BTreeMap<String, u32>> {
-    let devs = |r: &VirtualRouter| {
-        let addresses = r.addresses.iter().chain(&r.excluded);
-        addresses.filter_map(|a| a.dev.clone()).chain([r.interface.clone()]).collect::<Vec<_>>()
-    };
-    let names = config.vrrp.iter().flat_map(devs);
-    names.map(|name| Ok((name.clone(), preflight::ifindex(&name)?))).collect()
-}
-
-/// Interfaces to attach to, each once: those of the virtual routers and of their addresses, where clients come in, and
-/// those that backends are reached by, where replies come in; and the loopback, where this node's own clients come in.
-fn interfaces(config: &Config, placements: &BTreeMap<String, u32>, routes: &[u32]) -> Result<Vec<String>> {
-    let mut names: Vec<String> = placements.keys().filter(|name| *name != reach::LOOPBACK).cloned().collect();
-    names.extend(reach::own_interfaces(config)?);
-    names.extend(config.node.local_clients.then(|| reach::LOOPBACK.to_owned()));
-    for ifindex in routes.iter().filter(|ifindex| **ifindex != NO_INTERFACE) {
-        names.push(preflight::ifname(*ifindex)?);
-    }
-    names.sort();
-    names.dedup();
-    Ok(names)
-}
-
 /// Room for what is configured, and a quarter more of what a later daemon may need that adopts the maps.
 fn sizes(config: &Config) -> Sizes {
-    let needed = config.services.iter().map(|s| {
-        let backends = s.backends.iter().filter(|b| b.mode == Mode::Nat).count();
-        backends * s.snat.len().clamp(1, MAX_SOURCES)
-    });
-    let needed = needed.sum::<usize>();
+    let needed = pools(config);
     let pools = (needed + needed / 4 + 16).min(usize::from(u16::MAX) - 1);
     Sizes { flows: config.node.flows, ring_slots: ring::slots(&config.services), pools: pools as u32 }
 }
 
-/// Instead of an interface: the backend is this node's own stack.
-const NO_INTERFACE: u32 = 0;
-
-async fn routes(config: &Config, netlink: &Netlink) -> Result<Vec<u32>> {
-    let mut routes = Vec::new();
-    for backend in config.services.iter().flat_map(|s| &s.backends) {
-        if backend.mode == Mode::Local {
-            routes.push(NO_INTERFACE);
-            continue;
-        }
-        let to = backend.addr.ip();
-        let ifindex = netlink.route_ifindex(to).await.with_context(|| format!("backend {}", backend.name))?;
-        anyhow::ensure!(
-            preflight::ifname(ifindex)? != "lo",
-            "backend {}: {to} is this node itself, to which nothing is forwarded: name another host's address, or write `mode = \"local\"` \
-             to leave its connections to this node's own stack",
-            backend.name
-        );
-        routes.push(ifindex);
-    }
-    Ok(routes)
-}
-
-/// The ways to all backends. A tunnel, and a connection to a backend of the other family, starts from an address of this
-/// node's own.
-async fn ways(config: &Config, netlink: &Netlink) -> Result<Vec<Way>> {
-    let mut ways = Vec::new();
-    for (service, backend) in config.services.iter().flat_map(|s| s.backends.iter().map(move |b| (s, b))) {
-        let to = backend.addr.ip();
-        let (source, mtu) = netlink.way(to).await.with_context(|| format!("backend {}", backend.name))?;
-        let chosen = service.path.tunnel_source.filter(|a| a.is_ipv4() == to.is_ipv4());
-        let mixed = backend.mode == Mode::Nat && service.listen.first.is_ipv4() != to.is_ipv4();
-        let own = if mixed { source } else { chosen.or(source) };
-        let virtual_one = config.vrrp.iter().flat_map(|r| r.addresses.iter().chain(&r.excluded));
-        let is_virtual = virtual_one.map(|a| a.addr).any(|a| Some(a) == own);
-        anyhow::ensure!(
-            !(mixed || backend.mode == Mode::Tunnel) || own.is_some() && !is_virtual,
-            "backend {}: this node has no address of its own towards {to}, which the packets would come from: give it one",
-            backend.name
-        );
-        ways.push(Way { source, mtu });
-    }
-    Ok(ways)
+/// Pools of source ports that a configuration takes, if no two backends share one.
+pub(super) fn pools(config: &Config) -> usize {
+    let of = |s: &Service| {
+        let backends = s.backends.iter().filter(|b| b.mode == Mode::Nat).count();
+        backends * s.snat.len().clamp(1, MAX_SOURCES)
+    };
+    config.services.iter().map(of).sum()
 }
 
 /// XDP in front of the TC programs, where it is wanted and works. A backend is asked in the self-test on the interface that
@@ -192,12 +157,13 @@ type Places = (BTreeMap<String, u32>, Vec<u32>);
 
 async fn prepare(
     config: Config,
+    (file, source, hangups): (PathBuf, String, mpsc::Receiver<()>),
     pins: &Pins,
     netlink: Netlink,
     places: Places,
     mut datapath: Datapath,
 ) -> Result<Control, (anyhow::Error, Datapath)> {
-    match parts(&config, pins, &netlink, places, &mut datapath).await {
+    match parts(&config, &file, pins, &netlink, places, &mut datapath).await {
         Ok(p) => Ok(Control {
             model: p.model,
             exhaustion: Exhaustion::default(),
@@ -205,18 +171,26 @@ async fn prepare(
             netlink,
             mtu_turn: 0,
             driver: p.driver,
+            watch: p.watch,
+            looks: 0,
+            file,
+            source,
+            hangups,
             replication: p.replication,
             vrrp_events: p.vrrp_events,
             health_events: p.health_events,
-            nudges: p.nudges,
+            checks: p.checks,
             track_events: p.track_events,
+            trackers: p.trackers,
             notifier: p.notifier,
             ender: p.ender,
             commands: p.commands,
             snapshot: p.snapshot,
+            metrics: p.metrics,
             cancel: p.cancel,
             tasks: p.tasks,
             api: p.api,
+            ending: None,
         }),
         Err(e) => Err((e, datapath)),
     }
@@ -228,13 +202,16 @@ struct Parts {
     driver: vrrp::Driver,
     replication: Option<super::sync::Replication>,
     vrrp_events: mpsc::UnboundedReceiver<vrrp::Event>,
-    health_events: mpsc::UnboundedReceiver<health::Event>,
-    nudges: health::Nudges,
+    health_events: mpsc::UnboundedReceiver<(health::Task, health::Event)>,
+    checks: health::Checks,
     track_events: mpsc::UnboundedReceiver<track::Event>,
+    trackers: CancellationToken,
     notifier: Notifier,
     ender: Ender,
     commands: mpsc::Receiver<api::Command>,
     snapshot: watch::Sender<Snapshot>,
+    metrics: Option<Metrics>,
+    watch: Watch,
     cancel: CancellationToken,
     tasks: TaskTracker,
     api: tokio::task::JoinHandle<Result<()>>,
@@ -242,15 +219,30 @@ struct Parts {
 
 async fn parts(
     config: &Config,
+    file: &Path,
     pins: &Pins,
     netlink: &Netlink,
     places: Places,
     datapath: &mut Datapath,
 ) -> Result<Parts> {
-    let ways = ways(config, netlink).await?;
+    let mut watch = Watch::default();
+    watch.note(file);
+    let ways = ways::ways(config, netlink).await?;
     let machine = Machine { ways, ..machine(netlink, places, datapath, config.node.snat_ports).await? };
-    let replication = super::sync::open(config, &machine, pins, datapath)?;
     let mut model = Model::new(config.clone(), machine, SystemTime::now());
+    let node = &config.node.name;
+    if let Some(kept) = Kept::read(node, vrrp::BootTime::now()).filter(|_| datapath.adopted) {
+        tracing::info!("going on with what the former daemon has left");
+        model.restore(&kept, (Instant::now(), SystemTime::now()));
+    }
+    let replication = super::sync::open(config, (model.machine(), model.numbers()), pins, datapath)?;
+    model.configuration = Configuration {
+        file: file.display().to_string(),
+        since: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),
+        ..Configuration::default()
+    };
+    let timeouts = config.services.iter().map(|s| s.timeouts);
+    datapath.collector.change_timeouts(model.numbers().services().iter().copied().zip(timeouts));
     // Services are in the maps, without backends, before anybody can own their address.
     let desired = model.desired();
     datapath.tables.publish(&desired)?;
@@ -270,18 +262,29 @@ async fn parts(
     };
 
     let (cancel, tasks) = (CancellationToken::new(), TaskTracker::new());
-    let track_events = watch_trackers(config, &mut model, &cancel, &tasks).await?;
+    let trackers = cancel.child_token();
+    let track_events = watch_trackers(&config.tracks, &mut model, &trackers, &tasks).await?;
     let (driver, vrrp_events) = elect(config, pins, &mut model)?;
+    Kept::remove(node);
     let notifier = Notifier::spawn(config);
     let ender = Ender::open().context("cannot open the sockets that resets are sent by")?;
     let (health_sender, health_events) = mpsc::unbounded_channel();
-    let nudges = health::spawn(&config.services, &health_sender, &cancel, &tasks);
+    let mut checks = health::Checks::new(health_sender, &cancel, &tasks);
+    let all = config.services.iter().flat_map(|s| s.backends.iter().map(move |b| (s, b)));
+    let total = config.services.iter().map(|s| s.backends.len()).sum();
+    for ((i, who), number) in all.enumerate().zip(model.numbers().all_backends()) {
+        let state =
+            model.numbers().place(number).map_or(health::State::Unchecked, |(s, b)| model.health_of(s, b));
+        checks.start(number, who, state, health::schedule::first_check(i, total));
+    }
 
     let (command_sender, commands) = mpsc::channel(COMMANDS);
     let (snapshot, seen) = watch::channel(model.snapshot(SystemTime::now()));
-    if let Some(http) = http {
+    let metrics = http.map(|http| {
+        let cancel = cancel.child_token();
         api::http::serve(http, seen.clone(), &cancel, &tasks);
-    }
+        Metrics { cancel }
+    });
     let api = tokio::spawn(api::serve(listener, seen, command_sender, cancel.clone()));
     Ok(Parts {
         model,
@@ -289,12 +292,15 @@ async fn parts(
         replication,
         vrrp_events,
         health_events,
-        nudges,
+        checks,
         track_events,
+        trackers,
         notifier,
         ender,
         commands,
         snapshot,
+        metrics,
+        watch,
         cancel,
         tasks,
         api,
@@ -302,14 +308,14 @@ async fn parts(
 }
 
 /// Starts the trackers and takes in what they say at once, so that no router starts with a priority that it does not have.
-async fn watch_trackers(
-    config: &Config,
+pub(super) async fn watch_trackers(
+    tracks: &[Track],
     model: &mut Model,
     cancel: &CancellationToken,
     tasks: &TaskTracker,
 ) -> Result<mpsc::UnboundedReceiver<track::Event>> {
     let (sender, mut events) = mpsc::unbounded_channel();
-    track::spawn(&config.tracks, &sender, cancel, tasks)?;
+    track::spawn(tracks, &sender, cancel, tasks)?;
     let hear = async {
         while !model.tracking.has_heard_prompt_ones()
             && let Some(event) = events.recv().await
@@ -386,5 +392,6 @@ async fn machine(
     }
     let snat_ports = snat_ports(configured)?;
     let started = Some(SystemTime::now());
-    Ok(Machine { interfaces, placements, routes, ways: Vec::new(), snat_ports, started })
+    let program = std::env::current_exe().map_or_else(|_| String::new(), |exe| exe.display().to_string());
+    Ok(Machine { interfaces, placements, routes, ways: Vec::new(), snat_ports, started, program })
 }

@@ -8,7 +8,11 @@ use anyhow::Result;
 use lb_common::{addr::Addr, flow::Flow};
 use tokio::time::sleep;
 
-use super::{Control, model::Machine};
+use super::{
+    Control,
+    model::{Machine, Model},
+    numbers::Numbers,
+};
 use crate::{
     config::model::Config,
     datapath::{
@@ -31,7 +35,7 @@ pub(super) struct Replication {
 /// Opens it, if the configuration has it, and takes in the flows that are in the table already.
 pub(super) fn open(
     config: &Config,
-    machine: &Machine,
+    (machine, numbers): (&Machine, &Numbers),
     pins: &Pins,
     datapath: &mut Datapath,
 ) -> Result<Option<Replication>> {
@@ -49,8 +53,7 @@ pub(super) fn open(
         loopback: preflight::ifindex("lo").unwrap_or(1),
         run: random(),
     };
-    let client_if = |router: usize, addr: Addr| client_if(config, machine, router, addr);
-    let directory = Directory::new(config, client_if, &machine.routes);
+    let directory = directory(config, machine, numbers);
     let mut replication = Replication { driver: Driver::open(sync, setup, Events::open(pins)?)?, directory };
     let now = BootTime::now();
     let slots = datapath.collector.records();
@@ -58,6 +61,58 @@ pub(super) fn open(
     let node = replication.driver.node();
     (0..slots).for_each(|slot| node.note(slot, &replica, now));
     Ok(Some(replication))
+}
+
+fn directory(config: &Config, machine: &Machine, numbers: &Numbers) -> Directory {
+    Directory::new(config, numbers, |router, addr| client_if(config, machine, router, addr), &machine.routes)
+}
+
+/// Goes over to the services of the next model, and where peers, keys or virtual addresses are others, to new sessions.
+pub(super) fn follow(control: &mut Control, next: &Model) -> Result<()> {
+    let (old, new) = (control.model.config(), next.config());
+    let addresses = |c: &Config| -> Vec<Vec<_>> {
+        c.vrrp.iter().map(|r| r.addresses.iter().chain(&r.excluded).map(|a| a.addr).collect()).collect()
+    };
+    if old.sync == new.sync && addresses(old) == addresses(new) {
+        if let Some(replication) = &mut control.replication {
+            replication.directory = directory(new, next.machine(), next.numbers());
+        }
+        return Ok(());
+    }
+    // The old socket is at the same address.
+    flush(&mut control.replication, &mut control.datapath);
+    control.replication = None;
+    let pins = control.datapath.pins().clone();
+    control.replication = open(new, (next.machine(), next.numbers()), &pins, &mut control.datapath)?;
+    own(control, next.owned());
+    Ok(())
+}
+
+/// Back to what the model says.
+pub(super) fn reopen(control: &mut Control) -> Result<()> {
+    if control.replication.is_some() || control.model.config().sync.is_none() {
+        if let Some(replication) = &mut control.replication {
+            let model = &control.model;
+            replication.directory = directory(model.config(), model.machine(), model.numbers());
+        }
+        return Ok(());
+    }
+    let pins = control.datapath.pins().clone();
+    let model = &control.model;
+    let parts = (model.machine(), model.numbers());
+    control.replication = open(model.config(), parts, &pins, &mut control.datapath)?;
+    let owned = control.model.owned();
+    own(control, owned);
+    Ok(())
+}
+
+/// New sessions are told what the election has decided.
+fn own(control: &mut Control, owned: Vec<bool>) {
+    let Some(replication) = &mut control.replication else { return };
+    let now = BootTime::now();
+    for (router, owns) in owned.into_iter().enumerate().filter(|(_, owns)| *owns) {
+        replication.driver.node().own(router, owns, now);
+    }
 }
 
 /// The interface that a virtual address is on.

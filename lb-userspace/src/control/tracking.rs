@@ -8,7 +8,7 @@ use std::time::SystemTime;
 
 use crate::{
     api::snapshot,
-    config::model::{Config, TrackKind, TrackUse},
+    config::model::{self as config, Config, TrackKind, TrackUse},
     track::{
         Event, Reading,
         state::{Effect, Quorum, effect, tracked},
@@ -52,7 +52,7 @@ const NOT_SERVING: u8 = 1;
 impl Tracking {
     /// Nothing heard yet.
     pub fn new(config: &Config, now: SystemTime) -> Self {
-        let track = |t: &crate::config::model::Track| Track {
+        let track = |t: &config::Track| Track {
             name: t.name.clone(),
             kind: t.kind.clone(),
             quorum: match &t.kind {
@@ -64,7 +64,7 @@ impl Tracking {
             cause: String::new(),
             since: now,
         };
-        let router = |(i, r): (usize, &crate::config::model::VirtualRouter)| Router {
+        let router = |(i, r): (usize, &config::VirtualRouter)| Router {
             name: r.name.clone(),
             base: r.priority,
             uses: uses(config, i),
@@ -79,6 +79,26 @@ impl Tracking {
             tracks: config.tracks.iter().map(track).collect(),
             routers: config.vrrp.iter().enumerate().map(router).collect(),
         }
+    }
+
+    /// The trackers of a new configuration, going on from these. Virtual routers and sync groups are the same in both.
+    pub fn follow(&self, old: &Config, config: &Config, now: SystemTime) -> Self {
+        let mut next = Self::new(config, now);
+        for (track, new) in next.tracks.iter_mut().zip(&config.tracks) {
+            let same = old.tracks.iter().position(|t| is_same((old, t), (config, new)));
+            if let Some(before) = same.map(|i| &self.tracks[i]) {
+                (track.quorum, track.reading, track.heard) = (before.quorum, before.reading, before.heard);
+                (track.cause, track.since) = (before.cause.clone(), before.since);
+            }
+        }
+        for (router, before) in next.routers.iter_mut().zip(&self.routers) {
+            router.told = before.told;
+            for (member, serves) in &mut router.serving {
+                let said = before.serving.iter().find(|(m, _)| m == member);
+                *serves = said.is_none_or(|(_, serves)| *serves);
+            }
+        }
+        next
     }
 
     /// Takes in the word of a tracker.
@@ -191,6 +211,21 @@ impl Tracking {
         };
         self.routers[router].uses.iter().map(shown).collect()
     }
+}
+
+/// Whether both watch the same under the same name.
+pub(super) fn is_same((old, a): (&Config, &config::Track), (new, b): (&Config, &config::Track)) -> bool {
+    let service = |config: &Config, kind: &TrackKind| match kind {
+        TrackKind::Backends(backends) => Some(config.services[backends.service].name.clone()),
+        _ => None,
+    };
+    let kinds = match (&a.kind, &b.kind) {
+        (TrackKind::Backends(a), TrackKind::Backends(b)) => {
+            config::Backends { service: b.service, ..*a } == *b
+        }
+        (a, b) => a == b,
+    };
+    a.name == b.name && kinds && service(old, &a.kind) == service(new, &b.kind)
 }
 
 /// The router and the other members of its sync group.

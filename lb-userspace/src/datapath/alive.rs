@@ -1,8 +1,8 @@
 //! The daemon's sign of life: until when services on the node's own addresses take new connections.
 //!
 //! Addresses of virtual routers are under a lease, which the VRRP thread renews; a node's own addresses are under none. The
-//! control loop renews this deadline at each tick. Must never be extended by anything but a turn of that loop: it is the loop
-//! that takes failed backends out of the rings.
+//! control loop renews this deadline at each tick. Must never be extended by anything but a turn of that loop, which takes failed
+//! backends out of the rings; at its end, by order, once and for a bounded time.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -21,6 +21,14 @@ impl Alive {
     /// Maps the pinned map into memory.
     pub fn open(pins: &Pins) -> Result<Self> {
         Ok(Self { until: Mapped::open(pins, names::ALIVE, 1)? })
+    }
+
+    /// Until then: the daemon ends, and another one follows it at once.
+    pub fn keep(&self, until: BootTime) {
+        if let Some(p) = self.until.element(0) {
+            // SAFETY: as in `renew`.
+            unsafe { AtomicU64::from_ptr(p) }.store(until.0, Ordering::SeqCst);
+        }
     }
 
     /// Counts from `now`.

@@ -1,6 +1,11 @@
 //! Per-CPU counters, added up.
 
 use anyhow::{Context, Result};
+use aya::{
+    Pod,
+    maps::{MapData, PerCpuArray, PerCpuValues},
+    util::nr_cpus,
+};
 use lb_common::{
     fast::{Left, SENT},
     latency::{Histogram, Latency, bound},
@@ -64,6 +69,23 @@ pub fn fast(maps: &Maps) -> Result<(u64, Vec<(Left, u64)>)> {
         |place: u32| -> Result<u64> { Ok(maps.fast.get(&place, 0).context("map FAST")?.iter().sum()) };
     let left = Left::ALL.map(|(left, _)| Ok((left, count(left as u32)?)));
     Ok((count(SENT)?, left.into_iter().collect::<Result<_>>()?))
+}
+
+/// Has a service's counters begin anew.
+pub fn clear_service(maps: &mut Maps, id: u32) -> Result<()> {
+    clear(&mut maps.service_stats, id).context("map SERVICE_STATS")
+}
+
+/// Has a backend's counters begin anew.
+pub fn clear_backend(maps: &mut Maps, id: u32) -> Result<()> {
+    clear(&mut maps.backend_stats, id).context("map BACKEND_STATS")?;
+    clear(&mut maps.latency, id).context("map LATENCY")
+}
+
+fn clear<V: Pod + Default>(map: &mut PerCpuArray<MapData, V>, id: u32) -> Result<()> {
+    let cpus = nr_cpus().map_err(|(what, e)| anyhow::anyhow!("{what}: {e}"))?;
+    map.set(id, PerCpuValues::try_from(vec![V::default(); cpus])?, 0)?;
+    Ok(())
 }
 
 /// Fills in a service's counters.

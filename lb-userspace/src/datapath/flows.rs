@@ -14,7 +14,7 @@ use lb_common::{
     settings::SnatPorts,
 };
 
-use crate::config::model::Timeouts;
+use crate::{config::model::Timeouts, control::numbers::InUse};
 
 use super::{
     mapped::Mapped, maps::Maps, occupancy::Counts, pins::Pins, ports::Bits, renumber, tables::Desired,
@@ -72,6 +72,30 @@ impl Collector {
             used: 0,
             timeouts: Vec::new(),
         })
+    }
+
+    /// Says how long flows of these services, by index, may be silent; those of others as before.
+    pub fn change_timeouts(&mut self, of: impl IntoIterator<Item = (u32, Timeouts)>) {
+        for (service, timeouts) in of {
+            let service = service as usize;
+            if self.timeouts.len() <= service {
+                self.timeouts.resize(service + 1, Timeouts::default());
+            }
+            self.timeouts[service] = timeouts;
+        }
+    }
+
+    /// The indices of services and backends that flows have.
+    pub fn numbers_in_use(&self) -> InUse {
+        let mut in_use = InUse::default();
+        for slot in 0..self.records.capacity() {
+            let flow = self.records.read(slot);
+            if flow.stage() != Stage::Free {
+                in_use.services.insert(flow.service);
+                in_use.backends.insert(flow.backend_id);
+            }
+        }
+        in_use
     }
 
     /// Says how long flows of each service may be silent.

@@ -32,6 +32,7 @@ struct Words<'a> {
     probed: &'a AtomicU64,
     term: &'a AtomicU32,
     fenced: &'a AtomicU32,
+    kept: &'a AtomicU64,
     relay: Passage<'a>,
     delegate: Passage<'a>,
 }
@@ -59,6 +60,7 @@ impl KernelLease {
                 probed: AtomicU64::from_ptr(&raw mut (*p).probed),
                 term: AtomicU32::from_ptr(&raw mut (*p).term),
                 fenced: AtomicU32::from_ptr(&raw mut (*p).fenced),
+                kept: AtomicU64::from_ptr(&raw mut (*p).kept),
                 relay: Passage {
                     until: AtomicU64::from_ptr(&raw mut (*p).relay_until),
                     mac: &raw mut (*p).relay,
@@ -104,6 +106,26 @@ impl Lease for KernelLease {
     fn set(&mut self, router: usize, until: BootTime) -> io::Result<()> {
         self.known(router)?.until.store(until.0, Ordering::SeqCst);
         Ok(())
+    }
+
+    /// The mark last: without it nobody goes on with the lease, which then runs out.
+    fn keep(&mut self, router: usize, until: BootTime, mark: u64) -> io::Result<()> {
+        let words = self.known(router)?;
+        words.until.store(until.0, Ordering::SeqCst);
+        words.kept.store(until.0 ^ mark, Ordering::SeqCst);
+        Ok(())
+    }
+
+    fn take_kept(&mut self, router: usize, mark: u64, now: BootTime) -> Option<BootTime> {
+        let words = self.words(router)?;
+        let lease = lease::Lease {
+            until: words.until.load(Ordering::SeqCst),
+            term: words.term.load(Ordering::SeqCst),
+            fenced: words.fenced.load(Ordering::SeqCst),
+            kept: words.kept.swap(0, Ordering::SeqCst),
+            ..lease::Lease::default()
+        };
+        lease.is_kept(mark, now.0).then_some(BootTime(lease.until))
     }
 
     fn noted(&self, router: usize) -> Noted {

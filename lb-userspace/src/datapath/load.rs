@@ -204,6 +204,17 @@ impl Datapath {
         entries.chain(tails::PROGRAMS.map(|(_, name)| name)).map(verified).collect()
     }
 
+    /// Where it is pinned.
+    pub fn pins(&self) -> &Pins {
+        &self.pins
+    }
+
+    /// Leaves programs and maps in the kernel, as they are: another daemon will adopt them.
+    pub fn leave(self) {
+        // Closing would detach what is attached by clsact. The process ends, and the kernel keeps what is pinned or attached.
+        std::mem::forget(self);
+    }
+
     /// Takes programs and maps out of the kernel.
     pub fn close(self) -> Result<()> {
         let pins = self.pins.clone();

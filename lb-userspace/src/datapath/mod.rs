@@ -19,6 +19,7 @@ mod occupancy;
 pub mod pins;
 pub mod ports;
 pub mod preflight;
+pub mod programs;
 mod ranges;
 mod renumber;
 pub mod replica;

@@ -16,6 +16,7 @@ use lb_common::{
     maps as names,
     mode::Mode,
     ports::{self, MAX_SOURCES, PoolKey, PortBits, Sources, WORDS, Words},
+    service::Backend,
     settings::SnatPorts,
 };
 
@@ -107,6 +108,21 @@ impl Pools {
         })
     }
 
+    /// Pools that there may be.
+    pub(super) fn room(&self) -> usize {
+        self.keys.len() - 1
+    }
+
+    /// Pools that cannot be another's yet, of backends whose address `counts`.
+    pub(super) fn in_use_of(&self, counts: impl Fn(Addr) -> bool) -> usize {
+        let Some(range) = &self.range else { return 0 };
+        let busy = |i: usize| self.bits.pool(i as u32).is_some_and(|pool| ports::free(&pool) != range.len());
+        let used = |(i, k): &(usize, &PoolKey)| {
+            k.proto != 0 && counts(k.backend) && (self.before.contains(k) || busy(*i))
+        };
+        self.keys.iter().enumerate().skip(1).filter(used).count()
+    }
+
     /// Gives each backend that takes new flows its pools.
     pub(super) fn publish(&mut self, maps: &mut Maps, desired: &Desired) -> Result<()> {
         let range = desired.settings.snat_ports;
@@ -114,12 +130,16 @@ impl Pools {
             self.renew(&range)?;
             self.range = Some(range);
         }
+        // Whoever is gone needs none; those that its flows have are kept by their ports.
+        let gone = |id: u32| desired.backends.get(id as usize).is_none_or(|b| *b == Backend::default());
+        let left: Vec<_> = self.of.extract_if(.., |id, _| gone(*id)).flat_map(|(_, keys)| keys).collect();
         let wanted = wanted(desired);
         let changed: Vec<_> = wanted.into_iter().filter(|(id, keys)| self.of.get(id) != Some(keys)).collect();
         if changed.is_empty() {
+            self.before.extend(left);
             return Ok(());
         }
-        self.before = self.of.values().flatten().copied().collect();
+        self.before = self.of.values().flatten().copied().chain(left).collect();
         self.of.extend(changed.iter().cloned());
         for (id, keys) in changed {
             let mut sources = Sources { count: keys.len() as u32, ..Sources::default() };

@@ -19,7 +19,7 @@ pub(super) fn of(flow: &Flow, desired: &Desired) -> Option<(u32, u32)> {
         |fits: &dyn Fn(&DesiredService) -> bool| desired.services.iter().position(|s| alike(&s) && fits(s));
     // A service on the very port goes before a range.
     let service = find(&of_port).or_else(|| find(&of_range))?;
-    let backend = desired.services[service].backends.clone().find(|id| {
+    let backend = desired.services[service].backends.iter().copied().find(|id| {
         desired.backends.get(*id as usize).is_some_and(|b| {
             let port = if b.port == Port::default() { flow.vip_port } else { b.port };
             b.addr == flow.backend && port == flow.backend_port

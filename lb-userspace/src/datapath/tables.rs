@@ -1,8 +1,6 @@
 //! Desired state → map writes, idempotent and in an order that traffic may run through: backends and the new ring
 //! first, the service last; what is no longer wanted goes at the end.
 
-use std::ops::Range;
-
 use anyhow::{Context, Result};
 use lb_common::{
     addr::{Addr, Port},
@@ -32,13 +30,13 @@ pub struct Desired {
     pub vips: Vec<(Addr, Vip)>,
     /// Interfaces that programs are attached to.
     pub interfaces: Vec<(u32, Interface)>,
-    /// Backends by index.
+    /// Backends by index; an index that no backend has, or none any more, has the default.
     pub backends: Vec<Backend>,
     /// The ways to them, by the same index; of a backend without one nothing is known.
     pub paths: Vec<Path>,
     /// Connections that each may have, by the same index; 0, and of those that are missing: any number.
     pub limits: Vec<u32>,
-    /// Services by index.
+    /// Services by index; likewise ([`DesiredService::is_vacant`]).
     pub services: Vec<DesiredService>,
     /// Who may open connections to them, by the same index; everybody to those that are missing.
     pub access: Vec<Access>,
@@ -61,7 +59,7 @@ pub struct DesiredService {
     /// own address towards the backend.
     pub snat: Vec<Addr>,
     /// Indices of its backends, those that take no new connections too.
-    pub backends: Range<u32>,
+    pub backends: Vec<u32>,
     /// Backend indices in the order of new connections, or as `choice` says; empty refuses them.
     pub ring: Vec<u32>,
     /// How one is chosen.
@@ -86,6 +84,11 @@ pub struct Choice {
 }
 
 impl DesiredService {
+    /// Whether no service has this index.
+    pub fn is_vacant(&self) -> bool {
+        self.proto == 0
+    }
+
     fn has_ring_of(&self, other: &Self) -> bool {
         self.ring == other.ring && self.choice.members == other.choice.members
     }
@@ -160,6 +163,21 @@ impl Tables {
         })
     }
 
+    /// Slots of all rings.
+    pub fn ring_slots(&self) -> u32 {
+        self.rings.len()
+    }
+
+    /// How many pools of source ports there are room for.
+    pub fn pools(&self) -> usize {
+        self.pools.room()
+    }
+
+    /// How many pools flows have ports of, whose backends' addresses `counts`.
+    pub fn pools_in_use(&self, counts: impl Fn(Addr) -> bool) -> usize {
+        self.pools.in_use_of(counts)
+    }
+
     /// The maps.
     pub fn maps(&mut self) -> &mut Maps {
         &mut self.maps
@@ -170,7 +188,8 @@ impl Tables {
         anyhow::ensure!(desired.services.len() <= MAX_SERVICES, "more than {MAX_SERVICES} services");
         anyhow::ensure!(desired.backends.len() <= MAX_BACKENDS, "more than {MAX_BACKENDS} backends");
         self.publish_settings(&desired.settings)?;
-        for (ifindex, interface) in &desired.interfaces {
+        for (ifindex, interface) in desired.interfaces.iter().filter(|i| !self.written.interfaces.contains(i))
+        {
             self.maps.interfaces.insert(ifindex, interface, 0).context("map INTERFACES")?;
         }
         for i in 0..desired.backends.len() {
@@ -180,7 +199,8 @@ impl Tables {
             }
         }
         for (i, b) in (0..).zip(&desired.backends) {
-            if self.written.backends.get(i as usize) != Some(b) {
+            // Of one that is gone flows may still be under way.
+            if *b != Backend::default() && self.written.backends.get(i as usize) != Some(b) {
                 self.maps.backends.set(i, b, 0).context("map BACKENDS")?;
             }
         }
@@ -191,7 +211,7 @@ impl Tables {
         }
         self.publish_limits(desired);
         self.publish_services(&desired.services)?;
-        for (addr, vip) in &desired.vips {
+        for (addr, vip) in desired.vips.iter().filter(|v| !self.written.vips.contains(v)) {
             self.maps.vips.insert(addr, vip, 0).context("map VIPS")?;
         }
         self.remove_others(desired)?;
@@ -228,7 +248,9 @@ impl Tables {
             // Programs read the services, by system call, after this.
             std::sync::atomic::fence(std::sync::atomic::Ordering::Release);
         }
-        for (i, (s, element)) in desired.iter().zip(&elements).enumerate() {
+        for (i, (s, element)) in
+            desired.iter().zip(&elements).enumerate().filter(|(_, (s, _))| !s.is_vacant())
+        {
             if self.services.get(i) != Some(&(key(s), *element)) {
                 self.maps.services.insert(key(s), element, 0).context("map SERVICES")?;
             }

@@ -2,7 +2,8 @@
 //!
 //! `task` runs one task per backend that makes its check (`mysql`, `galera`, `tcp`, …), lets [`schedule`] count passes
 //! and failures, and reports an [`Event`]. [`pool`] makes of all events of a service, of what the packet programs see of its
-//! connections ([`passive`]), of Galera's policy and of what operators ask for the standing of each backend. All are pure. The control loop starts the tasks with [`spawn`]
+//! connections ([`passive`]), of Galera's policy and of what operators ask for the standing of each backend. All are pure. The
+//! control loop starts the tasks by [`Checks`]
 //! and feeds the pools; nothing here touches maps. No backend is up before its first passed check.
 
 pub mod agent;
@@ -21,6 +22,7 @@ pub mod tcp;
 pub mod tls;
 pub mod udp;
 
+mod checks;
 mod task;
 #[cfg(test)]
 mod testserver;
@@ -29,17 +31,17 @@ use std::time::{Duration, Instant};
 
 use crate::galera::Observation;
 
+pub use checks::{Checks, Task};
 pub use failure::{Failure, Step};
-pub use pool::{Admin, Cause, Change, Order, Part, Pool, Standing};
+pub use pool::{Admin, Cause, Change, Order, Part, Pool, Restored, Standing};
 pub use schedule::{State, Transition};
-pub use task::{Nudges, spawn};
 
 /// What one check of one backend found.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Event {
-    /// Index of the service in the configuration.
+    /// Index of the service in the configuration, which the control loop fills in: a task does not know it.
     pub service: usize,
-    /// Index of the backend within the service.
+    /// Index of the backend within the service; likewise.
     pub backend: usize,
     /// State after this check, as far as the backend alone goes.
     pub state: State,

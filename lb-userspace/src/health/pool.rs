@@ -27,7 +27,7 @@ use crate::{
     track::state::Quorum,
 };
 
-pub use standing::{Admin, Cause, Change, Order, Part, Standing};
+pub use standing::{Admin, Cause, Change, Order, Part, Restored, Standing};
 
 /// The backends of a service.
 #[derive(Debug, Clone)]
@@ -63,6 +63,8 @@ struct Member {
     damping: Damping,
     watch: Watch,
     up_since: Option<Instant>,
+    /// Its service has come to be of a Galera cluster, and it was not asked for that yet.
+    unasked: bool,
     standing: Standing,
 }
 
@@ -97,6 +99,7 @@ impl Pool {
             damping: Damping::default(),
             watch: Watch::default(),
             up_since: None,
+            unasked: false,
             standing: Standing {
                 state: State::Unchecked,
                 cause: None,
@@ -120,11 +123,53 @@ impl Pool {
         }
     }
 
+    /// The pool of a service that was configured anew, going on from this one. `from` gives the place that a backend had before;
+    /// those without one were not checked yet.
+    pub fn follow(&self, service: &Service, from: impl Fn(usize) -> Option<usize>) -> Self {
+        let mut next = Self::new(service);
+        for (b, m) in next.members.iter_mut().enumerate() {
+            let Some(old) = from(b).map(|b| &self.members[b]) else { continue };
+            *m = Member {
+                addr: m.addr,
+                sorry: m.sorry,
+                priority: m.priority,
+                configured_weight: m.configured_weight,
+                // The file's newer word goes before an older order.
+                ordered_weight: old.ordered_weight.filter(|_| old.configured_weight == m.configured_weight),
+                unasked: old.unasked || old.seen.is_none() && next.galera.is_some(),
+                ..old.clone()
+            };
+        }
+        next.writer = self.writer.and_then(|w| (0..next.members.len()).find(|b| from(*b) == Some(w)));
+        next.enough = self.enough;
+        if next.quorum.is_like(&self.quorum) {
+            next.quorum = self.quorum;
+        }
+        next
+    }
+
+    /// What is left of a backend to the next daemon.
+    pub fn restorable(&self, backend: usize) -> Restored {
+        let m = &self.members[backend];
+        let (health, admin, ordered_weight) = (m.health, m.admin, m.ordered_weight);
+        Restored { health, admin, ordered_weight, writer: self.writer == Some(backend) }
+    }
+
+    /// A backend stood so when the former daemon ended; of the cluster it is asked again.
+    pub fn restore(&mut self, backend: usize, restored: Restored) {
+        let m = &mut self.members[backend];
+        (m.health, m.admin, m.ordered_weight) = (restored.health, restored.admin, restored.ordered_weight);
+        m.unasked = restored.health == State::Up;
+        if restored.writer {
+            self.writer = Some(backend);
+        }
+    }
+
     /// Takes in the result of a check.
     pub fn on_event(&mut self, event: &Event) -> Vec<Change> {
         let m = &mut self.members[event.backend];
         let first = m.health == State::Unchecked;
-        m.health = event.state;
+        (m.health, m.unasked) = (event.state, false);
         m.failure = event.cause.clone();
         m.watch.checked(event.passed());
         // A check that failed says nothing of the weight; what it last was stays.
@@ -194,6 +239,11 @@ impl Pool {
         is_in(m) && !m.sorry && another && out < (ordinary().count() * usize::from(most) / 100).max(1)
     }
 
+    /// Has everything follow from a new configuration.
+    pub fn settle(&mut self, now: Instant) -> Vec<Change> {
+        self.decide(now)
+    }
+
     /// Whether this node can do something for clients of the service: it reaches a backend that is of use to anybody. What
     /// holds for every viplb alike (an order, a policy, a full server) is no reason to leave the addresses to a peer.
     pub fn serves(&self) -> bool {
@@ -203,6 +253,11 @@ impl Pool {
     /// How a backend stands.
     pub fn standing(&self, backend: usize) -> &Standing {
         &self.members[backend].standing
+    }
+
+    /// What its own checks have found.
+    pub fn health(&self, backend: usize) -> State {
+        self.members[backend].health
     }
 
     /// What an operator wants of it.
@@ -366,7 +421,7 @@ impl Member {
 
     /// A node that was full from the start lets nobody in who could ask it.
     fn can_be_judged(&self) -> bool {
-        self.answers() && (self.seen.is_some() || self.health == State::Up)
+        self.answers() && (self.seen.is_some() || self.health == State::Up && !self.unasked)
     }
 
     fn for_policy(&self, held: bool) -> policy::Node<'_> {

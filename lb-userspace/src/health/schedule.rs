@@ -98,6 +98,12 @@ impl Backend {
         }
     }
 
+    /// The same, found in this state by the checks of a former configuration.
+    #[must_use]
+    pub fn in_state(self, state: State) -> Self {
+        Self { state, ..self }
+    }
+
     /// The present state.
     pub fn state(&self) -> State {
         self.state

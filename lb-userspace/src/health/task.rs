@@ -1,93 +1,56 @@
 //! One task per backend: wait for the next check, make it, feed the state machine, report.
 //!
-//! [`spawn`] is called by the control loop, once per configuration. Each task ends when the token is cancelled or
+//! `checks` starts them. Each task ends when the token is cancelled or
 //! nobody listens any more; a check under way is dropped then, which is safe because it owns its only connection.
 //! Every check has a deadline of its own, so no task waits on a server for longer than `timeout`.
 
-use std::{
-    hash::{BuildHasher, RandomState},
-    net::SocketAddr,
-    sync::Arc,
-    time::Duration,
-};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::{
-    sync::{Notify, mpsc::UnboundedSender},
+    sync::Notify,
     time::{Instant, sleep_until, timeout},
 };
-use tokio_util::{
-    sync::CancellationToken,
-    task::{AbortOnDropHandle, TaskTracker},
+use tokio_util::task::AbortOnDropHandle;
+
+use super::{
+    Event, Failure, Outcome, State, Step, agent, dns, galera, http, mysql, schedule, script, tcp, udp,
 };
+use crate::config::model::{Backend, Check, CheckKind, DnsCheck, ScriptCheck, Service, UdpCheck};
 
-use super::{Event, Failure, Outcome, Step, agent, dns, galera, http, mysql, schedule, script, tcp, udp};
-use crate::config::model::{Check, CheckKind, DnsCheck, ScriptCheck, Service, UdpCheck};
-
-/// Asks checks to be made at once, by service and backend in the order of the configuration.
-#[derive(Debug, Default)]
-pub struct Nudges(Vec<Vec<Arc<Notify>>>);
-
-impl Nudges {
-    /// Has the next check of a backend made now, and those after it soon.
-    pub fn ask(&self, service: usize, backend: usize) {
-        if let Some(nudge) = self.0.get(service).and_then(|s| s.get(backend)) {
-            nudge.notify_one();
-        }
-    }
-}
-
-/// Starts the checks of all backends of all services. Must be called within a tokio runtime.
-///
-/// The channel is unbounded because a check interval bounds the rate: at most ten events a second and backend.
-pub fn spawn(
-    services: &[Service],
-    events: &UnboundedSender<Event>,
-    cancel: &CancellationToken,
-    tracker: &TaskTracker,
-) -> Nudges {
-    let nudges: Vec<Vec<Arc<Notify>>> =
-        services.iter().map(|s| s.backends.iter().map(|_| Arc::default()).collect()).collect();
-    let total = services.iter().map(|s| s.backends.len()).sum();
-    let seeds = RandomState::new();
-    let start = Instant::now();
-    let all = services.iter().enumerate().flat_map(|(s, service)| {
-        service.backends.iter().enumerate().map(move |(b, backend)| (s, b, service, backend))
-    });
-    for (index, (service, backend, config, server)) in all.enumerate() {
-        let task = BackendTask {
-            service,
-            backend,
-            schedule: schedule::Backend::new(&config.check, seeds.hash_one(index)),
-            checker: None,
-            ask: Ask {
-                addr: SocketAddr::new(server.addr.ip(), config.check.port.unwrap_or(server.addr.port())),
-                service: config.name.clone(),
-                backend: server.name.clone(),
-                check: config.check.clone(),
-            },
-            nudge: nudges[service][backend].clone(),
-            events: events.clone(),
-        };
-        let first = start + schedule::first_check(index, total);
-        let cancel = cancel.clone();
-        tracker.spawn(async move { cancel.run_until_cancelled_owned(task.run(first)).await });
-    }
-    Nudges(nudges)
+/// Checks a backend for ever: the first time after `after`, as one that is in `state` already; a `nudge` has the next check made at
+/// once, and those after it soon. Ends once `report` has nobody to
+/// tell; its events name no place, which the control loop knows.
+pub(super) fn check(
+    (config, server): (&Service, &Backend),
+    seed: u64,
+    state: State,
+    (after, nudge): (Duration, Arc<Notify>),
+    report: impl FnMut(Event) -> bool + Send + 'static,
+) -> impl Future<Output = ()> + Send + 'static {
+    let task = BackendTask {
+        schedule: schedule::Backend::new(&config.check, seed).in_state(state),
+        checker: None,
+        ask: Ask {
+            addr: SocketAddr::new(server.addr.ip(), config.check.port.unwrap_or(server.addr.port())),
+            service: config.name.clone(),
+            backend: server.name.clone(),
+            check: config.check.clone(),
+        },
+        nudge,
+    };
+    task.run(Instant::now() + after, report)
 }
 
 struct BackendTask {
-    service: usize,
-    backend: usize,
     schedule: schedule::Backend,
     /// `None` before the first check and after one that broke.
     checker: Option<Checker>,
     ask: Ask,
     nudge: Arc<Notify>,
-    events: UnboundedSender<Event>,
 }
 
 impl BackendTask {
-    async fn run(mut self, first: Instant) {
+    async fn run(mut self, first: Instant, mut report: impl FnMut(Event) -> bool) {
         let mut due = first;
         loop {
             tokio::select! {
@@ -100,7 +63,7 @@ impl BackendTask {
             let outcome = self.check().await;
             let now = Instant::now();
             let event = self.take(now.into_std(), outcome);
-            if self.events.send(event).is_err() {
+            if !report(event) {
                 return;
             }
             due = self.schedule.next_check(due.into_std(), now.into_std()).into();
@@ -130,8 +93,8 @@ impl BackendTask {
         let latency = outcome.result.as_ref().ok().copied();
         let changed = self.schedule.handle_result(now, outcome.result).is_some();
         Event {
-            service: self.service,
-            backend: self.backend,
+            service: 0,
+            backend: 0,
             state: self.schedule.state(),
             changed,
             cause: self.schedule.cause().cloned(),

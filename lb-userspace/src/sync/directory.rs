@@ -1,6 +1,6 @@
 //! From the names in a record to this node's own indices, and the record of the flow table that comes of it.
 //!
-//! Made once of the configuration and of what the start found out about this machine; knows no map.
+//! Made of the configuration and of what the start found out about this machine; knows no map.
 
 use lb_common::{
     addr::{Addr, PROTO_TCP, PROTO_UDP, Port},
@@ -12,7 +12,10 @@ use lb_common::{
 };
 
 use super::{table::Unfit, wire::Record};
-use crate::config::model::{self, Config};
+use crate::{
+    config::model::{self, Config},
+    control::numbers::Numbers,
+};
 
 /// The services of this node.
 #[derive(Debug, Clone, Default)]
@@ -22,6 +25,7 @@ pub struct Directory {
 
 #[derive(Debug, Clone)]
 struct Service {
+    id: u32,
     addr: Addr,
     proto: u8,
     first: u16,
@@ -57,19 +61,26 @@ pub struct Place {
 }
 
 impl Directory {
-    /// `client_if` gives the interface of a virtual router's address, `routes` that of each backend in the order of the file.
-    pub fn new(config: &Config, client_if: impl Fn(usize, Addr) -> u32, routes: &[u32]) -> Self {
-        let mut ids = 0..;
-        let services = config.services.iter().map(|s| {
+    /// `numbers` are those of the maps; `client_if` gives the interface of a virtual router's address, `routes` that of each backend
+    /// in the order of the file.
+    pub fn new(
+        config: &Config,
+        numbers: &Numbers,
+        client_if: impl Fn(usize, Addr) -> u32,
+        routes: &[u32],
+    ) -> Self {
+        let mut routes = routes.iter().copied().chain(std::iter::repeat(0));
+        let services = config.services.iter().enumerate().map(|(i, s)| {
             let addr = Addr::from(s.listen.first.ip());
-            let backends = s.backends.iter().zip(&mut ids).map(|(b, id): (_, u32)| Backend {
-                id,
+            let backends = s.backends.iter().zip(numbers.backends(i)).map(|(b, id)| Backend {
+                id: *id,
                 addr: b.addr.ip().into(),
                 port: (!b.keeps_port).then(|| Port::new(b.addr.port())),
                 mode: b.mode,
-                ifindex: routes.get(id as usize).copied().unwrap_or(0),
+                ifindex: routes.next().unwrap_or(0),
             });
             Service {
+                id: numbers.service(i),
                 addr,
                 proto: match s.protocol {
                     model::Protocol::Tcp => PROTO_TCP,
@@ -94,15 +105,21 @@ impl Directory {
                 && (s.first..=s.last).contains(&port)
                 && s.router != NO_ROUTER
         };
-        let of_it = (0..).zip(&self.services).filter(|(_, s)| takes(s));
-        let (service, s) = of_it.min_by_key(|(_, s)| s.last - s.first).ok_or(Unfit::Service)?;
+        let of_it = self.services.iter().filter(|s| takes(s));
+        let s = of_it.min_by_key(|s| s.last - s.first).ok_or(Unfit::Service)?;
         let is_it = |b: &&Backend| {
             b.addr == record.backend
                 && b.port.unwrap_or(id.vip_port) == record.backend_port
                 && b.mode == record.mode
         };
         let b = s.backends.iter().find(is_it).ok_or(Unfit::Backend)?;
-        Ok(Place { service, router: s.router, client_if: s.client_if, backend: b.id, backend_if: b.ifindex })
+        Ok(Place {
+            service: s.id,
+            router: s.router,
+            client_if: s.client_if,
+            backend: b.id,
+            backend_if: b.ifindex,
+        })
     }
 }
 

@@ -166,6 +166,11 @@ impl Quorum {
         Self { good: None, quorum, hysteresis }
     }
 
+    /// Whether both judge alike.
+    pub fn is_like(&self, other: &Self) -> bool {
+        (self.quorum, self.hysteresis) == (other.quorum, other.hysteresis)
+    }
+
     /// Whether a count is enough, without the hysteresis and without being remembered.
     pub fn is_met_by(&self, count: u32) -> bool {
         count >= self.quorum

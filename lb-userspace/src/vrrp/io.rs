@@ -27,6 +27,7 @@ use super::{
 use crate::config::model::{Garp, Preempt, Probe, Transport, VirtualRouter};
 
 mod announcing;
+mod change;
 mod groups;
 mod hearing;
 mod peers;
@@ -48,6 +49,16 @@ pub trait Lease: Send {
 
     /// The current term lasts until `until`; `BootTime(0)`: it is given up.
     fn set(&mut self, router: usize, until: BootTime) -> io::Result<()>;
+
+    /// The current term lasts until `until`, and the next daemon that runs the router with this `mark` may go on with it.
+    fn keep(&mut self, _router: usize, _until: BootTime, _mark: u64) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    /// The end of a lease that was kept for the router with this `mark` and is valid at `now`. It is handed out once.
+    fn take_kept(&mut self, _router: usize, _mark: u64, _now: BootTime) -> Option<BootTime> {
+        None
+    }
 
     /// What the packet programs have noted about the current term.
     fn noted(&self, _router: usize) -> Noted {
@@ -71,7 +82,7 @@ pub struct Noted {
 }
 
 /// One virtual router to run.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RouterSetup {
     /// Its name, for errors.
     pub name: String,
@@ -122,6 +133,16 @@ impl RouterSetup {
     /// All virtual addresses, those that are not in the advert too.
     fn addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
         self.identity.addresses.iter().chain(&self.excluded).copied()
+    }
+
+    /// What a lease that is left to the next daemon is known by: it is for the same router on the same interface, whatever its place in
+    /// the file.
+    fn mark(&self) -> u64 {
+        let text = format!("{} {} {:?}", self.interface, self.identity.vrid, self.identity.version);
+        // FNV-1a; never 0, which no mark is.
+        let start = 0xcbf2_9ce4_8422_2325;
+        let eat = |h: u64, b: u8| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3);
+        text.bytes().chain([self.identity.family() as u8]).fold(start, eat).max(1)
     }
 
     /// The hardware address that the addresses are at, if it is not the interface's.
@@ -205,6 +226,13 @@ pub enum Event {
         /// What the map said.
         error: String,
     },
+    /// The interface could not be made to watch all addresses that a router has been given; its election goes on.
+    NotWatched {
+        /// Our router.
+        router: usize,
+        /// What the kernel said.
+        error: String,
+    },
     /// What the thread runs with: told once at its start, and when it changes.
     Scheduling(Scheduling),
     /// The thread ended by itself; leases are dropped, the node takes part in no election any more.
@@ -218,17 +246,21 @@ pub enum Event {
 pub struct Driver {
     commands: mpsc::Sender<Command>,
     wake: PipeWriter,
-    thread: Option<std::thread::JoinHandle<()>>,
+    thread: Option<std::thread::JoinHandle<Vec<bool>>>,
     counters: Arc<[Counters]>,
 }
 
 /// What the thread is told to do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum Command {
     /// The trackers of a router come to this.
     Tracked(usize, Tracked),
     /// Whether a router's flows are still on their way here.
     CatchingUp(usize, bool),
+    /// A router is set to do something else.
+    Change(usize, Box<RouterSetup>),
+    /// Leave, but keep the leases that nobody else waits for until then.
+    Keep(BootTime),
     /// Leave all elections.
     Stop,
 }
@@ -282,6 +314,12 @@ impl Driver {
         self.tell(Command::CatchingUp(router, catching_up));
     }
 
+    /// A router, by its index in the setup, is set to do this from now on, and goes on in its state. Its interface, transport, source,
+    /// version, id and hardware address are as they were, and whether it probes.
+    pub fn change(&self, router: usize, setup: RouterSetup) {
+        self.tell(Command::Change(router, Box::new(setup)));
+    }
+
     /// Leaves all elections: an owner that a viplb peer watches hands over, another one drops its lease and sends an
     /// advert of priority 0. Blocks until that is done.
     pub fn stop(mut self) {
@@ -290,6 +328,13 @@ impl Driver {
             // A panic of the thread has dropped the leases and was reported on its way.
             let _ = thread.join();
         }
+    }
+
+    /// Leaves all elections, but where no other router was heard since the start: there the leases last until `until`, for the next
+    /// daemon. Whose lease is kept so. Blocks until that is done.
+    pub fn stop_keeping(mut self, until: BootTime) -> Vec<bool> {
+        self.tell(Command::Keep(until));
+        self.thread.take().and_then(|thread| thread.join().ok()).unwrap_or_default()
     }
 
     /// A thread that has ended needs to be told nothing.

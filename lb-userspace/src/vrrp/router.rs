@@ -94,6 +94,20 @@ impl Router {
         router
     }
 
+    /// Goes on as the owner that the node was until a moment ago: another daemon has left its lease, until `lease`, in good order.
+    pub fn resume(&mut self, now: BootTime, lease: BootTime) {
+        self.actions.clear();
+        self.go_on_as_master(now, lease);
+        self.advertise(now);
+        self.actions.push_back(Action::Entered { state: State::Master, reason: Reason::Resumed });
+        self.announce_if_due(now);
+    }
+
+    /// Whether no other router was heard, nor has asked for this lease, since the start: nobody waits to take over.
+    pub fn is_alone(&self) -> bool {
+        !self.peered
+    }
+
     /// The state as the outside sees it.
     pub fn state(&self) -> State {
         match self.phase {
@@ -242,6 +256,21 @@ impl Router {
             Phase::Requesting(request) => self.request_timeout(now, request),
             Phase::Claiming(claim) => self.claim_timeout(now, claim),
             Phase::Master(master) => self.master_timeout(now, master),
+        }
+    }
+
+    /// Is set to do what `set` is set to do, and goes on in its state. Its address, and its priority, which trackers make, stay. A
+    /// Master whose addresses are others is to `announce` them.
+    pub fn change(&mut self, now: BootTime, set: &Self, announce: bool) {
+        let Params { local, priority, seed, .. } = self.params;
+        self.params = Params { local, priority, seed, ..set.params };
+        if let Phase::Master(master) = &mut self.phase {
+            if announce {
+                master.next_announce = Some((now, phase::Burst::Again));
+            }
+            master.advert_at = now + self.params.advert_int;
+            self.advertise(now);
+            self.announce_if_due(now);
         }
     }
 

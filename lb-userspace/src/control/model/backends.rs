@@ -24,15 +24,14 @@ impl Model {
     pub fn which(&self, kill: &FlowKill) -> Result<Which, String> {
         let service = kill.service.as_ref().map(|name| self.service_named(name)).transpose()?;
         let mut which = Which {
-            service: service.map(|s| s as u32),
+            service: service.map(|s| self.numbers.service(s)),
             client: kill.client,
             idle: Duration::from_millis(kill.idle_ms),
             ..Which::default()
         };
         if let Some(name) = &kill.backend {
             let Some(s) = service else { return Err("say of which service the backend is".into()) };
-            let before: usize = self.backends[..s].iter().map(Vec::len).sum();
-            which.backend = Some((before + self.backend_named(s, name)?) as u32);
+            which.backend = Some(self.numbers.backend(s, self.backend_named(s, name)?));
         }
         Ok(which)
     }
@@ -68,16 +67,16 @@ impl Model {
         Ok(())
     }
 
-    /// Lets time pass for the services. `flows` are the connections of each backend, by its number across services.
+    /// Lets time pass for the services. `flows` are the connections of each backend, by its number.
     pub fn on_tick(&mut self, (at, now): (Instant, SystemTime), flows: impl Fn(u32) -> u64) {
-        let mut first = 0;
         for s in 0..self.pools.len() {
-            self.with_pool(s, (at, now), |pool| pool.tick(at, |b| flows(first + b as u32)));
-            first += self.backends[s].len() as u32;
+            let numbers = self.numbers.backends(s).to_vec();
+            self.with_pool(s, (at, now), |pool| pool.tick(at, |b| flows(numbers[b])));
         }
+        self.look_at_leaving(flows);
     }
 
-    /// Takes in what the packet programs have counted of each backend, by its number across services. Gives those whose checks are
+    /// Takes in what the packet programs have counted of each backend, by its number. Gives those whose checks are
     /// to be made at once, by service and backend.
     pub fn on_counts(
         &mut self,
@@ -85,17 +84,16 @@ impl Model {
         counts: impl Fn(u32) -> Counts,
     ) -> Vec<(usize, usize)> {
         let mut suspects = Vec::new();
-        let mut first = 0;
         for s in 0..self.pools.len() {
-            self.with_pool(s, (at, now), |pool| pool.watch(at, |b| counts(first + b as u32)));
+            let numbers: Vec<u32> = (0..self.backends[s].len()).map(|b| self.numbers.backend(s, b)).collect();
+            self.with_pool(s, (at, now), |pool| pool.watch(at, |b| counts(numbers[b])));
             suspects.extend(self.pools[s].take_suspects().into_iter().map(|b| (s, b)));
-            first += self.backends[s].len() as u32;
         }
         suspects
     }
 
     /// Changes a pool, and tells what came of it.
-    fn with_pool(
+    pub(super) fn with_pool(
         &mut self,
         service: usize,
         (at, now): (Instant, SystemTime),
@@ -158,6 +156,11 @@ impl Model {
         if checked {
             self.tracking.on_backends(service, up as u32, now);
         }
+    }
+
+    /// What the checks of a backend have found.
+    pub fn health_of(&self, service: usize, backend: usize) -> health::State {
+        self.pools[service].health(backend)
     }
 
     pub(super) fn backend_snapshot(&self, service: usize, backend: usize) -> snapshot::Backend {

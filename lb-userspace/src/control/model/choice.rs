@@ -14,22 +14,20 @@ use crate::{
 };
 
 impl Model {
-    /// Connections that each backend may have, in the order of the file.
+    /// Connections that each backend may have, by number.
     pub(super) fn limits(&self) -> Vec<u32> {
         let all = self.config.services.iter().flat_map(|s| &s.backends);
-        all.map(|b| b.max_connections).collect()
+        self.numbers.by_backend(all.map(|b| b.max_connections))
     }
 }
 
-/// The backends that take new connections, numbered across services (`first` is the service's first), and the scheduler that does
-/// justice to their weights. The scheduler that takes the first available gets them in the order of priorities.
-pub(super) fn takers(s: &Service, pool: &Pool, first: u32) -> (Scheduler, Vec<Taker>) {
+/// The backends that take new connections, by their `numbers`, and the scheduler that does justice to their weights. The scheduler that takes the first available gets them in the order of priorities.
+pub(super) fn takers(s: &Service, pool: &Pool, numbers: &[u32]) -> (Scheduler, Vec<Taker>) {
     let (scheduler, mut takers) = pool.ring();
     if scheduler == Scheduler::Fo {
         takers.sort_by_key(|(b, _)| std::cmp::Reverse(s.backends[*b].priority));
     }
-    let taker =
-        |(b, weight): (usize, u16)| Taker { id: first + b as u32, weight, seed: seed(s.backends[b].addr) };
+    let taker = |(b, weight): (usize, u16)| Taker { id: numbers[b], weight, seed: seed(s.backends[b].addr) };
     (scheduler, takers.into_iter().map(taker).collect())
 }
 

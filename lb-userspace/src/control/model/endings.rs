@@ -35,7 +35,7 @@ pub(super) struct Ending {
 /// Connections that are to end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ToEnd {
-    /// Number of the backend across services.
+    /// Number of the backend.
     pub backend: u32,
     /// `service mysql: backend db2 is down: connection refused`.
     pub why: String,
@@ -76,6 +76,11 @@ impl Ending {
         };
     }
 
+    /// When its connections are to end.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.due
+    }
+
     /// What was ended where this node owned nothing is to be ended where it does.
     fn again(&mut self, sessions: &Sessions, at: Instant) {
         if let (None, Some(Then::Reset(_))) = (self.due, self.trouble.map(|trouble| trouble.then(sessions))) {
@@ -112,15 +117,16 @@ impl Model {
         }
     }
 
-    /// Whether a backend, by its number across services, still stands in a way that its connections are ended for.
+    /// Whether a backend, by its number, still stands in a way that its connections are ended for.
     pub fn is_in_trouble(&self, backend: u32) -> bool {
-        self.backends.iter().flatten().nth(backend as usize).is_some_and(|b| b.ending.trouble.is_some())
+        let place = self.numbers.place(backend);
+        // Whoever is no longer in the file is to be left for good.
+        place.is_none_or(|(s, b)| self.backends[s][b].ending.trouble.is_some())
     }
 
     /// The backends whose connections are to end now, each once.
     pub fn take_endings(&mut self, now: Instant) -> Vec<ToEnd> {
-        let mut due = Vec::new();
-        let mut number = 0;
+        let mut due = self.take_leaving(now);
         for (s, config) in self.config.services.iter().enumerate() {
             for (b, backend) in self.backends[s].iter_mut().enumerate() {
                 if backend.ending.due.take_if(|due| *due <= now).is_some() {
@@ -129,9 +135,8 @@ impl Model {
                         standing.cause.as_ref().map_or_else(String::new, |cause| format!(": {cause}"));
                     let (name, state) = (&config.backends[b].name, standing.state.as_str());
                     let why = format!("service {}: backend {name} is {state}{cause}", config.name);
-                    due.push(ToEnd { backend: number, why });
+                    due.push(ToEnd { backend: self.numbers.backend(s, b), why });
                 }
-                number += 1;
             }
         }
         due

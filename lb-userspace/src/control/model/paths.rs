@@ -37,12 +37,13 @@ impl Model {
         self.machine.interfaces.iter().map(|i| i.ifindex).collect()
     }
 
-    /// The ways to all backends, in the order of the file.
+    /// The ways to all backends, by number.
     pub(super) fn paths(&self) -> Vec<Path> {
         let all = self.config.services.iter().flat_map(|s| s.backends.iter().map(move |b| (s, b)));
         let routes = self.machine.routes.iter();
         let ways = self.machine.ways.iter().copied().chain(std::iter::repeat(Way::default()));
-        all.zip(routes).zip(ways).map(|(((s, b), ifindex), way)| self.path(s, b, *ifindex, way)).collect()
+        let path = |(((s, b), ifindex), way): (((_, _), &u32), _)| self.path(s, b, *ifindex, way);
+        self.numbers.by_backend(all.zip(routes).zip(ways).map(path))
     }
 
     fn path(&self, service: &Service, backend: &Backend, ifindex: u32, way: Way) -> Path {

@@ -23,6 +23,8 @@ impl Model {
                 pid: std::process::id(),
                 since: unix(self.machine.started.unwrap_or(now)),
                 version: env!("CARGO_PKG_VERSION").into(),
+                program: self.machine.program.clone(),
+                run: self.machine.started.map_or(0, nanoseconds),
                 datapath_log: self.datapath_log,
                 vrrp_thread: self.scheduling.as_ref().map(|s| snapshot::VrrpThread {
                     realtime: s.realtime,
@@ -51,6 +53,8 @@ impl Model {
                     text: a.text.clone(),
                 })
                 .collect(),
+            configuration: self.configuration.clone(),
+            leaving: self.leaving_shown(),
             ..Snapshot::default()
         }
     }
@@ -119,6 +123,11 @@ impl Model {
             ..snapshot::Service::default()
         }
     }
+}
+
+/// Since 1970.
+fn nanoseconds(t: SystemTime) -> u64 {
+    t.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_nanos() as u64)
 }
 
 /// Those of its backends, each once.

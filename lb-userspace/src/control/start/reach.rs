@@ -20,7 +20,7 @@ pub(super) fn own_interfaces(config: &Config) -> Result<Vec<String>> {
 
 /// Refuses sources of translated connections that are neither virtual addresses nor this node's own: replies to them would go
 /// elsewhere.
-pub(super) fn check_sources(config: &Config) -> Result<()> {
+pub(in crate::control) fn check_sources(config: &Config) -> Result<()> {
     let virtual_ones: Vec<_> =
         config.vrrp.iter().flat_map(|r| r.addresses.iter().chain(&r.excluded)).map(|a| a.addr).collect();
     for service in &config.services {

@@ -17,6 +17,19 @@ pub enum Admin {
     Maint,
 }
 
+/// What a daemon knows of a backend and leaves to the next one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Restored {
+    /// What its own checks have found.
+    pub health: State,
+    /// What an operator wants of it.
+    pub admin: Admin,
+    /// The weight that was ordered.
+    pub ordered_weight: Option<u16>,
+    /// It is its service's writer.
+    pub writer: bool,
+}
+
 /// An operator's order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Order {

@@ -83,6 +83,42 @@ impl Port {
         Ok(Self { interface, running, news: false, adverts, frames, neighbours, turns, peers })
     }
 
+    /// Watches these addresses from now on, of which some are `new` here. `foreign` are those that the interface may carry but that
+    /// are not its own. What can be watched is, also if something else cannot.
+    pub(super) fn watch(
+        &mut self,
+        watched: &[IpAddr],
+        new: &[IpAddr],
+        foreign: Vec<IpAddr>,
+    ) -> Result<(), StartError> {
+        self.interface.set_foreign(foreign);
+        let mut done = Ok(());
+        let mut neighbours = Vec::new();
+        for family in [Family::V4, Family::V6] {
+            let of =
+                |all: &[IpAddr]| all.iter().copied().filter(|a| Family::of(*a) == family).collect::<Vec<_>>();
+            let watched = of(watched);
+            if watched.is_empty() {
+                continue;
+            }
+            match NeighbourSocket::open(&self.interface, family, &watched) {
+                Ok(socket) => neighbours.push(socket),
+                Err(e) => done = Err(e),
+            }
+            if family == Family::V6 && self.adverts_of(family).is_none() {
+                match AdvertSocket::open(&self.interface, family, false) {
+                    Ok(socket) => self.adverts.push((family, socket)),
+                    Err(e) => done = Err(e),
+                }
+            }
+            if let Some(socket) = self.adverts_of(family) {
+                done = done.and(join_groups(&self.interface, socket, &of(new)));
+            }
+        }
+        self.neighbours = neighbours;
+        done
+    }
+
     /// Every descriptor to be waited for.
     pub(super) fn descriptors(&self) -> impl Iterator<Item = RawFd> + '_ {
         use std::os::fd::AsRawFd;

@@ -46,6 +46,10 @@ pub(super) struct Thread {
     /// Since when it has been told to stop.
     stopping: Option<BootTime>,
     lease: Box<dyn Lease>,
+    /// Leases that the former daemon has left.
+    left: Vec<Option<BootTime>>,
+    /// Whose leases are left to the next daemon; all of them once it is decided.
+    kept: Vec<bool>,
     events: UnboundedSender<Event>,
     pub(super) counters: Arc<[Counters]>,
     pub(super) buffer: Vec<u8>,
@@ -76,8 +80,6 @@ impl Thread {
         let names: Vec<String> = routers.iter().map(|router| router.name.clone()).collect();
         let now = BootTime::now();
         let units = routers.into_iter().map(|router| Unit::new(router, &ports, now)).collect();
-        let sockets = ports.iter().flat_map(Port::descriptors).map(|fd| readable(&fd));
-        let fds = [readable(&woken), readable(&links)].into_iter().chain(sockets).collect();
         let buffer = vec![0; 16 * 1024];
         let mut thread = Self {
             ports,
@@ -88,13 +90,21 @@ impl Thread {
             commands,
             stopping: None,
             lease,
+            left: Vec::new(),
+            kept: Vec::new(),
             events,
             counters,
             buffer,
             realtime: None,
-            fds,
+            fds: Vec::new(),
         };
+        thread.list_descriptors();
         for (index, router) in names.into_iter().enumerate() {
+            let left = thread.lease.take_kept(index, thread.units[index].mark, now);
+            thread.left.push(left);
+            if left.is_some() {
+                continue;
+            }
             let cleared = thread.lease.set(index, BootTime(0));
             cleared.map_err(|source| StartError::Lease { router, source })?;
         }
@@ -104,7 +114,15 @@ impl Thread {
         Ok(thread)
     }
 
-    pub(super) fn run(mut self, realtime: bool) {
+    /// Notes what is to be waited for.
+    pub(super) fn list_descriptors(&mut self) {
+        let sockets = self.ports.iter().flat_map(Port::descriptors).map(|fd| readable(&fd));
+        let own = [readable(&self.woken), readable(&self.links)];
+        self.fds = own.into_iter().chain(sockets).collect();
+    }
+
+    /// Whose leases it has kept.
+    pub(super) fn run(mut self, realtime: bool) -> Vec<bool> {
         // Signals are for the runtime's threads; here they would only cost wake-ups.
         let _ = SigSet::all().thread_block();
         let scheduling = if realtime { realtime::obtain() } else { Scheduling::default() };
@@ -115,10 +133,23 @@ impl Thread {
         if let Err(error) = self.rounds() {
             let _ = self.events.send(Event::ThreadFailed { error: error.to_string() });
         }
+        self.kept.clone()
+    }
+
+    /// Goes on with a lease that was left. Not before the rounds begin: it is long, and the ones that follow are short.
+    fn resume(&mut self, index: usize) {
+        let Some(until) = self.left[index].take() else { return };
+        let (now, core) = (BootTime::now(), &mut self.units[index].core);
+        if core.state() == State::Backup && now < until {
+            core.resume(now, until);
+        } else {
+            let _ = self.lease.set(index, BootTime(0));
+        }
     }
 
     fn rounds(&mut self) -> io::Result<()> {
         for index in 0..self.units.len() {
+            self.resume(index);
             self.flush(index);
         }
         loop {
@@ -179,12 +210,31 @@ impl Thread {
                     self.units[index].core.handle_local(now, LocalEvent::CatchingUp(catching_up));
                     self.flush(index);
                 }
-                Command::Tracked(..) | Command::CatchingUp(..) => {}
+                Command::Change(index, setup) if index < self.units.len() => self.change(now, index, *setup),
+                Command::Tracked(..) | Command::CatchingUp(..) | Command::Change(..) => {}
+                Command::Keep(until) => self.keep(now, until),
                 Command::Stop => self.leave(now),
             }
         }
         if driver_is_gone {
             self.leave(now);
+        }
+    }
+
+    /// Leases that nobody waits for are kept, all or none: members of a group belong together.
+    fn keep(&mut self, now: BootTime, until: BootTime) {
+        let is_master = |unit: &Unit| unit.core.state() == State::Master;
+        if self.units.iter().any(|unit| is_master(unit) && !unit.core.is_alone()) {
+            return self.leave(now);
+        }
+        for index in 0..self.units.len() {
+            let unit = &self.units[index];
+            let keeps = is_master(unit) && self.lease.keep(index, until, unit.mark).is_ok();
+            if !keeps {
+                self.units[index].core.handle_local(now, LocalEvent::Stop);
+                self.flush(index);
+            }
+            self.kept.push(keeps);
         }
     }
 
@@ -197,6 +247,9 @@ impl Thread {
 
     /// Told to stop, and nobody looks for a successor any more.
     fn has_left(&self, now: BootTime) -> bool {
+        if !self.kept.is_empty() {
+            return true;
+        }
         let leaving = |unit: &Unit| unit.core.is_leaving(now);
         self.stopping.is_some_and(|since| now >= since + LEAVE_LIMIT || !self.units.iter().any(leaving))
     }
@@ -325,7 +378,7 @@ impl Thread {
     }
 
     /// Asks for foreign owners; their answers come to `read_neighbours`.
-    fn probe(&mut self, index: usize) {
+    pub(super) fn probe(&mut self, index: usize) {
         let unit = &self.units[index];
         for frame in &unit.probes {
             let _ = self.ports[unit.port].frames.send(frame);
@@ -350,7 +403,9 @@ impl Drop for Thread {
     /// However the thread ends, a panic included.
     fn drop(&mut self) {
         for index in 0..self.units.len() {
-            let _ = self.lease.set(index, BootTime(0));
+            if !self.kept.get(index).is_some_and(|kept| *kept) {
+                let _ = self.lease.set(index, BootTime(0));
+            }
         }
     }
 }

@@ -44,6 +44,8 @@ pub(super) struct Unit {
     pub(super) next_rival_alarm: BootTime,
     pub(super) next_foreign_alarm: BootTime,
     pub(super) next_interval_news: BootTime,
+    /// What its kept lease is known by.
+    pub(super) mark: u64,
     /// All virtual addresses, those that are not in the advert too.
     addresses: Vec<IpAddr>,
     /// Which source the interface has to have; `None`: it is set.
@@ -80,6 +82,7 @@ impl Unit {
         let source = wanted.map_or(setup.source, |wanted| interface.address(wanted));
         // Only IPv6 can be without an address at the start; until it has one, the router is in Fault.
         let local = source.unwrap_or(Ipv6Addr::UNSPECIFIED.into());
+        let mark = setup.mark();
         let (addresses, virtual_mac) = (setup.addresses().collect::<Vec<_>>(), setup.virtual_mac());
         let params = Params {
             version: setup.identity.version,
@@ -116,11 +119,30 @@ impl Unit {
             next_rival_alarm: now,
             next_foreign_alarm: now,
             next_interval_news: now,
+            mark,
             addresses,
             wanted,
             up: true,
             waits: false,
         }
+    }
+
+    /// All virtual addresses, those that are not in the advert too.
+    pub(super) fn addresses(&self) -> &[IpAddr] {
+        &self.addresses
+    }
+
+    /// Takes the place of another one on the same interface, in the middle of what that did. `announce`: the addresses are others.
+    pub(super) fn go_on_from(&mut self, old: Self, now: BootTime, announce: bool) {
+        let mut core = old.core;
+        core.change(now, &self.core, announce);
+        self.core = core;
+        self.path.local = old.path.local;
+        (self.heard, self.learnt, self.deaf, self.demanded) = (old.heard, old.learnt, old.deaf, old.demanded);
+        self.next_rival_alarm = old.next_rival_alarm;
+        self.next_foreign_alarm = old.next_foreign_alarm;
+        self.next_interval_news = old.next_interval_news;
+        (self.up, self.waits) = (old.up, old.waits);
     }
 
     /// Whether `address` is one of the virtual ones, in the advert or not.

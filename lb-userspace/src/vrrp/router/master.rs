@@ -77,7 +77,7 @@ impl Router {
         }
     }
 
-    fn announce_if_due(&mut self, now: BootTime) {
+    pub(super) fn announce_if_due(&mut self, now: BootTime) {
         let Garp { repeat, delay, refresh, refresh_repeat, lower_prio_repeat, lower_prio_delay, .. } =
             self.params.garp;
         let Phase::Master(master) = &mut self.phase else { return };
@@ -95,6 +95,22 @@ impl Router {
         };
         (master.announced, master.next_announce) = (now, next);
         self.actions.push_back(Action::Announce { repeat });
+    }
+
+    /// As if it had been master all the time, with a lease that it was left.
+    pub(super) fn go_on_as_master(&mut self, now: BootTime, lease: BootTime) {
+        self.phase = Phase::Master(Master {
+            since: now,
+            advert_at: now + self.params.advert_int,
+            renew_at: None,
+            lease: Some(lease),
+            mute: false,
+            answered: now,
+            announced: now,
+            next_announce: Some((now, Burst::Once)),
+            leaving: None,
+        });
+        (self.watch, self.granted) = (None, None);
     }
 
     /// By a grant the old owner lives, and relays what still comes to it.

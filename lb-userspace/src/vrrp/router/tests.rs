@@ -623,3 +623,46 @@ fn who_lacks_flows_replaces_an_owner_that_is_gone_or_leaves_all_the_same() {
     alone.local(LocalEvent::CatchingUp(true));
     assert!(alone.until_master().ends_with("Master:Silence"), "nobody is there to wait for");
 }
+
+#[test]
+fn a_lease_that_was_left_is_gone_on_with_in_the_same_term_and_given_back() {
+    let mut router = Router::new(params(), START);
+    router.resume(START, START + 30 * SECOND);
+    let mut renewed = None;
+    let mut said = Vec::new();
+    while let Some(action) = router.poll_action() {
+        if let Action::RenewLease { until } = action {
+            renewed = Some(until);
+        }
+        said.push(action);
+    }
+    assert_eq!(renewed, Some(START + LEASE), "the rest of the time is given back");
+    let resumed = Action::Entered { state: State::Master, reason: Reason::Resumed };
+    assert!(said.contains(&resumed) && said.contains(&Action::Send { priority: 100 }), "{said:?}");
+    assert!(!said.iter().any(|a| matches!(a, Action::TakeLease { .. } | Action::DropLease)), "{said:?}");
+    assert!(router.is_alone());
+    // A peer that came meanwhile and is better takes over by the ordinary rule.
+    let advert = Advert { priority: 200, interval: SECOND };
+    router.handle_advert(START + SECOND, ip(8), &advert);
+    assert_eq!(actions(&mut router), "drop send0 Backup:HigherPriority");
+    assert!(!router.is_alone());
+}
+
+#[test]
+fn a_router_that_is_set_to_something_else_goes_on_in_its_state() {
+    let mut bench = Router::new(params(), START);
+    bench.handle_timeout(START + 4 * SECOND);
+    bench.handle_timeout(START + 5 * SECOND);
+    assert_eq!(bench.state(), State::Master);
+    actions(&mut bench);
+    let set = Router::new(Params { advert_int: SECOND / 2, lease: SECOND, priority: 7, ..params() }, START);
+    let now = START + 5 * SECOND + SECOND / 10;
+    bench.change(now, &set, true);
+    assert_eq!(actions(&mut bench), "send100 renew garp5", "the priority is the trackers'");
+    assert_eq!((bench.lease(now), bench.poll_deadline()), (SECOND, Some(now + SECOND / 2)));
+
+    let mut backup = Router::new(params(), START);
+    actions(&mut backup);
+    backup.change(START, &set, true);
+    assert_eq!((backup.state(), actions(&mut backup).as_str()), (State::Backup, ""));
+}

@@ -89,6 +89,8 @@ pub enum Reason {
     Group,
     /// This node reaches neither a peer nor the witness.
     CutOff,
+    /// The daemon before this one has left its lease.
+    Resumed,
 }
 
 impl fmt::Display for Reason {
@@ -113,6 +115,7 @@ impl fmt::Display for Reason {
             Self::TrackersPass => "all trackers pass again",
             Self::Group => "the sync group goes together",
             Self::CutOff => "reaches neither a peer nor the cluster",
+            Self::Resumed => "goes on after a restart",
         })
     }
 }

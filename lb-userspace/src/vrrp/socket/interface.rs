@@ -60,6 +60,13 @@ impl Interface {
         Ok(found)
     }
 
+    /// Other addresses may be on it that are not its own.
+    pub fn set_foreign(&mut self, foreign: Vec<IpAddr>) {
+        self.foreign = foreign;
+        // One that cannot be asked now keeps what it had; every change of its addresses has it asked again.
+        let _ = self.look_again();
+    }
+
     /// Asks for its addresses anew.
     pub fn look_again(&mut self) -> io::Result<()> {
         let ipv4 = |a: InterfaceAddress| Some(IpAddr::V4(a.address?.as_sockaddr_in()?.ip()));

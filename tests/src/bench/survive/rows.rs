@@ -209,8 +209,9 @@ mod tests {
         let lost = row(&rows, "killed (SIGKILL): lost of 1000, worst round");
         assert_eq!(
             (lost.value, lost.runs, lost.ok, lost.peers[Peer::Conntrackd.words()]),
-            (1.0, 2, false, 42.0)
+            (1.0, 2, false, 30.0)
         );
+        assert_eq!(lost.spread[OURS], [0.0, 1.0]);
         let wait = row(&rows, "killed (SIGKILL): longest wait, median of connections");
         assert_eq!((wait.value, wait.target, wait.ok), (510.0, Some(500.0), false));
         assert_eq!(
@@ -227,8 +228,11 @@ mod tests {
 
     #[test]
     fn one_connection_of_a_thousand_may_be_lost_where_datagrams_are() {
-        let outcomes =
-            [outcome(Stack::Viplb, Fault::Kill, 2, &[1.0]), outcome(Stack::Viplb, Fault::Kill, 0, &[1.0])];
+        let outcomes = [
+            outcome(Stack::Viplb, Fault::Kill, 1, &[1.0]),
+            outcome(Stack::Viplb, Fault::Kill, 0, &[1.0]),
+            outcome(Stack::Viplb, Fault::Stop, 2, &[1.0]),
+        ];
         let lossy = rows(&outcomes, &options(5), &[Stack::Viplb]);
         let lost = row(&lossy, "killed (SIGKILL): lost of 1000, worst round");
         assert_eq!((lost.target, lost.ok), (Some(1.0), true));
