@@ -29,7 +29,7 @@ use lb_common::{
     },
     occupancy::{self, Occupancy},
     persistence::{ClientKey, Remembered},
-    ports::{PoolKey, PortBits, Sources, Words},
+    ports::{PoolKey, PortBits, Sources, WORDS, Words},
     reach::{RANGE_BITS, RangeKey},
     reason::{REASON_SLOTS, Reason},
     sample::{Capture, Sample},
@@ -43,7 +43,7 @@ use lb_ebpf::{
 };
 
 use crate::{
-    atomics::{compare_exchange, fetch_add, fetch_and, fetch_or},
+    atomics::{compare_exchange, fetch_add, fetch_and, fetch_or, opaque},
     subprograms::{
         self, NO_PORT, admitted, entered, viplb_admit, viplb_claim_port, viplb_end_flow, viplb_enter_forward,
         viplb_enter_reverse, viplb_is_member, viplb_missed, viplb_release, viplb_release_port,
@@ -206,9 +206,18 @@ pub fn pool_words(pool: u32) -> Option<PoolWords> {
 impl PoolWords {
     #[inline(always)]
     fn word(&self, i: u32) -> *mut u64 {
-        // SAFETY: callers count no further than the pool's words, which the verifier sees to.
+        let i = seen_below::<{ WORDS as u64 }>(i.into());
+        // SAFETY: within the pool's words.
         unsafe { self.0.add(i as usize) }
     }
+}
+
+/// An index as it is, in a way that every verifier sees to be below `N`. Callers bound theirs by masks, of which the compiler leaves
+/// out those that it knows to change nothing; Linux 6.1's verifier does not follow what it knows that from.
+#[inline(always)]
+fn seen_below<const N: u64>(i: u64) -> u64 {
+    let i: u64 = opaque(i);
+    if i < N { i } else { 0 }
 }
 
 impl Words for PoolWords {
