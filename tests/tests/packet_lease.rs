@@ -15,6 +15,11 @@ fn element(p: &mut Pair, router: u32) -> Lease {
     p.kernel().tables.maps().leases.get(&router, 0).expect("lease")
 }
 
+/// Likewise without the time that it was taken at.
+fn timeless(p: &mut Pair, router: u32) -> Lease {
+    Lease { adopt_until: 0, ..element(p, router) }
+}
+
 /// Whether the loaded program forwards a connection request.
 fn forwards(p: &mut Pair, port: u16) -> bool {
     let (verdict, _) = p.kernel().test_run(false, &Segment::syn(port).frame()).expect("test run");
@@ -36,7 +41,7 @@ fn the_programs_act_from_taking_the_lease_until_it_is_given_up() {
     assert!(!forwards(&mut p, 40_002));
     lease.set(0, FAR).expect("set");
     assert!(forwards(&mut p, 40_003), "renewed");
-    assert_eq!(element(&mut p, 0), Lease { until: FAR.0, term: 1, ..Lease::default() });
+    assert_eq!(timeless(&mut p, 0), Lease { until: FAR.0, term: 1, ..Lease::default() });
 }
 
 #[test]
@@ -73,8 +78,10 @@ fn a_new_daemon_goes_on_from_the_terms_of_the_pinned_map() {
 fn routers_are_told_apart_and_one_beyond_the_map_is_an_error() {
     let mut p = Pair::new(&world(3));
     let mut lease = KernelLease::open(&p.pins).expect("mapped");
+    let before = BootTime::now();
     lease.take(255, FAR).expect("take");
-    assert_eq!(element(&mut p, 255), Lease { until: FAR.0, term: 1, ..Lease::default() });
+    assert_eq!(timeless(&mut p, 255), Lease { until: FAR.0, term: 1, ..Lease::default() });
+    assert!(element(&mut p, 255).adopt_until > before.0, "it was taken a moment ago");
     assert_eq!(element(&mut p, 254), Lease::default());
     assert!(lease.take(256, FAR).is_err() && lease.set(256, FAR).is_err());
 }
