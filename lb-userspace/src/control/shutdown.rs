@@ -9,12 +9,15 @@ use std::time::Duration;
 
 use anyhow::Result;
 use tokio::{
-    task::spawn_blocking,
+    task::{JoinHandle, spawn_blocking},
     time::{sleep, timeout},
 };
 
 use super::{Control, Keep, end_own_connections, kept::Kept, sync};
-use crate::{api::StopOrder, vrrp::BootTime};
+use crate::{
+    api::StopOrder,
+    vrrp::{self, BootTime},
+};
 
 /// How long programs that are told of the stop may take, all together: less than `docker stop` waits.
 pub(super) const NOTIFY_LIMIT: Duration = Duration::from_secs(5);
@@ -48,20 +51,14 @@ impl Control {
             }
             self.datapath.alive.keep(until);
         }
+        let election = leave_election(self.driver, until);
         // What is established while a successor takes over is told at once.
-        let driver = self.driver;
-        let stopping_driver = spawn_blocking(move || match until {
-            None => {
-                driver.stop();
-                Vec::new()
-            }
-            Some(until) => driver.stop_keeping(until),
-        });
-        while !stopping_driver.is_finished() {
+        while !election.is_finished() {
             sync::flush(&mut self.replication, &mut self.datapath);
             sleep(FLUSH).await;
         }
-        let kept = stopping_driver.await?;
+        // A thread that broke has kept nothing; the rest is to be stopped all the same.
+        let kept = election.await.unwrap_or_default();
         sync::flush(&mut self.replication, &mut self.datapath);
         for change in self.model.address_removals(&kept) {
             if let Err(e) = self.netlink.remove_address(change.ifindex, change.addr).await {
@@ -90,4 +87,15 @@ impl Control {
         tracing::info!("stopped");
         closed
     }
+}
+
+/// Leaves all elections, on a thread that may block; whose leases are kept until then.
+fn leave_election(driver: vrrp::Driver, until: Option<BootTime>) -> JoinHandle<Vec<bool>> {
+    spawn_blocking(move || match until {
+        None => {
+            driver.stop();
+            Vec::new()
+        }
+        Some(until) => driver.stop_keeping(until),
+    })
 }

@@ -18,8 +18,7 @@ use super::{
 use crate::config::model::{Backend, Check, CheckKind, DnsCheck, ScriptCheck, Service, UdpCheck};
 
 /// Checks a backend for ever: the first time after `after`, as one that is in `state` already; a `nudge` has the next check made at
-/// once, and those after it soon. Ends once `report` has nobody to
-/// tell; its events name no place, which the control loop knows.
+/// once, and those after it soon. Ends once `report` has nobody to tell; its events name no place, which the control loop knows.
 pub(super) fn check(
     (config, server): (&Service, &Backend),
     seed: u64,
