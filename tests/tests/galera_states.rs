@@ -29,6 +29,10 @@ const LIMIT: Duration = Duration::from_secs(120);
 const SAID: Duration = Duration::from_secs(5);
 /// Port of the service for readers.
 const READ_PORT: u16 = 3307;
+/// Port of the service whose file names one node and whose cluster names the others.
+const FOUND_PORT: u16 = 3308;
+/// How long it remembers a node that has left.
+const FORGET: Duration = Duration::from_secs(4);
 
 /// A lab with the real cluster behind h1, taken down when it goes out of scope.
 struct Cluster(Lab);
@@ -117,10 +121,27 @@ impl Cluster {
 
     /// Where readers' connections end at.
     fn readers_land_at(&self) -> Vec<String> {
-        let mut all: Vec<String> = (0..6).map(|_| self.lands_at(READ_PORT)).collect();
+        self.all_land_at(READ_PORT)
+    }
+
+    fn all_land_at(&self, port: u16) -> Vec<String> {
+        let mut all: Vec<String> = (0..6).map(|_| self.lands_at(port)).collect();
         all.sort();
         all.dedup();
         all
+    }
+
+    /// Names of the service's backends, those that were discovered.
+    fn found(&self) -> Vec<String> {
+        let status = daemon::status(&self.0, &self.node("h1"));
+        let snapshot: Snapshot = serde_json::from_value(status.unwrap()).unwrap();
+        let service = snapshot.services.into_iter().find(|s| s.name == "found").unwrap();
+        service.backends.into_iter().filter(|b| b.discovered).map(|b| b.name).collect()
+    }
+
+    /// The address of a database, which is its name as a discovered backend.
+    fn address(&self, db: &str) -> String {
+        self.node(db).addr.to_string()
     }
 
     /// Connections of the application to a database until it takes no more, kept open by the answer.
@@ -130,9 +151,16 @@ impl Cluster {
             let runtime =
                 tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
             let conns = runtime.block_on(async {
-                let mut conns = Vec::new();
-                while let Ok(conn) = Conn::new(tcp_options(addr, APP)).await {
-                    conns.push(conn);
+                let (mut conns, mut refused) = (Vec::new(), 0);
+                // A check's own login may hold the last place for a moment.
+                while refused < 10 {
+                    match Conn::new(tcp_options(addr, APP)).await {
+                        Ok(conn) => (refused, _) = (0, conns.push(conn)),
+                        Err(_) => {
+                            refused += 1;
+                            tokio::time::sleep(Duration::from_millis(20)).await;
+                        }
+                    }
                 }
                 conns
             });
@@ -177,12 +205,17 @@ fn configuration(lab: &Lab, h1: &Node) -> String {
             )
         })
         .collect();
+    let (first, forget) = (&backends[0], FORGET.as_secs());
+    let found = format!(
+        "backend = [{first}]\n{check}discover = {{ networks = [\"172.18.0.0/16\"], forget = \"{forget}s\" }}\n"
+    );
     let backends = format!("backend = [{}]\n{check}", backends.join(", "));
     let vrrp = daemon::configuration(lab, h1);
     let (vrrp, _) = vrrp.split_once("[service.").unwrap();
     format!(
         "{vrrp}[service.write]\nlisten = \"{VIP}:{DB_PORT}\"\nrole = \"writer\"\n{backends}\
-         [service.read]\nlisten = \"{VIP}:{READ_PORT}\"\nrole = \"reader\"\n{backends}"
+         [service.read]\nlisten = \"{VIP}:{READ_PORT}\"\nrole = \"reader\"\n{backends}\
+         [service.found]\nlisten = \"{VIP}:{FOUND_PORT}\"\n{found}"
     )
 }
 
@@ -199,6 +232,7 @@ fn every_state_of_a_node_is_seen_named_and_acted_upon() {
     assert!(screen.contains("role writer  writer db1  3/3 up") && screen.contains("Primary"), "{screen}");
     let aborted = cluster.global_status("db1", "Aborted_connects");
 
+    discovered(&cluster);
     desynced(&cluster);
     rejecting(&cluster);
     read_only(&cluster);
@@ -209,6 +243,28 @@ fn every_state_of_a_node_is_seen_named_and_acted_upon() {
     stopped(&cluster);
     killed(&cluster);
     assert_eq!(cluster.global_status("db1", "Aborted_connects"), aborted, "checks leave no mark");
+}
+
+/// One node is in the file; the cluster names the others. A daemon that follows a killed one knows them at once.
+fn discovered(cluster: &Cluster) {
+    let others = ["db2", "db3"].map(|db| cluster.address(db));
+    for db in &others {
+        cluster.wait_for("found", db, "up", "", SAID);
+    }
+    assert_eq!(cluster.all_land_at(FOUND_PORT), ["db1", "db2", "db3"]);
+    let screen = cluster.viplb(&["galera", "status"]);
+    assert!(screen.contains(&format!("{} (discovered)", others[0])), "{screen}");
+    let reloaded = cluster.viplb(&["reload", "--dry-run"]);
+    assert!(!reloaded.contains(&others[0]), "a reload changes nothing of them: {reloaded}");
+    let h1 = cluster.node("h1");
+    node::kill(&cluster.0, &h1, &Console::quiet()).unwrap();
+    node::start(&cluster.0, &h1, &Console::quiet()).unwrap();
+    wait_until("the next daemon answers", LIMIT, || daemon::status(&cluster.0, &h1).is_ok());
+    assert_eq!(cluster.found(), others, "before any check has answered");
+    for db in ["db1", "db2", "db3"] {
+        cluster.wait_for("read", db, "up", "", LIMIT);
+    }
+    cluster.wait_for("write", "db1", "writer", "", LIMIT);
 }
 
 fn desynced(cluster: &Cluster) {
@@ -225,6 +281,7 @@ fn rejecting(cluster: &Cluster) {
     cluster.wait_for("write", "db2", "down", "wsrep_reject_queries is ALL", SAID);
     cluster.set("db2", "wsrep_reject_queries = NONE");
     cluster.wait_for("read", "db2", "up", "", SAID);
+    cluster.wait_for("write", "db2", "standby", "", SAID);
 }
 
 fn read_only(cluster: &Cluster) {
@@ -288,8 +345,11 @@ fn stopped(cluster: &Cluster) {
     node::stop(&cluster.0, &db2, &Console::quiet()).unwrap();
     cluster.wait_for("read", "db2", "down", "", SAID);
     assert_eq!(cluster.readers_land_at(), ["db1", "db3"]);
+    wait_until("who has left is forgotten", FORGET + SAID, || cluster.found() == [cluster.address("db3")]);
     node::start(&cluster.0, &db2, &Console::quiet()).unwrap();
     cluster.wait_for("read", "db2", "up", "", SAID);
+    wait_until("who is back is found again", SAID, || cluster.found().len() == 2);
+    cluster.wait_for("found", &cluster.address("db2"), "up", "", SAID);
 }
 
 fn killed(cluster: &Cluster) {

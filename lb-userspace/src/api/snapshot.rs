@@ -429,6 +429,9 @@ pub struct Backend {
     /// Share of its weight in percent while it starts slowly.
     #[serde(default)]
     pub slow_start: Option<u8>,
+    /// It is not in the file: its cluster has it as a member.
+    #[serde(default)]
+    pub discovered: bool,
     /// What the last check had to say: the last line of a script.
     #[serde(default)]
     pub output: String,

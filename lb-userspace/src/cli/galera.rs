@@ -132,7 +132,7 @@ fn nodes(s: &Service) -> Table {
             |show: &dyn Fn(&GaleraNode) -> String| b.galera.as_ref().map_or_else(|| "-".to_owned(), show);
         let primary = |g: &GaleraNode| g.cluster_status.eq_ignore_ascii_case("primary");
         t.row([
-            b.name.clone(),
+            status::name(b),
             b.addr.clone(),
             serves(b),
             of(&|g| g.state_comment.clone()),

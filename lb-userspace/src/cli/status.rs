@@ -186,7 +186,7 @@ fn services(s: &Snapshot, since: &dyn Fn(u64) -> String) -> String {
         for b in &v.backends {
             let asked = b.state != "unknown";
             t.row([
-                b.name.clone(),
+                name(b),
                 b.addr.clone(),
                 state(b),
                 since(b.since),
@@ -219,6 +219,11 @@ fn refused(v: &Service) -> String {
         let _ = write!(text, "  not allowed {}", v.denied);
     }
     text
+}
+
+/// Its name, and whether it is in no file.
+pub(super) fn name(b: &Backend) -> String {
+    if b.discovered { format!("{} (discovered)", b.name) } else { b.name.clone() }
 }
 
 /// Its state, and its part in a service for the writer.

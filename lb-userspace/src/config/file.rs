@@ -8,6 +8,7 @@
 pub mod access;
 mod check;
 mod choice;
+pub mod discovery;
 pub mod group;
 pub mod limits;
 pub mod missed;
@@ -247,6 +248,7 @@ pub fn check_interface(text: &str) -> Result<String, Refusal> {
 
 const FLOWS: RangeInclusive<u32> = 1_024..=16_777_216;
 const HOUR: Duration = Duration::from_secs(3_600);
+const DAY: Duration = HOUR.saturating_mul(24);
 /// Of `rise`, `fall` and quorums.
 const COUNT: RangeInclusive<u32> = 1..=100;
 

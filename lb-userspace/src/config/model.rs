@@ -5,6 +5,7 @@
 
 mod access;
 mod check;
+mod discovery;
 mod limits;
 mod missed;
 mod path;
@@ -24,6 +25,7 @@ pub use check::{
     AgentCheck, Check, CheckKind, DnsCheck, Donor, Failback, Galera, GaleraCheck, HttpCheck, MysqlLogin,
     Role, ScriptCheck, Tls, UdpCheck,
 };
+pub use discovery::Discovery;
 pub use lb_common::{mode::Mode, schedule::Scheduler};
 pub use limits::Timeouts;
 pub use missed::Passive;
@@ -333,6 +335,16 @@ pub struct Service {
     pub unknown: Unknown,
     /// What is made of the cluster's state; with a check of kind [`CheckKind::Galera`] only.
     pub galera: Option<Galera>,
+    /// How further backends are discovered; default not at all.
+    pub discovery: Option<Discovery>,
+}
+
+impl Service {
+    /// Backends that it may come to have at a time: those of the file, and those that may be discovered.
+    pub fn most_backends(&self) -> usize {
+        let named = self.backends.iter().filter(|b| !b.discovered).count();
+        named + self.discovery.as_ref().map_or(0, |d| d.most as usize)
+    }
 }
 
 /// What becomes of connections that a node which has just taken their address does not know.
@@ -414,6 +426,8 @@ pub struct Backend {
     pub sorry: bool,
     /// How packets reach it. Default the service's.
     pub mode: Mode,
+    /// It is not in the file: the others' cluster has it as a member.
+    pub discovered: bool,
 }
 
 impl VirtualRouter {

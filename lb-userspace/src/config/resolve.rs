@@ -6,6 +6,7 @@ mod access;
 mod check;
 mod choice;
 mod compare;
+mod discovery;
 mod group;
 mod limits;
 mod missed;

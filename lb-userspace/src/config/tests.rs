@@ -3,6 +3,7 @@
 
 mod access;
 mod choice;
+mod discovery;
 mod hooks;
 mod limits;
 mod missed;
@@ -389,6 +390,7 @@ fn every_key_is_documented_and_every_documented_key_exists() {
         "[service.a.timeouts]\nZ",
         "[service.a.client_limit]\nZ",
         "[service.a.passive]\nZ",
+        "[service.a.discover]\nZ",
         "[vrrp.a]\ntrack = [{ Z }]",
         "[track.a]\ntype = \"interface\"\nZ",
         "[track.a]\ntype = \"script\"\nZ",

@@ -3,6 +3,7 @@
 //! Effects reconcile: the model says what the maps and interfaces shall hold, and only differences are written. The VRRP
 //! thread does not wait for this loop: it takes and drops leases itself.
 
+mod discovery;
 pub mod ender;
 mod exhaustion;
 pub mod kept;
@@ -68,6 +69,7 @@ struct Control {
     file: PathBuf,
     /// Its text as it runs.
     source: String,
+    discovered: discovery::Discovered,
     watch: reload::watch::Watch,
     looks: u32,
     /// Someone wants it read anew.
@@ -215,6 +217,7 @@ impl Control {
         let collector = &self.datapath.collector;
         self.model.on_tick((Instant::now(), SystemTime::now()), |id| collector.connections(id));
         self.watch_backends()?;
+        self.discover().await;
         self.look_at_mtus().await;
         self.watch_file().await;
         Ok(())

@@ -146,7 +146,7 @@ impl Control {
     async fn take_text(&mut self, text: String, dry_run: bool) -> Result<Reloaded, String> {
         let file = self.file.clone();
         let Loaded { config, warnings } = config::check(&file, &text).map_err(|e| e.to_string())?;
-        let changes = self.take_in(config, dry_run).await;
+        let changes = self.take_in(self.discovered.extend(config), dry_run).await;
         let changes = changes.map_err(|e| format!("{}: {e:#}", file.display()))?;
         if !dry_run {
             self.source = text;

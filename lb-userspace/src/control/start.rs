@@ -19,6 +19,7 @@ pub(super) mod ways;
 
 use super::{
     Control,
+    discovery::Discovered,
     ender::Ender,
     exhaustion::Exhaustion,
     kept::Kept,
@@ -75,8 +76,11 @@ pub async fn run(start: Start, stop: CancellationToken) -> Result<Option<PathBuf
     let lock = preflight::lock(&config.node.name)?;
     let pins = Pins::of(&config.node.name);
     let netlink = Netlink::open()?;
+    let discovered = Discovered::read(&config, &netlink).await;
+    let config = discovered.extend(config);
     let routes = ways::routes(&config, &netlink).await?;
-    let interfaces = ways::interfaces(&config, &placements, &routes)?;
+    let ahead = ways::of_discovery(&config, &netlink).await;
+    let interfaces = ways::interfaces(&config, &placements, &[&routes[..], &ahead].concat())?;
     reach::check_sources(&config)?;
     let mut datapath = Datapath::open(&pins, &interfaces, config.node.hooks.clone(), sizes(&config))?;
     if datapath.adopted {
@@ -86,7 +90,7 @@ pub async fn run(start: Start, stop: CancellationToken) -> Result<Option<PathBuf
     let socket = pins::socket(&config.node.name);
     let result = match prepare(
         config,
-        (file, source, hangups),
+        (file, source, hangups, discovered),
         &pins,
         netlink,
         (placements, routes),
@@ -124,8 +128,9 @@ fn sizes(config: &Config) -> Sizes {
 /// Pools of source ports that a configuration takes, if no two backends share one.
 pub(super) fn pools(config: &Config) -> usize {
     let of = |s: &Service| {
-        let backends = s.backends.iter().filter(|b| b.mode == Mode::Nat).count();
-        backends * s.snat.len().clamp(1, MAX_SOURCES)
+        let named = s.backends.iter().filter(|b| b.mode == Mode::Nat && !b.discovered).count();
+        let others = s.discovery.as_ref().filter(|_| s.mode == Mode::Nat).map_or(0, |d| d.most as usize);
+        (named + others) * s.snat.len().clamp(1, MAX_SOURCES)
     };
     config.services.iter().map(of).sum()
 }
@@ -157,7 +162,7 @@ type Places = (BTreeMap<String, u32>, Vec<u32>);
 
 async fn prepare(
     config: Config,
-    (file, source, hangups): (PathBuf, String, mpsc::Receiver<()>),
+    (file, source, hangups, discovered): (PathBuf, String, mpsc::Receiver<()>, Discovered),
     pins: &Pins,
     netlink: Netlink,
     places: Places,
@@ -171,6 +176,7 @@ async fn prepare(
             netlink,
             mtu_turn: 0,
             driver: p.driver,
+            discovered,
             watch: p.watch,
             looks: 0,
             file,

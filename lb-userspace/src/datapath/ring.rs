@@ -44,7 +44,7 @@ pub fn slots(services: &[Service]) -> u32 {
 /// backend starts slowly.
 fn most(s: &Service) -> usize {
     const MOST_WEIGHT: usize = 256;
-    let backends = s.backends.len();
+    let backends = s.most_backends();
     let tenths = if s.slow_start.is_zero() { 1 } else { 10 };
     let ring = match s.scheduler {
         Scheduler::Rr => (backends * tenths).min(MAX_RING),

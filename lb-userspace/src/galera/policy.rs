@@ -112,6 +112,11 @@ pub fn judge(nodes: &[Node<'_>], rules: &Galera) -> Vec<Verdict> {
         .collect()
 }
 
+/// Client addresses of all members of the component that counts, as they call themselves; none while no node is primary.
+pub fn members<'s>(nodes: &[Node<'s>]) -> Option<&'s [String]> {
+    Majority::of(nodes).counts.map(|view| view.3)
+}
+
 /// What a node may take as far as itself and the majority go.
 enum Alone {
     In,

@@ -275,6 +275,12 @@ impl Pool {
         self.members[backend].seen.as_ref()
     }
 
+    /// Client addresses of the Galera cluster's members; none while nobody knows.
+    pub fn members(&self) -> Option<&[String]> {
+        let nodes: Vec<_> = self.members.iter().map(|m| m.for_policy(false)).collect();
+        policy::members(&nodes).filter(|members| !members.is_empty())
+    }
+
     /// Backends and weights that new connections go to, and the scheduler that does justice to them.
     pub fn ring(&self) -> (Scheduler, Vec<(usize, u16)>) {
         let last_resort = !self.enough;

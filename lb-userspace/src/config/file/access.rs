@@ -64,7 +64,7 @@ pub fn read_limit(service: &str, table: &Spanned<&DeTable<'_>>, report: &mut Rep
 }
 
 /// `"10.0.0.0/8"`, `"fd00::/8"`, `"10.1.2.3"`.
-fn parse_prefix(text: &str) -> Result<Prefix, Refusal> {
+pub(super) fn parse_prefix(text: &str) -> Result<Prefix, Refusal> {
     let shown = text.escape_debug();
     let no_prefix = || {
         let help = "an address and a length, as \"10.0.0.0/8\" or \"fd00::/8\", or an address alone";

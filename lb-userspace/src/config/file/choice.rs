@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::DAY;
 use crate::config::{
     model::Scheduler,
     reader::{Bare, Field, Reader, Refusal},
@@ -26,7 +27,6 @@ pub struct ChoiceKeys {
 
 /// Reads them from a service's section.
 pub fn read(r: &mut Reader<'_, '_>) -> ChoiceKeys {
-    const DAY: Duration = Duration::from_secs(24 * 3600);
     ChoiceKeys {
         scheduler: r.parsed("scheduler", parse_scheduler),
         hash_table_size: r.integer("hash_table_size", 251..=131_071),

@@ -4,7 +4,7 @@ use std::{net::IpAddr, ops::RangeInclusive, time::Duration};
 
 use toml::{Spanned, de::DeTable};
 
-use super::HOUR;
+use super::DAY;
 use crate::config::{
     address,
     diagnostic::Report,
@@ -71,7 +71,6 @@ pub fn parse_ports(text: &str) -> Result<(u16, u16), Refusal> {
 }
 
 const MINUTE: Duration = Duration::from_secs(60);
-const DAY: Duration = HOUR.saturating_mul(24);
 const SHORT: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(600);
 
 const TIMEOUT_HINTS: super::Hints = &[

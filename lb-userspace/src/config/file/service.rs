@@ -7,11 +7,12 @@ use std::{net::IpAddr, time::Duration};
 use toml::{Spanned, de::DeTable};
 
 use super::{
-    HOUR, Hints,
+    DAY, HOUR, Hints,
     access::{self, Access, ClientLimit},
     check::{self, Check},
     check_name,
     choice::{self, ChoiceKeys},
+    discovery::{self, Discovery},
     limits::{self, Timeouts},
     missed::{self, MissedKeys},
     path::{self, PathKeys},
@@ -65,6 +66,8 @@ pub struct Service {
     pub role: Field<Role>,
     /// `failback`.
     pub failback: Field<Failback>,
+    /// `[service.NAME.discover]`.
+    pub discovery: Field<Discovery>,
     /// `allow`, `deny`, `deny_action`.
     pub access: Access,
     /// `client_limit`.
@@ -113,6 +116,7 @@ pub fn read(name: Spanned<String>, table: &DeTable<'_>, report: &mut Report) -> 
     let unknown = r.choice("unknown", &[("reset", Unknown::Reset), ("adopt", Unknown::Adopt)]);
     let role = r.choice("role", check::ROLES);
     let failback = r.choice("failback", check::FAILBACKS);
+    let discovery = r.table("discover");
     let access = access::read(&mut r);
     let client_limit = r.table("client_limit");
     let snat = limits::read_snat(&mut r);
@@ -145,6 +149,14 @@ pub fn read(name: Spanned<String>, table: &DeTable<'_>, report: &mut Report) -> 
             Field::Given(Spanned::new(table.span(), read))
         }
     };
+    let discovery = match discovery {
+        Field::Absent => Field::Absent,
+        Field::Bad => Field::Bad,
+        Field::Given(table) => {
+            let read = discovery::read(name.get_ref(), &table, report);
+            Field::Given(Spanned::new(table.span(), read))
+        }
+    };
     let timeouts = match timeouts {
         Field::Absent => Field::Absent,
         Field::Bad => Field::Bad,
@@ -174,6 +186,7 @@ pub fn read(name: Spanned<String>, table: &DeTable<'_>, report: &mut Report) -> 
         unknown,
         role,
         failback,
+        discovery,
         access,
         client_limit,
         snat,
@@ -240,8 +253,6 @@ fn parse_then(text: &str) -> Result<Then, Refusal> {
 
 /// More backends than a service can have.
 const MOST_BACKENDS: u32 = 1024;
-/// The longest time that connections may be given.
-const DAY: Duration = Duration::from_secs(24 * 3600);
 
 const SERVICE_HINTS: Hints = &[
     ("bind", "write `listen`"),

@@ -26,6 +26,11 @@ impl Prefix {
         }
     }
 
+    /// Whether an address begins with it.
+    pub fn contains(&self, addr: IpAddr) -> bool {
+        addr.is_ipv4() == self.addr.is_ipv4() && Self { addr, ..*self }.network() == self.network()
+    }
+
     /// Its length in bits of an address in sixteen bytes.
     pub fn bits(&self) -> u8 {
         if self.addr.is_ipv4() { 96 + self.len } else { self.len }

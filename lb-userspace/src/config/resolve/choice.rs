@@ -24,7 +24,11 @@ impl Resolver<'_, '_> {
 
     /// What looks at one backend after the other looks at so many at most.
     fn check_number(&mut self, s: &file::Service, scheduler: Scheduler) {
-        let Some(backends) = s.backends.value().filter(|b| b.len() > MAX_MEMBERS) else { return };
+        let Some(backends) = s.backends.value() else { return };
+        let count = backends.len() + self.most_discovered(s);
+        if count <= MAX_MEMBERS {
+            return;
+        }
         let compares = s.choice.scheduler.given().filter(|_| scheduler.compares());
         let limited = backends.iter().find_map(|b| b.max_connections.given());
         let wants: [(Option<Range<usize>>, String); 3] = [
@@ -35,9 +39,8 @@ impl Resolver<'_, '_> {
         for (place, what) in wants {
             let Some(place) = place else { continue };
             let message = format!(
-                "{what} takes at most {MAX_MEMBERS} backends, and [service.{}] has {}",
-                s.name.get_ref(),
-                backends.len()
+                "{what} takes at most {MAX_MEMBERS} backends, and [service.{}] has {count}",
+                s.name.get_ref()
             );
             self.error(place, message, "the packet programs compare no more for one connection");
         }

@@ -53,6 +53,7 @@ impl Resolver<'_, '_> {
             passive,
             unknown: self.unknown(s, scheduler),
             galera,
+            discovery: self.discovery(s),
         })
     }
 
@@ -129,6 +130,7 @@ impl Resolver<'_, '_> {
                 priority: or(&backend.priority, 0),
                 sorry: or(&backend.sorry, false),
                 mode,
+                discovered: false,
             });
         }
         self.warn_of_weights(place.clone(), s, &seen);
@@ -138,11 +140,12 @@ impl Resolver<'_, '_> {
 
     /// It must be possible to meet, and to meet again.
     fn check_quorum(&mut self, place: Range<usize>, s: &file::Service, backends: &[Backend]) {
-        let ordinary = backends.iter().filter(|b| !b.sorry).count() as u32;
+        let mut ordinary = backends.iter().filter(|b| !b.sorry).count() as u32;
         if ordinary == 0 && !backends.is_empty() {
             let message = format!("every backend of [service.{}] is a sorry server", s.name.get_ref());
             return self.error(place, message, "one at least must be ordinary: remove a `sorry = true`");
         }
+        ordinary += self.most_discovered(s) as u32;
         let (quorum, hysteresis) = (or(&s.quorum, 1), or(&s.hysteresis, 0));
         if let Some(written) = s.hysteresis.given().filter(|_| hysteresis >= quorum) {
             let message = format!("`hysteresis` is {hysteresis}, but must be less than `quorum` ({quorum})");

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 use super::{Model, unix};
 use crate::{
     api::{FlowKill, snapshot},
+    config::model::Service,
     control::ender::Which,
     galera::Observation,
     health::{self, passive::Counts},
@@ -90,6 +91,14 @@ impl Model {
             suspects.extend(self.pools[s].take_suspects().into_iter().map(|b| (s, b)));
         }
         suspects
+    }
+
+    /// Client addresses of the members of each service's cluster, where it is to discover backends by them.
+    pub fn members(&self) -> Vec<Option<Vec<String>>> {
+        let of = |(service, pool): (&Service, &health::Pool)| {
+            service.discovery.as_ref().and_then(|_| pool.members().map(<[String]>::to_vec))
+        };
+        self.config.services.iter().zip(&self.pools).map(of).collect()
     }
 
     /// Changes a pool, and tells what came of it.
@@ -179,6 +188,7 @@ impl Model {
             part: standing.part.as_str().into(),
             ordered: pool.admin(backend).as_str().into(),
             output: b.output.clone(),
+            discovered: c.discovered,
             galera: pool.seen(backend).map(|seen| galera_snapshot(&seen.now, c.priority)),
             ..snapshot::Backend::default()
         }

@@ -246,6 +246,7 @@ fn service((old, a): (&Config, &Service), (new, b): (&Config, &Service), changes
     d.keys("unknown", a.unknown != b.unknown);
     d.values("redispatch", &a.redispatch, &b.redispatch);
     d.keys("passive", a.passive != b.passive);
+    d.keys("discover", a.discovery != b.discovery);
     d.keys("mss, tunnel", a.path != b.path);
     let order = |s: &Service, other: &Service| -> Vec<_> {
         let both = |b: &&Backend| other.backends.iter().any(|o| o.name == b.name);
@@ -273,6 +274,7 @@ fn backend(a: &Backend, b: &Backend) -> Details {
     d.values("max_connections", &a.max_connections, &b.max_connections);
     d.values("priority", &a.priority, &b.priority);
     d.values("sorry", &a.sorry, &b.sorry);
+    d.values("discovered", &a.discovered, &b.discovered);
     d
 }
 

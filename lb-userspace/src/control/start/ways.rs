@@ -1,7 +1,10 @@
 //! The part of the start that asks the machine where addresses are put and how backends are reached. A reload asks the same of what
 //! is new.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
 
 use anyhow::{Context, Result};
 
@@ -50,6 +53,26 @@ pub(super) async fn routes(config: &Config, netlink: &Netlink) -> Result<Vec<u32
         routes.push(route(backend, netlink).await?);
     }
     Ok(routes)
+}
+
+/// Interfaces that nodes may be reached by which are still to be discovered, each by one of the first addresses of its network (the
+/// other may be this node's); where there is no way to a network, none.
+pub(super) async fn of_discovery(config: &Config, netlink: &Netlink) -> Vec<u32> {
+    let mut all = Vec::new();
+    for network in config.services.iter().filter_map(|s| s.discovery.as_ref()).flat_map(|d| &d.networks) {
+        let nth = |n: u8| match network.addr {
+            IpAddr::V4(a) => Ipv4Addr::from_bits(a.to_bits().saturating_add(n.into())).into(),
+            IpAddr::V6(a) => Ipv6Addr::from_bits(a.to_bits().saturating_add(n.into())).into(),
+        };
+        for addr in [0, 1, 2].map(nth).into_iter().filter(|addr| network.contains(*addr)) {
+            if let Ok(ifindex) = netlink.route_ifindex(addr).await
+                && preflight::ifname(ifindex).is_ok_and(|name| name != reach::LOOPBACK)
+            {
+                all.push(ifindex);
+            }
+        }
+    }
+    all
 }
 
 /// Index of the interface that a backend is reached by.

@@ -23,6 +23,7 @@ fn service(backends: &[(u16, u8)], galera: Option<Galera>, slow_start: Duration)
         priority: *priority,
         sorry: false,
         mode: Mode::Nat,
+        discovered: false,
     };
     Service {
         access: Access::default(),
@@ -56,6 +57,7 @@ fn service(backends: &[(u16, u8)], galera: Option<Galera>, slow_start: Duration)
         unknown: crate::config::model::Unknown::default(),
         sessions: Sessions::default(),
         galera,
+        discovery: None,
     }
 }
 

@@ -41,6 +41,7 @@ fn service(addrs: &[SocketAddr], kind: CheckKind) -> Service {
                 priority: 0,
                 sorry: false,
                 mode: Mode::Nat,
+                discovered: false,
             })
             .collect(),
         check: Check { kind, port: None, interval, fast_interval: interval, timeout, rise: 2, fall: 3 },
@@ -50,6 +51,7 @@ fn service(addrs: &[SocketAddr], kind: CheckKind) -> Service {
         sessions: Sessions::default(),
         slow_start: Duration::ZERO,
         galera: None,
+        discovery: None,
     }
 }
 

@@ -143,7 +143,7 @@ pub fn cycle(scene: &mut Scene, fault: Fault, young: u32, console: &Console) -> 
     let faulted = scene.tell(Order::Use)?;
     explain(scene, &faulted, console)?;
     // An application would open what it has lost anew.
-    scene.tell(Order::Fill)?;
+    scene.fill_in_trouble(console)?;
     rest(fault.outlasts_takeover_by().saturating_sub(since.elapsed()), console)?;
 
     let again = scene.tell(Order::Mark)?;

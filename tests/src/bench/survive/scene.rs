@@ -197,8 +197,29 @@ impl Scene {
         }
     }
 
-    /// Tells all clients and puts their answers together.
+    /// Tells all clients and puts their answers together. A connection that does not open is an error.
     pub fn tell(&mut self, order: Order) -> Result<Answer> {
+        let answer = self.ask(order)?;
+        let Answer { unopened, why_unopened, .. } = &answer;
+        ensure!(*unopened == 0, "{}: {unopened} connections did not open: {why_unopened}", self.title());
+        Ok(answer)
+    }
+
+    /// Has the clients open what they lack, while a fault goes on: where two nodes own the address, or none does, what does not
+    /// open is of the peer's doing, and only said.
+    pub fn fill_in_trouble(&mut self, console: &Console) -> Result<()> {
+        if self.stack == Stack::Viplb {
+            return self.tell(Order::Fill).map(drop);
+        }
+        let Answer { unopened, why_unopened, .. } = self.ask(Order::Fill)?;
+        if unopened > 0 {
+            console.say(format!("{}: {unopened} connections did not open: {why_unopened}", self.title()));
+        }
+        Ok(())
+    }
+
+    /// Tells all clients and puts their answers together.
+    fn ask(&mut self, order: Order) -> Result<Answer> {
         let share = |order, processes| match order {
             Order::Renew(count) => Order::Renew(count / processes),
             other => other,

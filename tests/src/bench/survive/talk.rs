@@ -66,6 +66,10 @@ pub struct Answer {
     pub sessions_lost: u32,
     /// Why connections were lost, and how many.
     pub why: BTreeMap<String, u32>,
+    /// Those that this order has not been able to open.
+    pub unopened: u32,
+    /// Why the last of them did not open.
+    pub why_unopened: String,
     /// Exchanges since the mark; when it is set, since the one before.
     pub exchanges: u64,
     /// The longest wait for an answer since the mark, of each active connection that lives, ms.
@@ -100,11 +104,15 @@ impl Answer {
             (&mut self.lost, other.lost),
             (&mut self.sessions, other.sessions),
             (&mut self.sessions_lost, other.sessions_lost),
+            (&mut self.unopened, other.unopened),
         ] {
             *to += from;
         }
         for (why, count) in other.why {
             *self.why.entry(why).or_default() += count;
+        }
+        if !other.why_unopened.is_empty() {
+            self.why_unopened = other.why_unopened;
         }
         self.exchanges += other.exchanges;
         self.stalls_ms.extend(other.stalls_ms);
@@ -198,8 +206,8 @@ impl Client {
 
     async fn obey(&mut self, order: Order) -> Result<Answer> {
         match order {
-            Order::Fill => self.fill().await?,
-            Order::Renew(count) => self.renew(count as usize).await?,
+            Order::Fill => return Ok(self.fill().await?.into_answer(self.count())),
+            Order::Renew(count) => return Ok(self.renew(count as usize).await?.into_answer(self.count())),
             Order::Talk => _ = self.talking.send_replace(true),
             Order::Rest => _ = self.talking.send_replace(false),
             Order::Mark => {
@@ -212,24 +220,25 @@ impl Client {
         Ok(self.count())
     }
 
-    async fn fill(&mut self) -> Result<()> {
+    async fn fill(&mut self) -> Result<Unopened> {
         let mut lacking = Vec::new();
         for connection in &self.connections {
             if connection.talk.lock().await.is_none() {
                 lacking.push(Rc::clone(connection));
             }
         }
-        self.open(lacking).await?;
+        let mut unopened = self.open(lacking).await?;
         for session in self.sessions.iter_mut().filter(|session| !session.lives()) {
-            session.begin().await?;
+            unopened.note(session.begin().await);
         }
-        Ok(())
+        Ok(unopened)
     }
 
     /// The next `count` of all, in turn.
-    async fn renew(&mut self, count: usize) -> Result<()> {
+    async fn renew(&mut self, count: usize) -> Result<Unopened> {
+        let mut unopened = Unopened::default();
         for session in &mut self.sessions {
-            session.begin().await?;
+            unopened.note(session.begin().await);
         }
         let all = self.connections.len();
         let chosen: Vec<_> =
@@ -238,10 +247,12 @@ impl Client {
         for connection in &chosen {
             connection.talk.lock().await.take();
         }
-        self.open(chosen).await
+        let more = self.open(chosen).await?;
+        unopened.0.extend(more.0);
+        Ok(unopened)
     }
 
-    async fn open(&self, which: Vec<Rc<Connection>>) -> Result<()> {
+    async fn open(&self, which: Vec<Rc<Connection>>) -> Result<Unopened> {
         let (turns, mut all) = (Rc::new(Semaphore::new(AT_A_TIME)), JoinSet::new());
         for connection in which {
             let (turns, shape) = (Rc::clone(&turns), self.shape);
@@ -254,10 +265,11 @@ impl Client {
                 }
             });
         }
+        let mut unopened = Unopened::default();
         while let Some(opened) = all.join_next().await {
-            opened?.context("a connection did not open")?;
+            unopened.note(opened?.map_err(Into::into));
         }
-        Ok(())
+        Ok(unopened)
     }
 
     fn mark(&self) {
@@ -308,6 +320,21 @@ impl Client {
             }
         }
         answer
+    }
+}
+
+/// Why connections did not open, a reason each.
+#[derive(Default)]
+struct Unopened(Vec<String>);
+
+impl Unopened {
+    fn note(&mut self, opened: Result<()>) {
+        self.0.extend(opened.err().map(|e| format!("{e:#}")));
+    }
+
+    fn into_answer(self, so_far: Answer) -> Answer {
+        let why_unopened = self.0.last().cloned().unwrap_or_default();
+        Answer { unopened: self.0.len() as u32, why_unopened, ..so_far }
     }
 }
 
