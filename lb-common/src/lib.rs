@@ -20,6 +20,7 @@ pub mod flow_event;
 pub mod fragment;
 pub mod half_open;
 pub mod hash;
+pub mod held;
 pub mod latency;
 pub mod lease;
 pub mod maps;

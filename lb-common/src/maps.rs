@@ -1,7 +1,7 @@
 //! Names and capacities of the maps: the schema that programs, daemon and a status command after a crash share.
 
 /// Number of the map layout. A daemon refuses pins of another number.
-pub const SCHEMA: u32 = 5;
+pub const SCHEMA: u32 = 6;
 
 /// `Addr → Vip`: virtual addresses.
 pub const VIPS: &str = "VIPS";
@@ -69,6 +69,8 @@ pub const SELF_TESTS: &str = "SELF_TESTS";
 pub const FLOW_EVENTS: &str = "FLOW_EVENTS";
 /// `0 → u64`, per CPU: events for which that ring had no room.
 pub const FLOW_EVENTS_LOST: &str = "FLOW_EVENTS_LOST";
+/// Ring of [`Held`](crate::held::Held): SYN-ACKs that wait for a peer.
+pub const HELD: &str = "HELD";
 
 /// `0 → Capture`: who listens to samples; mapped into the listener's memory.
 pub const CAPTURE: &str = "CAPTURE";
@@ -107,7 +109,7 @@ pub enum Tail {
 pub const TAIL_SLOTS: usize = 8;
 
 /// All maps that a later daemon adopts.
-pub const ALL: [&str; 34] = [
+pub const ALL: [&str; 35] = [
     VIPS,
     LEASES,
     SERVICES,
@@ -142,6 +144,7 @@ pub const ALL: [&str; 34] = [
     ALIVE,
     FLOW_EVENTS,
     FLOW_EVENTS_LOST,
+    HELD,
 ];
 
 /// Virtual addresses.
@@ -175,6 +178,8 @@ pub const MAX_INTERFACES: usize = 64;
 pub const SAMPLE_BYTES: usize = 256 * 1024;
 /// Bytes of the ring of flow events: 32,768 of them, what a second of very many connections leaves behind.
 pub const FLOW_EVENT_BYTES: usize = 512 * 1024;
+/// Bytes of the ring of held SYN-ACKs: some 1,900, what a quarter of a second of many connections leaves behind.
+pub const HELD_BYTES: usize = 256 * 1024;
 /// Flows unless configured otherwise.
 pub const DEFAULT_FLOWS: usize = 262_144;
 /// `BPF_F_MMAPABLE`: the daemon reads and writes single words of the array without a system call per element.

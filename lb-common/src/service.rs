@@ -152,9 +152,11 @@ pub struct Path {
     /// one; [`NO_CLAMP`]: what they say themselves.
     pub mss: u16,
     /// Zero.
-    pub pad: [u8; 2],
+    pub pad: u8,
+    /// Non-zero: SYN-ACKs of its TCP connections wait until a peer has the flow (`held`).
+    pub strict: u8,
 }
-layout!(Path = 24: source, mtu, least, mss, pad);
+layout!(Path = 24: source, mtu, least, mss, pad, strict);
 
 /// [`Path::mss`] that changes nothing.
 pub const NO_CLAMP: u16 = u16::MAX;

@@ -7,10 +7,12 @@
 
 use lb_common::{
     addr::{PROTO_TCP, PROTO_UDP},
-    flow::{DETOUR, FORWARD, Flow},
+    flow::{DETOUR, FORWARD, Flow, REVERSE},
+    held::Held,
     maps::Tail,
     mode::Mode,
     reason::Reason,
+    sample::HEAD,
     service::{Backend, NO_CLAMP, Path},
 };
 use network_types::udp::UdpHdr;
@@ -44,8 +46,8 @@ pub fn prepare(f: &mut Flow, backend: &Backend, path: Option<&Path>) -> Result<(
             return Err(Reason::BackendMissing);
         }
         f.mtu = DETOUR;
-    } else if f.proto == PROTO_TCP && path.is_some_and(|p| !matches!(p.mss, 0 | NO_CLAMP)) {
-        // Until both have said how much they take.
+    } else if f.proto == PROTO_TCP && path.is_some_and(|p| p.strict != 0 || !matches!(p.mss, 0 | NO_CLAMP)) {
+        // Until both have said how much they take, or that they are there.
         f.mtu = DETOUR;
     }
     Ok(())
@@ -115,9 +117,33 @@ pub fn handle<P: Packet, T: Tables>(p: &mut P, t: &T, at: &Arrival) -> Result<Ve
         capture::offer(p, t, plan.reason, at, false);
     }
     plan.v6 = ip.v6;
-    let verdict = send(p, t, &plan, &ip, at.ifindex);
+    let mut verdict = send(p, t, &plan, &ip, at.ifindex);
+    if ip.tcp.has(flag::SYN | flag::ACK)
+        && plan.direction == REVERSE
+        && matches!(verdict.action, Action::Route(_))
+        && hold(p, t, plan.slot, at)
+    {
+        verdict = Verdict { reason: Reason::Held, action: Action::Drop };
+    }
     t.count(verdict.reason);
     Ok(verdict)
+}
+
+/// Leaves a SYN-ACK, as it would go out, to the daemon, which sends it on once a peer has the flow (`sync = "strict"`): what the client
+/// does not know of it cannot lose. Whether it is left there.
+#[inline(never)]
+fn hold<P: Packet, T: Tables>(p: &P, t: &T, slot: u32, at: &Arrival) -> bool {
+    if t.settings().is_none_or(|s| s.sync == 0) {
+        return false;
+    }
+    let Some(f) = t.flow(slot) else { return false };
+    let (generation, backend, half_open) = (f.generation, f.backend_id, f.place != 0);
+    if !half_open || t.path(backend).is_none_or(|path| path.strict == 0) {
+        return false;
+    }
+    let mut held = Held { at: at.now, slot, generation, length: 0, frame: [0; HEAD] };
+    held.length = p.head(&mut held.frame);
+    u32::from(held.length) == p.length() && t.hold(&held)
 }
 
 /// The plan of a packet that was handed on: from the client, of a flow in a tunnel or one that it has just opened.

@@ -20,12 +20,13 @@ use lb_common::{
     flow_event::FlowEvent,
     fragment::{FragmentKey, FragmentRef},
     half_open,
+    held::Held,
     latency::Latency,
     lease::Lease,
     maps::{
-        DEFAULT_FLOWS, DEFAULT_POOLS, DEFAULT_RING_SLOTS, FLOW_EVENT_BYTES, MAX_BACKENDS, MAX_CLIENTS,
-        MAX_FRAGMENTS, MAX_INTERFACES, MAX_PERSISTENT, MAX_RANGES, MAX_ROUTERS, MAX_RULES, MAX_SERVICES,
-        MAX_VIPS, MMAPABLE, SAMPLE_BYTES, TAIL_SLOTS, Tail,
+        DEFAULT_FLOWS, DEFAULT_POOLS, DEFAULT_RING_SLOTS, FLOW_EVENT_BYTES, HELD_BYTES, MAX_BACKENDS,
+        MAX_CLIENTS, MAX_FRAGMENTS, MAX_INTERFACES, MAX_PERSISTENT, MAX_RANGES, MAX_ROUTERS, MAX_RULES,
+        MAX_SERVICES, MAX_VIPS, MMAPABLE, SAMPLE_BYTES, TAIL_SLOTS, Tail,
     },
     occupancy::{self, Occupancy},
     persistence::{ClientKey, Remembered},
@@ -118,6 +119,8 @@ static SAMPLES: RingBuf<Sample, SAMPLE_BYTES> = RingBuf::new();
 static FLOW_EVENTS: RingBuf<FlowEvent, FLOW_EVENT_BYTES> = RingBuf::new();
 #[btf_map]
 static FLOW_EVENTS_LOST: PerCpuArray<u64, 1> = PerCpuArray::new();
+#[btf_map]
+static HELD: RingBuf<Held, HELD_BYTES> = RingBuf::new();
 #[btf_map]
 static FAST: PerCpuArray<u64, FAST_SLOTS> = PerCpuArray::new();
 #[btf_map]
@@ -553,6 +556,11 @@ impl Tables for Kernel {
             // SAFETY: this processor's copy of a live element.
             unsafe { *lost += 1 }
         }
+    }
+
+    #[inline(always)]
+    fn hold(&self, held: &Held) -> bool {
+        HELD.output(held, 0).is_ok()
     }
 
     #[inline(always)]

@@ -6,6 +6,7 @@ use lb_common::{
     flow::{Flow, FlowKey, FlowRef},
     flow_event::FlowEvent,
     fragment::{FragmentKey, FragmentRef},
+    held::Held,
     latency::Latency,
     lease::Lease,
     occupancy::Occupancy,
@@ -138,6 +139,9 @@ pub trait Tables {
 
     /// Tells the daemon of a flow.
     fn flow_event(&self, event: &FlowEvent);
+
+    /// Leaves a SYN-ACK to the daemon; whether there was room.
+    fn hold(&self, held: &Held) -> bool;
 
     /// Where the fragments of a datagram go.
     fn fragment(&self, key: &FragmentKey) -> Option<&FragmentRef>;

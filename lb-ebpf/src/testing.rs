@@ -14,6 +14,7 @@ use lb_common::{
     flow_event::FlowEvent,
     fragment::{FragmentKey, FragmentRef},
     half_open,
+    held::Held,
     latency::Latency,
     lease::Lease,
     occupancy::{ELEMENTS, Occupancy},
@@ -218,6 +219,10 @@ pub struct Memory {
     pub samples: RefCell<Vec<Sample>>,
     /// What the daemon was told.
     pub flow_events: RefCell<Vec<FlowEvent>>,
+    /// SYN-ACKs left to the daemon.
+    pub held: RefCell<Vec<Held>>,
+    /// Whether there is no room for more of them.
+    pub held_full: bool,
     reported: UnsafeCell<u64>,
     occupancy: Vec<Cell<Occupancy>>,
     places: Vec<Cell<u64>>,
@@ -264,6 +269,8 @@ impl Memory {
             capture: Capture::default(),
             samples: RefCell::default(),
             flow_events: RefCell::default(),
+            held: RefCell::default(),
+            held_full: false,
             key_capacity: 2 * records as usize,
             free: RefCell::new((0..flows).collect()),
             reasons: RefCell::new([0; REASON_SLOTS]),
@@ -601,6 +608,13 @@ impl Tables for Memory {
 
     fn flow_event(&self, event: &FlowEvent) {
         self.flow_events.borrow_mut().push(*event);
+    }
+
+    fn hold(&self, held: &Held) -> bool {
+        if !self.held_full {
+            self.held.borrow_mut().push(*held);
+        }
+        !self.held_full
     }
 
     fn fragment(&self, key: &FragmentKey) -> Option<&FragmentRef> {

@@ -1,12 +1,14 @@
 //! What the packet programs tell the daemon of flows that are replicated: through the host core and the kernel's programs.
 
-use std::{net::SocketAddr, path::Path};
+use std::net::SocketAddr;
 
 use lb_common::{
     addr::{PROTO_TCP, Port},
     flow::{Flow, REPLICATED, Stage, TIMED},
+    held::Held,
     mode::Mode,
     reason::Reason,
+    service::Path,
 };
 use lb_tests::{
     packets::{CLIENT, Datagram, FAMILIES, Family, LO, PORT, Segment, VIP, backend, seen, world},
@@ -16,6 +18,7 @@ use lb_userspace::{
     config::{self, SecretError, Surroundings},
     control::numbers::Numbers,
     datapath::{
+        held::HeldPackets,
         load::Datapath,
         ports,
         replica::{Events, Replica},
@@ -93,6 +96,55 @@ fn without_replication_nobody_is_told_anything() {
     assert_eq!(told(&p, &mut events), NOTHING);
 }
 
+/// What waits in the host's and in the kernel's ring, which agree but for the time.
+#[track_caller]
+fn held(p: &Pair, packets: &mut HeldPackets) -> Vec<Held> {
+    let host: Vec<Held> = p.host.held.borrow_mut().drain(..).collect();
+    let kernel: Vec<Held> = std::iter::from_fn(|| packets.next()).map(|h| Held { at: NOW, ..h }).collect();
+    assert_eq!(kernel, host.iter().map(|h| Held { at: NOW, ..*h }).collect::<Vec<_>>());
+    host
+}
+
+fn strict(mut desired: Desired) -> Desired {
+    desired.paths = vec![Path { strict: 1, ..Path::default() }; desired.backends.len()];
+    desired
+}
+
+#[test]
+fn a_strict_services_syn_ack_is_left_to_the_daemon_as_it_would_have_gone_out() {
+    for family in FAMILIES {
+        let mut p = Pair::new(&replicating(strict(family.world(1))));
+        let mut packets = HeldPackets::open(&p.pins).expect("a ring");
+        let mut ordinary = Pair::new(&replicating(family.world(1)));
+        let syn = Segment { syn: true, ..Segment::of(family, 40_000) };
+        let to_backend = seen(&p.receive(&syn.frame()).frame);
+        ordinary.receive(&syn.frame());
+        let syn_ack = Segment { syn: true, ..Segment::answer(&to_backend) }.frame();
+        for again in ["once", "and when the backend repeats it"] {
+            assert_eq!(p.receive(&syn_ack).reason, Reason::Held, "{again}");
+            let waits = held(&p, &mut packets);
+            assert_eq!(waits.len(), 1, "{again}");
+            let straight = ordinary.receive(&syn_ack);
+            assert_eq!((straight.reason, waits[0].packet()), (Reason::Returned, &straight.frame[14..]));
+        }
+        let ack = Segment { seq: 1001, ack: Some(9001), ..Segment::of(family, 40_000) };
+        assert_eq!(p.receive(&ack.frame()).reason, Reason::Forwarded);
+        let data = Segment { seq: 9001, ack: Some(1001), data: vec![7; 10], ..Segment::answer(&to_backend) };
+        assert_eq!(p.receive(&data.frame()).reason, Reason::Returned);
+        assert!(held(&p, &mut packets).is_empty(), "what is established waits for nobody");
+    }
+}
+
+#[test]
+fn without_replication_no_syn_ack_waits() {
+    let mut p = Pair::new(&strict(world(1)));
+    let mut packets = HeldPackets::open(&p.pins).expect("a ring");
+    let to_backend = seen(&p.receive(&Segment::syn(40_000).frame()).frame);
+    let syn_ack = Segment { syn: true, ..Segment::answer(&to_backend) };
+    assert_eq!(p.receive(&syn_ack.frame()).reason, Reason::Returned);
+    assert!(held(&p, &mut packets).is_empty());
+}
+
 /// The services of `world`, as a configuration has them.
 fn directory() -> Directory {
     directory_of(Family::V4, Mode::Nat)
@@ -112,10 +164,10 @@ fn directory_of(family: Family, mode: Mode) -> Directory {
          [service.db.check]\ntype = \"tcp\"\n",
         mode.word()
     );
-    let none = |path: &Path| Err(SecretError::WorldReadable(path.display().to_string()));
+    let none = |path: &std::path::Path| Err(SecretError::WorldReadable(path.display().to_string()));
     let around = Surroundings {
         host_name: "n".into(),
-        directory: Path::new("/"),
+        directory: std::path::Path::new("/"),
         read_secret: &none,
         read_keys: &none,
         check_program: &|_| Ok(()),

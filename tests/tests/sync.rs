@@ -237,6 +237,53 @@ fn connections_that_nobody_told_the_new_owner_of_live_on_where_it_adopts_them() 
     });
 }
 
+/// A service whose clients hear of the backend once the other node has the flow: it has it when `connect` returns, and not some time later.
+#[test]
+fn the_youngest_connection_of_a_strict_service_outlives_its_owner_too() {
+    let Some(mut scene) = Scene::raise("systr") else { return };
+    scene.service = "sync = \"strict\"";
+    let mut first = scene.start("n1");
+    first.wait_master();
+    let second = scene.start("n2");
+    wait_in_sync(&second, 0);
+    for _ in 0..20 {
+        scene.talks.push(scene.hosts.connect("c", at(VIP)).expect("a connection"));
+    }
+    wait_until("each has waited for the other node", LIMIT, || {
+        sync(&first).strict.get("confirmed") == Some(&20)
+    });
+    scene.talks.push(scene.hosts.connect("c", at(VIP)).expect("a connection"));
+    first.end(Signal::SIGKILL);
+    second.wait_master();
+    scene.all_answer("the owner was killed");
+    scene.connect(22);
+    let first = scene.start("n1");
+    first.wait_master();
+    scene.all_answer("the first node is back");
+}
+
+#[test]
+fn a_peer_that_does_not_answer_delays_a_strict_services_connections_and_does_not_prevent_them() {
+    let Some(mut scene) = Scene::raise("sylate") else { return };
+    scene.service = "sync = \"strict\"";
+    let first = scene.start("n1");
+    first.wait_master();
+    let second = scene.start("n2");
+    wait_in_sync(&second, 0);
+    second.signal(Signal::SIGSTOP);
+    scene.connect(3);
+    wait_until("they were let go all the same", LIMIT, || {
+        let counts = sync(&first).strict;
+        assert_eq!(counts.get("confirmed"), None, "{counts:?}");
+        counts.get("late") >= Some(&1) && counts.values().sum::<u64>() == 3
+    });
+    second.signal(Signal::SIGCONT);
+    wait_in_sync(&second, 3);
+    scene.connect(6);
+    wait_in_sync(&second, 6);
+    scene.all_answer("afterwards");
+}
+
 #[test]
 fn what_has_ended_is_gone_from_both_tables() {
     let Some(mut scene) = Scene::raise("syend") else { return };

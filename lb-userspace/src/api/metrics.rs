@@ -343,6 +343,11 @@ fn replication(out: &mut Text, s: &Sync) {
         ("viplb_sync_not_replicated", "gauge", "Flows that no peer could go on with."),
         by_reason(&s.not_replicated),
     );
+    let outcomes = s.strict.iter().map(|(what, n)| ([("outcome", what.clone())], *n));
+    out.family(
+        ("viplb_sync_held_total", "counter", "SYN-ACKs of strict services, by what became of them."),
+        outcomes,
+    );
     let none: [(&str, String); 0] = [];
     out.family(
         (

@@ -97,6 +97,9 @@ pub struct Sync {
     pub events_lost: u64,
     /// Datagrams that the kernel would not send.
     pub unsent: u64,
+    /// SYN-ACKs of strict services, by what became of them: `confirmed`, `late`, `alone`, `crowded`, `stale`.
+    #[serde(default)]
+    pub strict: BTreeMap<String, u64>,
 }
 
 /// A node that flows are replicated with.

@@ -55,9 +55,12 @@ pub fn render(s: &Sync) -> String {
     }
     out.push_str(&t.render(0));
     let _ = writeln!(out, "\nflows of peers: {} taken in or changed, {} removed", s.taken, s.removed);
-    for (what, counts) in
-        [("not taken in", &s.unfit), ("not replicated", &s.not_replicated), ("datagrams refused", &s.refused)]
-    {
+    for (what, counts) in [
+        ("not taken in", &s.unfit),
+        ("not replicated", &s.not_replicated),
+        ("datagrams refused", &s.refused),
+        ("SYN-ACKs that waited for peers", &s.strict),
+    ] {
         if !counts.is_empty() {
             let words: Vec<_> = counts.iter().map(|(why, n)| format!("{why} {n}")).collect();
             let _ = writeln!(out, "{what}: {}", words.join(", "));

@@ -333,6 +333,8 @@ pub struct Service {
     pub passive: Option<Passive>,
     /// What becomes of connections that a new owner does not know. Default: reset.
     pub unknown: Unknown,
+    /// A client hears of the backend's answer once the peers have the flow, or `strict_wait` is over (`sync = "strict"`). Default no.
+    pub strict: bool,
     /// What is made of the cluster's state; with a check of kind [`CheckKind::Galera`] only.
     pub galera: Option<Galera>,
     /// How further backends are discovered; default not at all.

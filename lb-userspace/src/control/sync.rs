@@ -17,6 +17,7 @@ use crate::{
     config::model::Config,
     datapath::{
         flows::Witness,
+        held::HeldPackets,
         load::Datapath,
         pins::Pins,
         preflight,
@@ -50,11 +51,15 @@ pub(super) fn open(
         routers: config.vrrp.iter().map(addresses).collect(),
         keys,
         wait: sync.failback_wait,
+        hold: sync.strict_wait,
         loopback: preflight::ifindex("lo").unwrap_or(1),
         run: random(),
     };
     let directory = directory(config, machine, numbers);
-    let mut replication = Replication { driver: Driver::open(sync, setup, Events::open(pins)?)?, directory };
+    let mut replication = Replication {
+        driver: Driver::open(sync, setup, Events::open(pins)?, HeldPackets::open(pins)?)?,
+        directory,
+    };
     let now = BootTime::now();
     let slots = datapath.collector.records();
     let replica = replica(datapath, &replication.directory, now);

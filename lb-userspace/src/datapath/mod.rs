@@ -10,6 +10,7 @@ mod attach;
 pub mod capture;
 pub mod counters;
 pub mod flows;
+pub mod held;
 pub mod lease;
 pub mod load;
 mod mapped;

@@ -166,7 +166,7 @@ impl Session {
         let body = message.encode();
         let mut datagram = Vec::with_capacity(HEAD + body.len() + TAG);
         datagram.extend(MAGIC);
-        datagram.extend([wire::VERSION, message.kind(), keys.first, 0]);
+        datagram.extend([message.version(), message.kind(), keys.first, 0]);
         for word in [self.own, self.peer.unwrap_or(self.candidate), self.sent] {
             datagram.extend(word.to_be_bytes());
         }
@@ -252,7 +252,7 @@ fn verified<'d>(datagram: &'d [u8], keys: &Keys) -> Result<(Head, &'d [u8]), Ref
         return Err(Refusal::Malformed);
     }
     let [version, kind, id, _] = [signed[4], signed[5], signed[6], signed[7]];
-    if version != wire::VERSION {
+    if !(1..=wire::VERSION).contains(&version) {
         return Err(Refusal::Version);
     }
     let key = keys.all.get(&id).ok_or(Refusal::UnknownKey)?;

@@ -23,10 +23,16 @@ use tokio::{
 
 use super::{
     auth::MAX_DATAGRAM,
+    hold::STALE,
     node::{Node, Setup},
     table::Flows,
 };
-use crate::{api::snapshot, config::model::Sync, datapath::replica::Events, vrrp::BootTime};
+use crate::{
+    api::snapshot,
+    config::model::Sync,
+    datapath::{held::HeldPackets, replica::Events},
+    vrrp::BootTime,
+};
 
 /// Datagrams read, and sent, in one turn.
 const PER_TURN: usize = 512;
@@ -41,6 +47,7 @@ pub struct Driver {
     socket: UdpSocket,
     listen: SocketAddr,
     events: AsyncFd<Events>,
+    held: AsyncFd<HeldPackets>,
     /// A datagram for which the socket had no room.
     waiting: Option<(SocketAddr, Vec<u8>)>,
     /// There is more to do than a turn does.
@@ -51,17 +58,21 @@ pub struct Driver {
 
 impl Driver {
     /// Opens the socket. `setup` without peers' doings would be of no use, so there is one peer at least.
-    pub fn open(config: &Sync, setup: Setup, events: Events) -> Result<Self> {
+    pub fn open(config: &Sync, setup: Setup, events: Events, held: HeldPackets) -> Result<Self> {
         let socket = bind(config.listen)
             .with_context(|| format!("[sync]: cannot listen on {} (UDP)", config.listen))?;
         // SAFETY: the ring keeps its one descriptor open for as long as it lives.
         let events = unsafe { AsyncFd::register_with_interest(events, Interest::READABLE) };
         let events = events.map_err(io::Error::from).context("cannot wait for flow events")?;
+        // SAFETY: likewise.
+        let held = unsafe { AsyncFd::register_with_interest(held, Interest::READABLE) };
+        let held = held.map_err(io::Error::from).context("cannot wait for SYN-ACKs")?;
         Ok(Self {
             node: Node::new(setup, BootTime::now()),
             socket: UdpSocket::from_std(socket.into()).context("cannot wait for peers")?,
             listen: config.listen,
             events,
+            held,
             waiting: None,
             more: true,
             unsent: 0,
@@ -87,6 +98,7 @@ impl Driver {
             readable = self.socket.readable() => readable,
             // Cleared before the ring is read: what comes meanwhile wakes again.
             readable = self.events.readable() => readable.map(|mut guard| guard.clear_ready()),
+            readable = self.held.readable() => readable.map(|mut guard| guard.clear_ready()),
             () = sleep(wait) => Ok(()),
         }
     }
@@ -95,16 +107,40 @@ impl Driver {
     pub fn turn(&mut self, flows: &mut impl Flows) {
         let now = BootTime::now();
         self.node.wake(now);
+        self.take_held(flows, now);
         self.take_events(flows, now);
         self.more = self.receive(flows, now);
+        self.send_on(now);
         self.more |= self.transmit(flows, now);
+        // Those that found nobody to wait for.
+        self.send_on(now);
+    }
+
+    fn take_held(&mut self, flows: &impl Flows, now: BootTime) {
+        while let Some(held) = self.held.get_mut().next() {
+            if now.since(BootTime(held.at)) >= STALE {
+                self.node.waiting.counts.stale += 1;
+            } else {
+                self.node.hold((held.slot, held.generation), held.packet(), flows, now);
+            }
+        }
+    }
+
+    fn send_on(&mut self, now: BootTime) {
+        for packet in self.node.waiting.take(now) {
+            if let Err(e) = self.held.get_ref().send_on(packet) {
+                tracing::debug!("a SYN-ACK could not be sent on, its backend sends it again: {e}");
+            }
+        }
     }
 
     /// Tells the peers what the packet programs have told until now: somebody else is about to own the addresses.
     pub fn flush(&mut self, flows: &impl Flows) {
         let now = BootTime::now();
+        self.take_held(flows, now);
         self.take_events(flows, now);
         self.transmit(flows, now);
+        self.send_on(now);
     }
 
     fn take_events(&mut self, flows: &impl Flows, now: BootTime) {

@@ -7,12 +7,13 @@
 //!                    └ gate ─▶ election: a node that comes back pre-empts once it has what the owner has
 //! ```
 //! `wire` is what messages look like, `auth` what seals them, `index` the sums that two nodes compare, `table` whose word
-//! counts, `pull` and `peer` the talk with one peer, `node` all of it together, `io` the socket. All but `io` do no I/O
+//! counts, `hold` what waits for peers' confirmation, `pull` and `peer` the talk with one peer, `node` all of it together, `io` the socket. All but `io` do no I/O
 //! and read no clock. The control loop drives `io` and owns the flow table.
 
 pub mod auth;
 pub mod directory;
 pub mod gate;
+pub mod hold;
 mod index;
 pub mod io;
 pub mod node;

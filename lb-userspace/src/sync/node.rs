@@ -12,10 +12,11 @@ use lb_common::{addr::Addr, flow::Flow};
 use super::{
     auth::{Keys, Refusal, Session},
     gate::Gate,
+    hold::Waiting,
     peer::{HELLO, Peer, SILENCE},
     pull::Standing,
     table::{Flows, Table},
-    wire::Record,
+    wire::{self, Record},
 };
 use crate::vrrp::BootTime;
 
@@ -24,6 +25,9 @@ const OVERSLEPT: Duration = SILENCE;
 
 /// A flow is told of a second time after so long: until a loss is noticed by its sum, a crash of the owner would cost it.
 const ONCE_MORE: Duration = Duration::from_millis(20);
+
+/// SYN-ACKs that are taken in between two turns.
+const MOST_HELD: usize = 1024;
 
 /// What does not change while it runs.
 #[derive(Debug, Clone)]
@@ -36,6 +40,8 @@ pub struct Setup {
     pub keys: Keys,
     /// How long a node that has come back waits for the flows at most.
     pub wait: Duration,
+    /// How long a SYN-ACK of a strict service waits for peers at most.
+    pub hold: Duration,
     /// Index of the loopback interface.
     pub loopback: u32,
     /// This run: random and not 0.
@@ -64,9 +70,14 @@ pub struct Node {
     pub gates: Vec<Gate>,
     /// Datagrams from nobody's address.
     pub strangers: u64,
+    /// SYN-ACKs of strict services.
+    pub waiting: Waiting,
     wait: Duration,
+    hold: Duration,
     keys: Keys,
     news: Vec<Record>,
+    /// Flows that peers are to confirm, each with the packet that waits for it.
+    held: Vec<(Record, Vec<u8>)>,
     /// Slots of flows that were told of for the first time, and when they are told again.
     young: VecDeque<(BootTime, u32)>,
     turned: BootTime,
@@ -87,9 +98,12 @@ impl Node {
             table: Table::new(setup.routers, setup.loopback),
             gates: vec![Gate::Closed(now); routers],
             strangers: 0,
+            waiting: Waiting::default(),
             wait: setup.wait,
+            hold: setup.hold,
             keys: setup.keys,
             news: Vec::new(),
+            held: Vec::new(),
             young: VecDeque::new(),
             turned: now,
             told: vec![false; routers],
@@ -143,6 +157,37 @@ impl Node {
         if let Some(message) = opened.message {
             link.peer.hear(now, opened.stamp, message, &mut self.table, flows);
         }
+        for (place, link) in self.links.iter_mut().enumerate() {
+            link.peer.take_confirmed().into_iter().for_each(|nonce| self.waiting.confirmed(place, nonce));
+        }
+    }
+
+    /// A SYN-ACK of the flow in a slot is to go on once peers have that.
+    pub fn hold(&mut self, (slot, generation): (u32, u16), packet: &[u8], flows: &impl Flows, now: BootTime) {
+        if !self.waiting.has_room() || self.held.len() >= MOST_HELD {
+            return self.waiting.crowded(packet.to_vec());
+        }
+        match self.table.hold(slot, generation, flows, now) {
+            Some(record) => self.held.push((record, packet.to_vec())),
+            None => self.waiting.alone(packet.to_vec()),
+        }
+    }
+
+    /// Has the peers confirm what is held.
+    fn ask_to_confirm(&mut self, now: BootTime) {
+        let (records, packets): (Vec<_>, Vec<_>) = std::mem::take(&mut self.held).into_iter().unzip();
+        if records.is_empty() {
+            return;
+        }
+        let mut packets = packets.into_iter();
+        for part in wire::parts(&records) {
+            let nonce = self.waiting.nonce();
+            let links = self.links.iter_mut().enumerate();
+            let asked =
+                links.filter_map(|(place, link)| link.peer.ask_to_confirm(nonce, part, now).then_some(place));
+            let asked = asked.collect();
+            self.waiting.wait(nonce, packets.by_ref().take(part.len()).collect(), asked, now + self.hold);
+        }
     }
 
     /// Something may have happened to the flow in a slot.
@@ -170,6 +215,7 @@ impl Node {
     /// Hands what was noted to the peers.
     pub fn flush(&mut self, flows: &impl Flows, now: BootTime) {
         self.tell_again(flows, now);
+        self.ask_to_confirm(now);
         for link in &mut self.links {
             link.peer.tell(&self.news, now);
         }
@@ -190,7 +236,7 @@ impl Node {
     pub fn deadline(&self, now: BootTime) -> BootTime {
         let peers = self.links.iter().map(|link| link.peer.deadline(now));
         let young = self.young.front().map(|(at, _)| *at);
-        peers.chain(young).fold(self.turned + HELLO, BootTime::min)
+        peers.chain(young).chain(self.waiting.deadline()).fold(self.turned + HELLO, BootTime::min)
     }
 
     /// Whether every peer that lives has said since then that it has all flows that this node owns.

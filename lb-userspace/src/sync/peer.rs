@@ -81,6 +81,10 @@ pub struct Peer {
     pulls: Vec<Pull>,
     /// By router that it does not own: what it says that it has of it, and when.
     has: Vec<Option<(BootTime, Summary)>>,
+    /// The highest version that it speaks.
+    highest: u8,
+    /// Messages that it has confirmed, by their nonces.
+    confirmed: Vec<u32>,
     /// To be sent at once.
     urgent: VecDeque<Message>,
     /// Buckets that it has asked for: router, nonce, bucket.
@@ -104,6 +108,8 @@ impl Peer {
             greeted: BootTime(0),
             pulls: (0..routers).map(|_| Pull::default()).collect(),
             has: vec![None; routers],
+            highest: 1,
+            confirmed: Vec::new(),
             urgent: VecDeque::new(),
             asked: VecDeque::new(),
             parts: VecDeque::new(),
@@ -142,6 +148,7 @@ impl Peer {
     pub fn forget(&mut self) {
         self.pulls.iter_mut().for_each(|pull| *pull = Pull::default());
         self.has.fill(None);
+        self.confirmed.clear();
         self.urgent.clear();
         self.asked.clear();
         self.parts.clear();
@@ -165,7 +172,8 @@ impl Peer {
         self.heard = Some(now);
         let stamp = Stamp { peer: self.number, order };
         match message {
-            Message::Hello { claims, .. } => {
+            Message::Hello { claims, highest } => {
+                self.highest = highest;
                 for claim in claims {
                     self.hear_claim(now, &claim, table);
                 }
@@ -174,6 +182,15 @@ impl Peer {
                 self.exchanged.news_heard += records.len() as u64;
                 records.iter().for_each(|record| table.take(record, stamp, flows, now));
             }
+            Message::Hold { nonce, flows: records } => {
+                self.exchanged.news_heard += records.len() as u64;
+                records.iter().for_each(|record| table.take(record, stamp, flows, now));
+                // What could not be taken in is not confirmed.
+                if records.iter().all(|record| table.has(record, flows, now)) {
+                    self.urgent.push_back(Message::Have { nonce });
+                }
+            }
+            Message::Have { nonce } => self.confirmed.push(nonce),
             Message::AskSums { scope } => self.tell_sums(&scope, table),
             Message::Sums { scope, first, sums } => {
                 if let Some(i) = table.scope(&scope).filter(|i| !table.owns(*i)) {
@@ -234,6 +251,21 @@ impl Peer {
             self.exchanged.news_sent += part.len() as u64;
             self.urgent.push_back(Message::Flows(part.to_vec()));
         }
+    }
+
+    /// News that it is to confirm; whether it can. They must fit one message.
+    pub fn ask_to_confirm(&mut self, nonce: u32, records: &[Record], now: BootTime) -> bool {
+        if !self.is_alive(now) || self.highest < 2 || self.urgent.len() >= MOST_WAITING {
+            return false;
+        }
+        self.exchanged.news_sent += records.len() as u64;
+        self.urgent.push_back(Message::Hold { nonce, flows: records.to_vec() });
+        true
+    }
+
+    /// Nonces of the messages that it has confirmed since this was last asked.
+    pub fn take_confirmed(&mut self) -> Vec<u32> {
+        std::mem::take(&mut self.confirmed)
     }
 
     /// The next message to be sent now.

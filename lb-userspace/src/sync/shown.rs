@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{gate::Gate, node::Node, pull::Standing};
+use super::{gate::Gate, hold::Counts, node::Node, pull::Standing};
 use crate::{api::snapshot, vrrp::BootTime};
 
 /// Peers and routers, whose names come in their order.
@@ -15,9 +15,22 @@ pub(super) fn of(node: &Node, routers: impl Iterator<Item = String>, now: BootTi
         removed: node.table.removed,
         unfit: node.table.unfit.iter().map(|(why, count)| words(why, *count)).collect(),
         not_replicated: node.table.kept().map(|(why, count)| words(&why, count as u64)).collect(),
+        strict: strict(node.waiting.counts),
         refused: node.refused().iter().map(|(why, count)| words(why, *count)).collect(),
         ..snapshot::Sync::default()
     }
+}
+
+/// Nothing of it where nothing has waited.
+fn strict(c: Counts) -> std::collections::BTreeMap<String, u64> {
+    let all = [
+        ("confirmed", c.confirmed),
+        ("late", c.late),
+        ("alone", c.alone),
+        ("crowded", c.crowded),
+        ("stale", c.stale),
+    ];
+    all.into_iter().filter(|(_, n)| *n > 0).map(|(what, n)| (what.to_owned(), n)).collect()
 }
 
 fn peer(link: &super::node::Link, now: BootTime) -> snapshot::SyncPeer {

@@ -143,6 +143,9 @@ impl Table {
     pub fn note(&mut self, slot: u32, flows: &impl Flows, now: BootTime) -> Option<Record> {
         let flow = flows.read(slot);
         let scope = usize::try_from(flow.router).ok().filter(|scope| *scope < self.scopes.len())?;
+        if self.is_waited_for(slot, &flow) {
+            return None;
+        }
         if !is_established(&flow) || !self.is_fit(slot, &flow) {
             self.index.forget(slot);
             return None;
@@ -166,6 +169,33 @@ impl Table {
             _ => self.enter(slot, scope, &record, Stamp::default(), &flow),
         }
         self.owns(scope).then_some(record)
+    }
+
+    /// A half-open flow whose client hears of its backend's answer once peers have the flow: what they are told of it, as of one that is
+    /// established; nothing if no peer could go on with it.
+    pub fn hold(&mut self, slot: u32, generation: u16, flows: &impl Flows, now: BootTime) -> Option<Record> {
+        let flow = flows.read(slot);
+        let scope = usize::try_from(flow.router).ok().filter(|scope| *scope < self.scopes.len())?;
+        let waits = flow.generation == generation && flow.stage() == Stage::SynReceived;
+        if !waits || !self.owns(scope) || !self.is_fit(slot, &flow) {
+            return None;
+        }
+        let flow = Flow { stage: Stage::Established as u8, ..flow };
+        let record = Record::of(&flow, now.0);
+        self.enter(slot, scope, &record, Stamp::default(), &flow);
+        Some(record)
+    }
+
+    /// Whether peers have been told of the half-open flow in a slot, so that it counts as established.
+    fn is_waited_for(&self, slot: u32, flow: &Flow) -> bool {
+        flow.place != 0
+            && flow.stage() == Stage::SynReceived
+            && self.index.entry(slot).is_some_and(|entry| entry.generation == flow.generation)
+    }
+
+    /// Whether this node has the flow that it was told of.
+    pub fn has(&self, record: &Record, flows: &impl Flows, now: BootTime) -> bool {
+        flows.find(&record.id).is_some_and(|slot| is_same(&flows.read(slot), record, now))
     }
 
     /// Whether peers have been, or can be, told of the flow in a slot.

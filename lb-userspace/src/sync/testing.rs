@@ -138,6 +138,7 @@ impl Host {
             routers: vec![vec![VIP]],
             keys: keys(&[1]),
             wait: Duration::from_secs(30),
+            hold: Duration::from_millis(10),
             loopback: 1,
             run,
         };

@@ -1,4 +1,4 @@
-//! The messages of flow replication, version 1: bodies of sealed datagrams (`auth`), big-endian, independent of any map.
+//! The messages of flow replication, versions 1 and 2: bodies of sealed datagrams (`auth`), big-endian, independent of any map.
 //!
 //! Flows are named as a person would: by service, client and backend addresses; times are ages, since clocks differ. Whatever
 //! may grow says how long it is, so that a later release may append fields that this one skips. Decoding believes no length
@@ -10,8 +10,9 @@ pub use record::{FlowId, Op, Record};
 
 use lb_common::addr::Addr;
 
-/// Version of all that stands in this file.
-pub const VERSION: u8 = 1;
+/// The highest version that this release speaks. Every message has the number of the version that brought it, so that a peer of an older
+/// release reads all that it knows.
+pub const VERSION: u8 = 2;
 /// Buckets of a scope's flows. A power of two.
 pub const BUCKETS: usize = 1024;
 /// The longest body, in bytes: a datagram with all headers fits IPv6's smallest MTU.
@@ -91,6 +92,18 @@ pub enum Message {
         /// The flows.
         flows: Vec<Record>,
     },
+    /// News of flows that somebody waits for: they are to be confirmed. Since version 2.
+    Hold {
+        /// To be repeated in the answer.
+        nonce: u32,
+        /// The flows.
+        flows: Vec<Record>,
+    },
+    /// Confirms that the sender has all flows of that message. Since version 2.
+    Have {
+        /// That of the message.
+        nonce: u32,
+    },
 }
 
 /// Why a body was not understood.
@@ -113,6 +126,8 @@ const ASK_SUMS: u8 = 3;
 const SUMS_KIND: u8 = 4;
 const ASK: u8 = 5;
 const BUCKET: u8 = 6;
+const HOLD: u8 = 7;
+const HAVE: u8 = 8;
 
 /// Bytes of a claim: its length, flags, two of padding, scope, count, sum.
 const CLAIM_LEN: u8 = 32;
@@ -133,7 +148,14 @@ impl Message {
             Self::Sums { .. } => SUMS_KIND,
             Self::Ask { .. } => ASK,
             Self::Bucket { .. } => BUCKET,
+            Self::Hold { .. } => HOLD,
+            Self::Have { .. } => HAVE,
         }
+    }
+
+    /// The version that brought messages of this one's kind.
+    pub fn version(&self) -> u8 {
+        if matches!(self, Self::Hold { .. } | Self::Have { .. }) { 2 } else { 1 }
     }
 
     /// Whether a message of this kind changes nothing but what is known of its sender's presence.
@@ -171,6 +193,11 @@ impl Message {
                 }
                 flows.iter().for_each(|flow| flow.encode(&mut to));
             }
+            Self::Hold { nonce, flows } => {
+                to.extend(nonce.to_be_bytes());
+                flows.iter().for_each(|flow| flow.encode(&mut to));
+            }
+            Self::Have { nonce } => to.extend(nonce.to_be_bytes()),
         }
         debug_assert!(to.len() <= MAX_BODY, "{} bytes", to.len());
         to
@@ -211,6 +238,8 @@ impl Message {
                 }
                 Ok(Self::Bucket { scope, nonce, bucket, part, parts, flows: decode_flows(from)? })
             }
+            HOLD => Ok(Self::Hold { nonce: from.u32()?, flows: decode_flows(from)? }),
+            HAVE => Ok(Self::Have { nonce: from.u32()? }),
             _ => Err(Malformed::Kind),
         }
     }

@@ -62,6 +62,8 @@ pub struct Service {
     pub missed: MissedKeys,
     /// `unknown`.
     pub unknown: Field<Unknown>,
+    /// `sync`: whether it is `"strict"`.
+    pub sync: Field<bool>,
     /// `role`.
     pub role: Field<Role>,
     /// `failback`.
@@ -114,6 +116,7 @@ pub fn read(name: Spanned<String>, table: &DeTable<'_>, report: &mut Report) -> 
         ["on_lost", "on_failed", "on_drain", "on_maint"].map(|key| r.parsed(key, parse_then));
     let missed = missed::take(&mut r);
     let unknown = r.choice("unknown", &[("reset", Unknown::Reset), ("adopt", Unknown::Adopt)]);
+    let sync = r.choice("sync", &[("prompt", false), ("strict", true)]);
     let role = r.choice("role", check::ROLES);
     let failback = r.choice("failback", check::FAILBACKS);
     let discovery = r.table("discover");
@@ -184,6 +187,7 @@ pub fn read(name: Spanned<String>, table: &DeTable<'_>, report: &mut Report) -> 
         on_maint,
         missed,
         unknown,
+        sync,
         role,
         failback,
         discovery,

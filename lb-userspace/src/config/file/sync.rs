@@ -23,6 +23,8 @@ pub struct Sync {
     pub key_file: Field<String>,
     /// `failback_wait`.
     pub failback_wait: Field<Duration>,
+    /// `strict_wait`.
+    pub strict_wait: Field<Duration>,
 }
 
 /// Reads the section.
@@ -34,6 +36,7 @@ pub fn read(table: &Spanned<&DeTable<'_>>, report: &mut Report) -> Sync {
         listen: r.parsed("listen", address::local),
         key_file: r.string("key_file"),
         failback_wait: r.duration("failback_wait", Bare::Seconds, WAIT),
+        strict_wait: r.duration("strict_wait", Bare::Refused, STRICT_WAIT),
     };
     r.require("key_file", &sync.key_file, "key_file = \"sync.key\"");
     r.finish();
@@ -41,6 +44,8 @@ pub fn read(table: &Spanned<&DeTable<'_>>, report: &mut Report) -> Sync {
 }
 
 const WAIT: RangeInclusive<Duration> = Duration::ZERO..=HOUR;
+/// Less than what a client waits before it repeats its SYN.
+const STRICT_WAIT: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_millis(500);
 
 /// Words of conntrackd and pfsync.
 const SYNC_HINTS: Hints = &[

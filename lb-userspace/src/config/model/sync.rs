@@ -13,6 +13,8 @@ pub struct Sync {
     pub keys: Vec<SyncKey>,
     /// How long a node that has come back waits for the owner's flows before it pre-empts without them. Default 30 s.
     pub failback_wait: Duration,
+    /// How long the SYN-ACK of a strict service's connection waits for peers at most. Default 10 ms.
+    pub strict_wait: Duration,
 }
 
 /// The UDP port of flow replication unless configured otherwise.

@@ -52,6 +52,7 @@ impl Resolver<'_, '_> {
             redispatch,
             passive,
             unknown: self.unknown(s, scheduler),
+            strict: self.strict(s),
             galera,
             discovery: self.discovery(s),
         })

@@ -9,7 +9,7 @@ use std::{
 use super::{Resolver, or};
 use crate::config::{
     file,
-    model::{SYNC_PORT, Sync, SyncKey},
+    model::{Mode, Protocol, SYNC_PORT, Sync, SyncKey},
     reader::Field,
 };
 
@@ -37,7 +37,38 @@ impl Resolver<'_, '_> {
             return None;
         }
         let failback_wait = or(&s.failback_wait, FAILBACK_WAIT);
-        Some(Sync { peers, listen, keys, failback_wait })
+        let strict_wait = or(&s.strict_wait, STRICT_WAIT);
+        Some(Sync { peers, listen, keys, failback_wait, strict_wait })
+    }
+
+    /// Whether a service's connections wait for peers.
+    pub(super) fn strict(&mut self, s: &file::Service) -> bool {
+        let Some(given) = s.sync.given().filter(|given| *given.get_ref()) else { return false };
+        let default = or(&s.mode, Mode::Nat);
+        let seen =
+            s.backends.value().is_none_or(|all| all.iter().any(|b| !or(&b.mode, default).is_one_way()));
+        let (message, help) = if self.file.sync.is_none() {
+            (
+                "`sync = \"strict\"` waits for peers, and there is no [sync]",
+                "add `[sync]` with the other nodes",
+            )
+        } else if s.lease.value() == Some(&false) {
+            (
+                "`sync = \"strict\"` is for virtual addresses",
+                "flows of the node's own addresses have no other node to go to",
+            )
+        } else if or(&s.protocol, Protocol::Tcp) == Protocol::Udp {
+            ("`sync = \"strict\"` holds SYN-ACKs back, and UDP has none", "remove it")
+        } else if !seen {
+            (
+                "`sync = \"strict\"` holds backends' SYN-ACKs back, which do not come by here",
+                "choose \"nat\" or \"dnat\"",
+            )
+        } else {
+            return true;
+        };
+        self.error(given.span(), message, help);
+        false
     }
 
     /// Those that are named, else those that adverts go to.
@@ -127,3 +158,4 @@ const KEY_HELP: &str =
 const SHORTEST_KEY: usize = 16;
 const MOST_PEERS: usize = 16;
 const FAILBACK_WAIT: Duration = Duration::from_secs(30);
+const STRICT_WAIT: Duration = Duration::from_millis(10);

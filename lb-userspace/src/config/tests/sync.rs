@@ -71,3 +71,24 @@ fn what_is_wrong_is_said_without_showing_a_key() {
         assert!(!message.contains("fedcba") && !message.contains("tooshort"), "{message}");
     }
 }
+
+#[test]
+fn a_strict_service_has_peers_and_backends_whose_answers_come_by_here() {
+    let strict = |lines: &str| {
+        let text = minimal("", "password = \"x\"");
+        text.replace("[[service.db.backend]]", &format!("sync = \"strict\"\n{lines}\n[[service.db.backend]]"))
+    };
+    let sync = "[sync]\npeers = [\"172.18.0.8\"]\nkey_file = \"sync.key\"\n";
+    let config = good(&format!("{}\n{sync}", strict(""))).config;
+    assert!(config.services[0].strict);
+    assert_eq!(config.sync.expect("a section").strict_wait.as_millis(), 10);
+    assert!(!good(&with("peers = [\"172.18.0.8\"]\nkey_file = \"sync.key\"")).config.services[0].strict);
+    for (lines, sync, said) in [
+        ("", "", "there is no [sync]"),
+        ("mode = \"dsr\"", sync, "do not come by here"),
+        ("protocol = \"udp\"", sync, "UDP has none"),
+    ] {
+        let message = only_error(&format!("{}\n{sync}", strict(lines)));
+        assert!(message.contains(said), "{message}");
+    }
+}

@@ -64,7 +64,8 @@ impl Model {
                 Mss::Unchanged => NO_CLAMP,
                 Mss::AtMost(mss) => mss,
             },
-            pad: [0; 2],
+            pad: 0,
+            strict: u8::from(service.strict),
         }
     }
 }

@@ -85,6 +85,7 @@ pub fn diff(old: &Config, new: &Config) -> Vec<Change> {
             details.values("listen", &a.listen, &b.listen);
             details.keys("keys", a.keys != b.keys);
             details.values("failback_wait", &a.failback_wait, &b.failback_wait);
+            details.values("strict_wait", &a.strict_wait, &b.strict_wait);
             details.into_change(&mut changes, "sync".into());
         }
         (a, b) => present(&mut changes, "sync", a.is_some(), b.is_some()),
@@ -244,6 +245,7 @@ fn service((old, a): (&Config, &Service), (new, b): (&Config, &Service), changes
     d.values("hysteresis", &a.hysteresis, &b.hysteresis);
     d.keys("on_lost, on_failed, on_drain, on_maint", a.sessions != b.sessions);
     d.keys("unknown", a.unknown != b.unknown);
+    d.values("strict", &a.strict, &b.strict);
     d.values("redispatch", &a.redispatch, &b.redispatch);
     d.keys("passive", a.passive != b.passive);
     d.keys("discover", a.discovery != b.discovery);

@@ -58,6 +58,7 @@ fn service(backends: &[(u16, u8)], galera: Option<Galera>, slow_start: Duration)
         sessions: Sessions::default(),
         galera,
         discovery: None,
+        strict: false,
     }
 }
 

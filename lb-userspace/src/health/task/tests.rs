@@ -52,6 +52,7 @@ fn service(addrs: &[SocketAddr], kind: CheckKind) -> Service {
         slow_start: Duration::ZERO,
         galera: None,
         discovery: None,
+        strict: false,
     }
 }
 

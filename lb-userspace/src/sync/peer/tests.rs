@@ -49,6 +49,72 @@ fn a_flow_is_known_to_the_other_node_within_milliseconds_and_so_is_its_end() {
     assert_eq!(sim.hosts[1].node.links[0].peer.exchanged.repairs, 0);
 }
 
+/// A half-open flow of a strict service, its slot and generation; the backend has answered.
+fn half_open(sim: &mut Sim, port: u16) -> (u32, u16) {
+    let flows = &mut sim.hosts[0].flows;
+    let slot = flows.establish(&record(port));
+    let flow = flows.slots.get_mut(&slot).expect("a flow");
+    (flow.stage, flow.place) = (Stage::SynReceived as u8, 7);
+    (slot, flow.generation)
+}
+
+#[test]
+fn a_syn_ack_goes_on_once_the_peer_has_its_flow_which_stays_there() {
+    let mut sim = met();
+    let which = half_open(&mut sim, 40_000);
+    let now = sim.now;
+    let Host { node, flows } = &mut sim.hosts[0];
+    node.hold(which, &[1], flows, now);
+    node.hold((which.0, which.1 + 1), &[2], flows, now);
+    assert_eq!(node.waiting.take(now), [[2]], "of another flow, which the collector has removed");
+    sim.run(Duration::from_millis(2), good);
+    assert!(sim.hosts[0].node.waiting.take(now).is_empty(), "the answer is still on its way");
+    sim.run(Duration::from_millis(2), good);
+    let now = sim.now;
+    assert_eq!(sim.hosts[0].node.waiting.take(now), [[1]]);
+    assert_eq!(sim.hosts[1].flows.slots.values().next().expect("the flow").stage(), Stage::Established);
+    // The collector comes by, some time passes, the client confirms: nothing is to be repaired or told again.
+    let Host { node, flows } = &mut sim.hosts[0];
+    node.note(which.0, flows, now);
+    sim.run(SECOND, good);
+    assert_eq!(standing(&sim), Some(Standing::InSync));
+    sim.hosts[0].flows.slots.get_mut(&which.0).expect("a flow").place = 0;
+    sim.hosts[0].advance(&record(40_000), Stage::Established, sim.now);
+    sim.run(SECOND, good);
+    assert!(equal(&sim));
+    assert_eq!(sim.hosts[1].node.links[0].peer.exchanged.repairs, 0);
+    assert_eq!(sim.hosts[0].node.waiting.counts.confirmed, 1);
+}
+
+#[test]
+fn a_syn_ack_waits_for_a_silent_peer_no_longer_than_the_bound_and_for_one_that_lacks_the_backend() {
+    for lacks in [false, true] {
+        let mut sim = met();
+        let which = half_open(&mut sim, 40_000);
+        sim.hosts[1].flows.lacks = lacks.then(|| record(40_000).backend);
+        let begun = sim.now;
+        let Host { node, flows } = &mut sim.hosts[0];
+        node.hold(which, &[1], flows, begun);
+        sim.run(Duration::from_millis(9), |_| if lacks { Fate::Arrives(1) } else { Fate::Lost });
+        assert!(sim.hosts[0].node.waiting.take(begun + Duration::from_millis(9)).is_empty());
+        assert_eq!(sim.hosts[0].node.waiting.take(begun + Duration::from_millis(11)), [[1]]);
+        assert_eq!(sim.hosts[0].node.waiting.counts.late, 1);
+    }
+}
+
+#[test]
+fn alone_a_node_lets_syn_acks_go_at_once() {
+    let mut sim = Sim::new();
+    sim.hosts[0].node.own(0, true, sim.now);
+    let which = half_open(&mut sim, 40_000);
+    let now = sim.now;
+    let Host { node, flows } = &mut sim.hosts[0];
+    node.hold(which, &[1], flows, now);
+    node.flush(flows, now);
+    assert_eq!(node.waiting.take(now), [[1]]);
+    assert_eq!(node.waiting.counts.alone, 1);
+}
+
 #[test]
 fn a_bucket_that_is_sent_in_parts_does_not_contradict_what_was_told_meanwhile() {
     const BUCKET: u16 = 7;

@@ -96,7 +96,8 @@ impl Record {
             snat: if flow.mode() == Mode::Tunnel { flow.client } else { flow.snat },
             snat_port: flow.snat_port,
             mode: flow.mode(),
-            stage: flow.stage(),
+            // Peers hear of a half-open flow only if its client hears of the backend's answer afterwards.
+            stage: if flow.stage() == Stage::SynReceived { Stage::Established } else { flow.stage() },
             fins: flow.flags & (FIN_CLIENT | FIN_BACKEND),
             idle_ms: u32::try_from(idle).unwrap_or(u32::MAX),
             life_s: u32::try_from(life).unwrap_or(u32::MAX),

@@ -147,6 +147,7 @@ fn speak(socket: &UdpSocket, peer: SocketAddr, mut list: List, stop: &AtomicBool
         routers: vec![vec![IpAddr::from(VIP).into()]],
         keys: Keys::new(&[(SYNC_KEY.0, SYNC_KEY.1.as_bytes().to_vec())]).context("a key")?,
         wait: Duration::ZERO,
+        hold: Duration::from_millis(10),
         loopback: 1,
         run: 4711,
     };
