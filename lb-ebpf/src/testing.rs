@@ -48,12 +48,24 @@ pub struct Buffer {
     pub segment: u32,
     /// What the program that decided last has told the next.
     pub handed: [u32; 2],
+    /// What it has found out about the frame.
+    pub noted: [u32; 2],
+    /// Whether the node's own stack has a socket for it.
+    pub socket: bool,
 }
 
 impl Buffer {
     /// A frame addressed to this host.
     pub fn new(bytes: impl Into<Vec<u8>>) -> Self {
-        Self { bytes: bytes.into(), delivery: Delivery::Host, tagged: false, segment: 0, handed: [0; 2] }
+        Self {
+            bytes: bytes.into(),
+            delivery: Delivery::Host,
+            tagged: false,
+            segment: 0,
+            handed: [0; 2],
+            noted: [0; 2],
+            socket: false,
+        }
     }
 
     fn checksum(&mut self, offset: usize, f: impl FnOnce(u16) -> u16) -> Option<()> {
@@ -155,12 +167,24 @@ impl Packet for Buffer {
         false
     }
 
+    fn has_socket(&self, _: &FlowKey) -> bool {
+        self.socket
+    }
+
     fn hand_on(&mut self, words: [u32; 2]) {
         self.handed = words;
     }
 
     fn handed(&self) -> [u32; 2] {
         self.handed
+    }
+
+    fn note(&mut self, words: [u32; 2]) {
+        self.noted = words;
+    }
+
+    fn noted(&self) -> [u32; 2] {
+        self.noted
     }
 }
 
