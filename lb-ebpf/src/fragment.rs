@@ -90,6 +90,10 @@ pub fn open<P: Packet, T: Tables>(p: &mut P, t: &T, at: &Arrival) -> Result<Verd
     let mut ip = Ip::default();
     read_noted(p, &mut ip);
     let mut plan = service::decide(&ip, p, t, at);
+    if plan.step == Step::Undecided {
+        redispatch::hand_on(p, &plan);
+        return Err(Tail::OpeningFragments);
+    }
     let (chain, first) = noted(p);
     if let Some(tail) = prepare(&mut plan, first, &ip, &chain, p, t, at) {
         return Err(tail);

@@ -99,7 +99,8 @@ fn served<P: Packet, T: Tables>(
     if ip.ttl <= 1 {
         return Ok(Plan::drop(Reason::TtlExpired));
     }
-    match open(ip, service, p, t, at) {
+    let mut unreached = 0;
+    match open(ip, service, &mut unreached, p, t, at) {
         Ok(slot) => {
             // Asked again: of an answer that is kept the verifier would follow everything in between twice.
             let opened = if ip.payload == Payload::Tcp && !ip.tcp.opens() {
@@ -109,9 +110,13 @@ fn served<P: Packet, T: Tables>(
                 Reason::NewFlow
             };
             let mode = t.flow(slot).map_or(Mode::Nat, |f| f.mode());
-            let redispatched = opened == Reason::NewFlow && redispatch::handed(p) != 0;
+            let redispatched = opened == Reason::NewFlow && redispatch::was_left(redispatch::handed(p));
             let reason = if redispatched { Reason::Redispatched } else { opened };
             Ok(Plan::to_backend(reason, slot, FORWARD, mode))
+        }
+        // The program begins anew and passes that backend by.
+        Err(Reason::SnatPortsExhausted) if unreached != 0 => {
+            Ok(Plan { slot: unreached, ..Plan::undecided() })
         }
         Err(reason) if matches!(reason.kind(), Kind::Dropped) => {
             if reason == Reason::AccessDenied
@@ -126,16 +131,23 @@ fn served<P: Packet, T: Tables>(
 }
 
 #[inline(always)]
-fn open<P: Packet, T: Tables>(ip: &Ip, service: &Service, p: &P, t: &T, at: &Arrival) -> Result<u32, Reason> {
+fn open<P: Packet, T: Tables>(
+    ip: &Ip,
+    service: &Service,
+    unreached: &mut u32,
+    p: &P,
+    t: &T,
+    at: &Arrival,
+) -> Result<u32, Reason> {
     if is_own(service) && t.alive_until() <= at.now {
         return Err(Reason::DaemonGone);
     }
-    let left = redispatch::handed(p);
+    let handed = redispatch::handed(p);
     // What is opened anew was admitted when it first came, and is no second connection of its client's.
-    if left == 0 {
+    if handed == 0 {
         t.admit(service.id, &ip.key.src, at.now)?;
     }
-    balance::open(ip, service, left, t, at)
+    balance::open(ip, service, handed, unreached, t, at)
 }
 
 /// Whether a segment is a backend's answer to a SYN of a flow that is no more: thrown out by a flood, or gone on to another backend.

@@ -2,7 +2,7 @@
 //! and without checksum offload; probes; a hand-over from one node to another.
 
 use std::{
-    net::{IpAddr, Ipv6Addr, SocketAddr, UdpSocket},
+    net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket},
     os::fd::AsFd,
 };
 
@@ -20,6 +20,7 @@ use lb_tests::{
     },
 };
 use nix::sys::socket::{setsockopt, sockopt};
+use tokio::net::TcpSocket;
 
 const FOREVER: u64 = u64::MAX;
 /// Enough for offloaded segments of all sizes.
@@ -46,6 +47,32 @@ fn tcp_and_udp_of_both_families_go_through_with_and_without_offload() {
         }
     }
     assert!(node.counted(Reason::ArpAnswered) > 0 && node.counted(Reason::NeighbourAnswered) > 0);
+}
+
+#[test]
+fn the_nodes_own_connections_from_the_virtual_address_are_answered_also_on_ports_that_flows_have() {
+    /// One that flows have as their source.
+    const PORT_OF_FLOWS: u16 = 5000;
+    let Some(wire) = Wire::new("ow") else { return };
+    let mut node = wire.node('a', false);
+    node.set_lease(owner());
+    for (family, length) in [(Family::V4, "32"), (Family::V6, "128 nodad")] {
+        let at = SocketAddr::new(family.backend(0), PORT);
+        let listener = wire.host('s').run(|| TcpListener::bind(at)).unwrap().expect("bind");
+        wire.host('a').ip(&format!("addr add {}/{length} dev eth0", family.vip())).expect("an address");
+        let from = SocketAddr::new(family.vip(), PORT_OF_FLOWS);
+        let connected = wire.host('a').run(|| {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(async {
+                let socket = if from.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+                socket.bind(from)?;
+                tokio::time::timeout(LIMIT, socket.connect(at)).await?
+            })
+        });
+        connected.unwrap().unwrap_or_else(|e| panic!("{family:?}: {e}"));
+        assert_eq!(listener.accept().expect("a connection").1, from);
+    }
+    assert_eq!(node.counted(Reason::UnknownFlow), 0);
 }
 
 #[test]
