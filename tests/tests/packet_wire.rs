@@ -4,16 +4,19 @@
 use std::{
     net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket},
     os::fd::AsFd,
+    thread,
+    time::{Duration, Instant},
 };
 
 use lb_common::{
     addr::{Addr, Mac},
+    half_open,
     lease::Lease,
     probe::{self, Kind, Message, State},
     reason::Reason,
 };
 use lb_tests::{
-    packets::{FAMILIES, Family, PORT},
+    packets::{FAMILIES, Family, PORT, Segment},
     wire::{
         Wire,
         traffic::{LIMIT, owner},
@@ -73,6 +76,39 @@ fn the_nodes_own_connections_from_the_virtual_address_are_answered_also_on_ports
         assert_eq!(listener.accept().expect("a connection").1, from);
     }
     assert_eq!(node.counted(Reason::UnknownFlow), 0);
+}
+
+#[test]
+fn a_backend_forgets_the_requests_that_were_thrown_out_and_none_besides() {
+    const THROWN_OUT: u16 = 8;
+    let Some(wire) = Wire::new("fo") else { return };
+    let mut node = wire.node('a', false);
+    node.set_lease(owner());
+    let at = SocketAddr::new(Family::V4.backend(0), PORT);
+    let _listener = wire.host('s').run(|| TcpListener::bind(at)).unwrap().expect("bind");
+    let client = wire.raw('c');
+    for i in 0..half_open::places(64) as u16 + THROWN_OUT {
+        let mut syn = Segment::syn(20_000 + i).frame();
+        syn[..6].copy_from_slice(&wire.mac('a').0);
+        client.send(&syn);
+    }
+    // When it repeats its answers, after a second.
+    let until = Instant::now() + LIMIT;
+    let forgotten = || wire.host('s').run(|| tcp_counter("AttemptFails")).unwrap();
+    while forgotten() < u64::from(THROWN_OUT) {
+        assert!(Instant::now() < until, "{} forgotten of {THROWN_OUT}", forgotten());
+        thread::sleep(Duration::from_millis(20));
+    }
+    assert_eq!((forgotten(), node.counted(Reason::UnknownFlow)), (THROWN_OUT.into(), THROWN_OUT.into()));
+}
+
+/// One of the calling thread's namespace's counters of TCP (RFC 4022).
+fn tcp_counter(name: &str) -> u64 {
+    let text = std::fs::read_to_string("/proc/thread-self/net/snmp").expect("counters");
+    let lines: Vec<_> = text.lines().filter(|line| line.starts_with("Tcp:")).collect();
+    let mut counters = lines[0].split(' ').zip(lines[1].split(' '));
+    let (_, value) = counters.find(|(counter, _)| *counter == name).expect("a counter");
+    value.parse().expect("a number")
 }
 
 #[test]
