@@ -25,9 +25,9 @@ pub const fn slot(place: u64) -> u32 {
 /// room for.
 ///
 /// A flow that is thrown out leaves its source port free while its backend still waits for the client's acknowledgement, for
-/// another second (Linux: until its first retransmission of the SYN-ACK, which is refused here by RST). Who gets the port by then
-/// is answered by that old connection, and has to wait for its own first retransmission. So places last for a second, up to 65,000
-/// requests a second by default.
+/// another second (Linux: until its first retransmission of the SYN-ACK, which the programs refuse by RST). Who gets the port by then
+/// is answered by that old connection (a challenge ACK), resets it, and has to send its SYN again. So places last for a second, up to
+/// 65,000 requests a second by default.
 pub const fn places(flows: u32) -> u32 {
     let quarter = flows / 4;
     if quarter < 64 {

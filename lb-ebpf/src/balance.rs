@@ -12,15 +12,22 @@ use crate::{
     detour, half_open, latency,
     packet::Arrival,
     parse::Ip,
-    ports,
+    ports, redispatch,
     schedule::Ring,
     tables::{InsertError, Tables},
 };
 
-/// Opens a flow for a SYN or a datagram and gives its slot. `avoid` is one more than the number of the backend that did not take
-/// the same connection before, 0 for a new one.
+/// Opens a flow for a SYN or a datagram and gives its slot. `handed` is what `redispatch::handed` gives of it. Where the backend that was
+/// chosen has no source port left, `unreached` becomes that for another try, if this is the first and there may be others.
 #[inline(always)]
-pub fn open<T: Tables>(ip: &Ip, service: &Service, avoid: u32, t: &T, at: &Arrival) -> Result<u32, Reason> {
+pub fn open<T: Tables>(
+    ip: &Ip,
+    service: &Service,
+    handed: u32,
+    unreached: &mut u32,
+    t: &T,
+    at: &Arrival,
+) -> Result<u32, Reason> {
     if service.ring_len == 0 {
         return Err(Reason::NoBackend);
     }
@@ -32,12 +39,25 @@ pub fn open<T: Tables>(ip: &Ip, service: &Service, avoid: u32, t: &T, at: &Arriv
     // What was thrown out must be gone before the record is filled anew, and its keys off the stack.
     let f = t.flow(place.slot).ok_or(Reason::FlowTableFull)?;
     f.place = place.index as u16;
-    f.flags = if avoid == 0 { 0 } else { RETRIED };
+    f.flags = if redispatch::was_left(handed) { RETRIED } else { 0 };
     fill(ip, service, place.slot, t, at);
     // From here and not from `enter`, below which there is no stack for it.
+    let avoid = handed & !redispatch::UNREACHED;
     let picked = t.pick(place.slot, &Ring { avoid, ..Ring::of(service) });
-    let refused = picked.err().unwrap_or(Reason::NewFlow);
-    let slot = enter(ip, place.slot, picked.unwrap_or(0), refused, t)?;
+    let refused = match picked.err() {
+        // The others have no room; why the first one was not taken is what is wrong.
+        Some(Reason::BackendsFull) if handed & redispatch::UNREACHED != 0 => Reason::SnatPortsExhausted,
+        refused => refused.unwrap_or(Reason::NewFlow),
+    };
+    let entered = enter(ip, place.slot, picked.unwrap_or(0), refused, t);
+    if entered == Err(Reason::SnatPortsExhausted)
+        && handed == 0
+        && service.ring_len > 1
+        && service.members != 1
+    {
+        *unreached = picked.unwrap_or(0).wrapping_add(1) | redispatch::UNREACHED;
+    }
+    let slot = entered?;
     if let Some(f) = t.flow(slot) {
         latency::begin(f, at.now, t);
     }

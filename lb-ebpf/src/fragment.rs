@@ -49,6 +49,14 @@ struct Chain {
     id: [u8; 4],
 }
 
+/// In the first word that one program leaves to the other, beside the transport header's offset: what is in the chain's other fields,
+/// and in the packet's.
+const L4_BITS: u32 = 17;
+const PROTO_BITS: u32 = 8;
+const MORE: u32 = 1 << (L4_BITS + PROTO_BITS);
+const FIRST: u32 = MORE << 1;
+const MALFORMED: u32 = FIRST << 1;
+
 /// Decides about such a packet, rewrites it, and counts what became of it; but not about one that may open a flow, which is left
 /// to [`open`] (`Err`).
 #[inline(always)]
@@ -59,6 +67,7 @@ pub fn handle<P: Packet, T: Tables>(p: &mut P, t: &T, at: &Arrival) -> Result<Ve
         if chain.offset != 0 { following(&ip, &chain, p, t, at) } else { conntrack::known(&ip, p, t, at) };
     if plan.step == Step::Undecided {
         redispatch::hand_on(p, &plan);
+        p.note(words(&chain, &ip, first));
         return Err(Tail::OpeningFragments);
     }
     if let Some(tail) = prepare(&mut plan, first, &ip, &chain, p, t, at) {
@@ -74,12 +83,18 @@ pub fn handle<P: Packet, T: Tables>(p: &mut P, t: &T, at: &Arrival) -> Result<Ve
 }
 
 /// Likewise for a packet that belongs to no known flow and has a transport header, or none that matters here. In the kernel a
-/// program of its own, so that the verifier follows neither half for each way through the other.
+/// program of its own, so that the verifier follows neither half for each way through the other; and it is told what is between
+/// the headers, or the verifier would follow all that comes after for each way through them.
 #[inline(always)]
 pub fn open<P: Packet, T: Tables>(p: &mut P, t: &T, at: &Arrival) -> Result<Verdict, Tail> {
-    let (mut ip, mut chain) = (Ip::default(), Chain::default());
-    let first = read(p, &mut ip, &mut chain);
+    let mut ip = Ip::default();
+    read_noted(p, &mut ip);
     let mut plan = service::decide(&ip, p, t, at);
+    if plan.step == Step::Undecided {
+        redispatch::hand_on(p, &plan);
+        return Err(Tail::OpeningFragments);
+    }
+    let (chain, first) = noted(p);
     if let Some(tail) = prepare(&mut plan, first, &ip, &chain, p, t, at) {
         return Err(tail);
     }
@@ -105,6 +120,39 @@ fn read<P: Packet>(p: &P, ip: &mut Ip, chain: &mut Chain) -> bool {
         ip.payload = transport(p, ip, chain.l4, chain.more);
     }
     first
+}
+
+/// What [`read`] has found of a packet that is no later fragment, but for the transport header.
+#[inline(always)]
+fn words(chain: &Chain, ip: &Ip, first: bool) -> [u32; 2] {
+    let flag = |set: bool, flag: u32| if set { flag } else { 0 };
+    let what =
+        flag(chain.more, MORE) | flag(first, FIRST) | flag(ip.payload == Payload::Malformed, MALFORMED);
+    [chain.l4 | u32::from(ip.key.proto) << L4_BITS | what, u32::from_ne_bytes(chain.id)]
+}
+
+/// What of it the chain holds, and whether there is a transport header. Asked again when the backend is chosen: kept, it would take
+/// its part of the stack meanwhile.
+#[inline(always)]
+fn noted<P: Packet>(p: &P) -> (Chain, bool) {
+    let [what, id] = p.noted();
+    let l4 = what & ((1 << L4_BITS) - 1);
+    (Chain { l4, offset: 0, more: what & MORE != 0, id: id.to_ne_bytes() }, what & FIRST != 0)
+}
+
+/// Reads the headers where the program before has found them.
+///
+/// A function of its own: what it needs of the stack the rest need not have.
+#[inline(never)]
+fn read_noted<P: Packet>(p: &P, ip: &mut Ip) {
+    parse::network(p, ip);
+    let [what, _] = p.noted();
+    ip.key.proto = (what >> L4_BITS) as u8;
+    ip.payload = if what & MALFORMED != 0 { Payload::Malformed } else { Payload::Options };
+    let (chain, first) = noted(p);
+    if first {
+        ip.payload = transport(p, ip, chain.l4, chain.more);
+    }
 }
 
 /// What is done before the packet is rewritten; or the program that it is left to.

@@ -57,12 +57,16 @@ pub fn handle<P: Packet, T: Tables>(p: &mut P, t: &T, at: &Arrival) -> Result<Ve
     let mut ip = Ip::default();
     parse::network(p, &mut ip);
     let mut quoted = Quoted::default();
-    let mut plan = match quotation(p, &ip, &mut quoted) {
-        Ok(()) => about_flow(&ip, &quoted, p, t, at),
-        Err(plan) => service::unserved(&ip, plan, p, t, at),
-    };
+    let quotes = quotation(p, &ip, &mut quoted);
+    let mut plan = if quotes.is_ok() { about_flow(&ip, &quoted, p, t, at) } else { Plan::undecided() };
     if plan.step == Step::Undecided {
-        plan = service::unserved(&ip, Plan::pass(Reason::ErrorUnknownFlow), p, t, at);
+        // One place for all: each would take its part of the stack.
+        let plain = match quotes {
+            Err(Reason::Malformed) => Plan::drop(Reason::Malformed),
+            Err(reason) => Plan::pass(reason),
+            Ok(()) => Plan::pass(Reason::ErrorUnknownFlow),
+        };
+        plan = service::unserved(&ip, plain, p, t, at);
     }
     if plan.reason == Reason::ErrorForwarded {
         match elsewhere(t, plan.slot) {
@@ -92,20 +96,20 @@ fn elsewhere<T: Tables>(t: &T, slot: u32) -> Step {
     }
 }
 
-/// Reads the quotation; the plan for an error that quotes nothing of a flow.
+/// Reads the quotation; why an error quotes nothing of a flow.
 #[inline(always)]
-fn quotation<P: Packet>(p: &P, ip: &Ip, quoted: &mut Quoted) -> Result<(), Plan> {
+fn quotation<P: Packet>(p: &P, ip: &Ip, quoted: &mut Quoted) -> Result<(), Reason> {
     let found = if ip.v6 { quoted_v6(p, quoted) } else { quoted_v4(p, quoted) };
     match found {
         Some(true) if matches!(quoted.key.proto, PROTO_TCP | PROTO_UDP) => {}
-        Some(_) => return Err(Plan::pass(Reason::NoService)),
-        None => return Err(Plan::drop(Reason::Malformed)),
+        Some(_) => return Err(Reason::NoService),
+        None => return Err(Reason::Malformed),
     }
     // Eight bytes of the transport header at least (RFC 792), within what the error's own length covers.
     if quoted.l4 - L3 + 8 > ip.length as usize {
-        return Err(Plan::drop(Reason::Malformed));
+        return Err(Reason::Malformed);
     }
-    let head: [u8; 8] = p.load(quoted.l4).ok_or(Plan::drop(Reason::Malformed))?;
+    let head: [u8; 8] = p.load(quoted.l4).ok_or(Reason::Malformed)?;
     quoted.head = head;
     quoted.key.dport = Port([head[0], head[1]]);
     quoted.key.sport = Port([head[2], head[3]]);

@@ -135,6 +135,10 @@ pub fn rest<P: Packet, T: Tables>(p: &mut P, t: &T, at: &Arrival) -> Result<Verd
     }
     let mut plan = Plan::undecided();
     decide(frame, &ip, p, t, at, &mut plan);
+    if plan.step == Step::Undecided {
+        redispatch::hand_on(p, &plan);
+        return Err(Tail::Rest);
+    }
     // What opens a flow with data in it may be too long for the way.
     let opened = matches!(plan.reason, Reason::NewFlow | Reason::Redispatched);
     if plan.reason == Reason::Adopted || opened && detour::is_for(plan.slot, t) {

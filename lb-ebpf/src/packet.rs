@@ -3,7 +3,7 @@
 //! A front end differs in more than memory: XDP edits a checksum in place, TC has to go through the kernel's helper or
 //! frames whose checksum is still to be completed (CHECKSUM_PARTIAL) break. So the checksum is an operation here.
 
-use lb_common::{addr::Addr, sample::HEAD};
+use lb_common::{addr::Addr, flow::FlowKey, sample::HEAD};
 use network_types::{arp::ArpHdr, eth::EthHdr, icmp::Icmpv4Hdr, ip::Ipv4Hdr, tcp::TcpHdr, udp::UdpHdr};
 
 /// A frame starting at its Ethernet header.
@@ -77,11 +77,20 @@ pub trait Packet {
     /// Whether a checksum in the frame is completed only when it leaves. The two bytes at `scratch` are undefined afterwards.
     fn is_unfinished(&mut self, scratch: usize) -> bool;
 
+    /// Whether this node's own stack has a TCP socket for a frame with these ends.
+    fn has_socket(&self, ends: &FlowKey) -> bool;
+
     /// Tells the program that the frame is left to.
     fn hand_on(&mut self, words: [u32; 2]);
 
     /// What the program before has told.
     fn handed(&self) -> [u32; 2];
+
+    /// Tells it, beside that, what has been found out about the frame.
+    fn note(&mut self, words: [u32; 2]);
+
+    /// What the program before has found out, if it is one that says so.
+    fn noted(&self) -> [u32; 2];
 }
 
 /// What room is made for.

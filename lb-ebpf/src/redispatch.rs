@@ -30,11 +30,20 @@ pub fn hand_on<P: Packet>(p: &mut P, plan: &Plan) {
     p.hand_on([0, plan.slot]);
 }
 
-/// What [`hand_on`] has left: one more than the backend's number, or 0.
+/// In what [`hand_on`] leaves: the backend has no source port left for this node's connections, and was not asked at all.
+pub const UNREACHED: u32 = 1 << 31;
+
+/// What [`hand_on`] has left: one more than the backend's number, perhaps with [`UNREACHED`], or 0.
 #[inline(always)]
 pub fn handed<P: Packet>(p: &P) -> u32 {
     let [_, left] = p.handed();
     left
+}
+
+/// Whether that tells of a backend that did not take the connection.
+#[inline(always)]
+pub const fn was_left(handed: u32) -> bool {
+    handed != 0 && handed & UNREACHED == 0
 }
 
 /// Whether the SYN that opened a flow has come again because its backend is silent, and another one is there.

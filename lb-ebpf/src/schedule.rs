@@ -208,17 +208,28 @@ fn from_table<T: Tables>(f: &Flow, ring: &Ring, t: &T) -> Result<Drawn, Reason> 
 /// The better of two members drawn at random, with a place held there; or where to begin to look at all of them.
 #[inline(always)]
 fn of_two<T: Tables>(ring: &Ring, t: &T) -> Result<u32, u32> {
-    let n = ring.members;
     let drawn = hash::step(t.next(ring.service), 0);
+    let better = better_of_two(ring.first_member(), ring.members, ring.avoid, drawn, t);
+    if better < NEITHER && t.occupy(better as u32) {
+        Ok(better as u32)
+    } else {
+        Err(drawn % ring.members.max(1))
+    }
+}
+
+/// [`better_of_two`] gives this when neither has room.
+const NEITHER: u64 = 1 << 32;
+
+/// The better of the two of `n` members from slot `first` on that a random number draws, but not the one before number `avoid`. A
+/// function of its own: what it needs of the stack its caller need not have.
+#[inline(never)]
+fn better_of_two<T: Tables>(first: u32, n: u32, avoid: u32, drawn: u32, t: &T) -> u64 {
     let one = drawn % n.max(1);
     let other = (one + 1 + (drawn >> 16) % n.wrapping_sub(1).max(1)) % n.max(1);
     let mut best = Best::NONE;
-    best.compare(ring.first_member().wrapping_add(one), By::LOAD, ring.avoid, t);
-    best.compare(ring.first_member().wrapping_add(other), By::LOAD, ring.avoid, t);
-    match best.backend() {
-        Some(backend) if t.occupy(backend) => Ok(backend),
-        _ => Err(one),
-    }
+    best.compare(first.wrapping_add(one), By::LOAD, avoid, t);
+    best.compare(first.wrapping_add(other), By::LOAD, avoid, t);
+    best.backend().map_or(NEITHER, u64::from)
 }
 
 /// What members are compared by: masks, since the verifier would follow every step for each kind.

@@ -47,7 +47,7 @@ pub fn unserved<P: Packet, T: Tables>(ip: &Ip, plan: Plan, p: &P, t: &T, at: &Ar
 #[inline(always)]
 fn owned<P: Packet, T: Tables>(ip: &Ip, vip: &Vip, p: &P, t: &T, at: &Arrival) -> Plan {
     match ip.payload {
-        Payload::Tcp | Payload::Udp => connection(ip, p, t, at),
+        Payload::Tcp | Payload::Udp => connection(ip, vip, p, t, at),
         // Of the node's own address a service takes its port's connections, and the stack everything else.
         _ if vip.is_own() => Plan::pass(Reason::NoService),
         Payload::EchoRequest => Plan::echo(),
@@ -58,29 +58,49 @@ fn owned<P: Packet, T: Tables>(ip: &Ip, vip: &Vip, p: &P, t: &T, at: &Arrival) -
     }
 }
 
+/// Decides about a segment or a datagram.
 #[inline(always)]
-fn connection<P: Packet, T: Tables>(ip: &Ip, p: &P, t: &T, at: &Arrival) -> Plan {
-    let Some(service) = named(&ip.key.dst, ip.key.proto, ip.key.dport, t) else {
-        return Plan::pass(Reason::NoService);
+fn connection<P: Packet, T: Tables>(ip: &Ip, vip: &Vip, p: &P, t: &T, at: &Arrival) -> Plan {
+    let service = named(&ip.key.dst, ip.key.proto, ip.key.dport, t);
+    // One place for all that is refused: each would take its part of the stack.
+    let reason = match service {
+        Some(service) => match served(ip, service, p, t, at) {
+            Ok(plan) => return plan,
+            Err(reason) => reason,
+        },
+        None if !vip.is_own() && is_left_over(ip, p, t) => Reason::UnknownFlow,
+        None => return Plan::pass(Reason::NoService),
     };
+    refuse(service, ip, reason, t)
+}
+
+/// The plan for a segment or datagram to a service, or why it is refused.
+#[inline(always)]
+fn served<P: Packet, T: Tables>(
+    ip: &Ip,
+    service: &Service,
+    p: &P,
+    t: &T,
+    at: &Arrival,
+) -> Result<Plan, Reason> {
     if ip.payload == Payload::Tcp {
         // A known flow comes here when it was to be established and the table is full.
         let unknown = !ip.tcp.opens() && t.flow_ref(&ip.key).is_none();
         if unknown && is_stacks(ip, service) {
-            return Plan::pass(Reason::NoService);
+            return Ok(Plan::pass(Reason::NoService));
         }
         if ip.tcp.has(flag::RST) {
-            return Plan::drop(Reason::StrayReset);
+            return Ok(Plan::drop(Reason::StrayReset));
         }
         if !(ip.tcp.opens() || unknown && adopt::may(ip, service, t, at.now)) {
-            let reason = if unknown { Reason::UnknownFlow } else { Reason::FlowTableFull };
-            return refuse(service, ip, reason, t);
+            return Err(if unknown { Reason::UnknownFlow } else { Reason::FlowTableFull });
         }
     }
     if ip.ttl <= 1 {
-        return Plan::drop(Reason::TtlExpired);
+        return Ok(Plan::drop(Reason::TtlExpired));
     }
-    match open(ip, service, p, t, at) {
+    let mut unreached = 0;
+    match open(ip, service, &mut unreached, p, t, at) {
         Ok(slot) => {
             // Asked again: of an answer that is kept the verifier would follow everything in between twice.
             let opened = if ip.payload == Payload::Tcp && !ip.tcp.opens() {
@@ -90,9 +110,13 @@ fn connection<P: Packet, T: Tables>(ip: &Ip, p: &P, t: &T, at: &Arrival) -> Plan
                 Reason::NewFlow
             };
             let mode = t.flow(slot).map_or(Mode::Nat, |f| f.mode());
-            let redispatched = opened == Reason::NewFlow && redispatch::handed(p) != 0;
+            let redispatched = opened == Reason::NewFlow && redispatch::was_left(redispatch::handed(p));
             let reason = if redispatched { Reason::Redispatched } else { opened };
-            Plan::to_backend(reason, slot, FORWARD, mode)
+            Ok(Plan::to_backend(reason, slot, FORWARD, mode))
+        }
+        // The program begins anew and passes that backend by.
+        Err(Reason::SnatPortsExhausted) if unreached != 0 => {
+            Ok(Plan { slot: unreached, ..Plan::undecided() })
         }
         Err(reason) if matches!(reason.kind(), Kind::Dropped) => {
             if reason == Reason::AccessDenied
@@ -100,23 +124,42 @@ fn connection<P: Packet, T: Tables>(ip: &Ip, p: &P, t: &T, at: &Arrival) -> Plan
             {
                 s.denied += 1;
             }
-            Plan::drop(reason)
+            Ok(Plan::drop(reason))
         }
-        Err(reason) => refuse(service, ip, reason, t),
+        Err(reason) => Err(reason),
     }
 }
 
 #[inline(always)]
-fn open<P: Packet, T: Tables>(ip: &Ip, service: &Service, p: &P, t: &T, at: &Arrival) -> Result<u32, Reason> {
+fn open<P: Packet, T: Tables>(
+    ip: &Ip,
+    service: &Service,
+    unreached: &mut u32,
+    p: &P,
+    t: &T,
+    at: &Arrival,
+) -> Result<u32, Reason> {
     if is_own(service) && t.alive_until() <= at.now {
         return Err(Reason::DaemonGone);
     }
-    let left = redispatch::handed(p);
+    let handed = redispatch::handed(p);
     // What is opened anew was admitted when it first came, and is no second connection of its client's.
-    if left == 0 {
+    if handed == 0 {
         t.admit(service.id, &ip.key.src, at.now)?;
     }
-    balance::open(ip, service, left, t, at)
+    balance::open(ip, service, handed, unreached, t, at)
+}
+
+/// Whether a segment is a backend's answer to a SYN of a flow that is no more: thrown out by a flood, or gone on to another backend.
+/// The backend waits for the rest of that handshake, for a minute by default, and takes a new SYN from the same source port for a
+/// wrong one of the old connection (RFC 9293 section 3.10.7.4). So it is told to forget that. The node's own stack would say the same if the
+/// address is on an interface and no filter keeps it from it; and it may have a socket there that waits for this very answer.
+#[inline(always)]
+fn is_left_over<P: Packet, T: Tables>(ip: &Ip, p: &P, t: &T) -> bool {
+    ip.payload == Payload::Tcp
+        && ip.tcp.flags & (flag::SYN | flag::ACK | flag::RST) == flag::SYN | flag::ACK
+        && t.settings().is_some_and(|s| s.snat_ports.contains(ip.key.dport.number()))
+        && !p.has_socket(&ip.key)
 }
 
 /// Whether the service is on an address of the node's own. Read anew each time: from an answer that is kept, the verifier would
@@ -149,8 +192,8 @@ pub(crate) fn named<'a, T: Tables>(addr: &Addr, proto: u8, port: Port, t: &'a T)
 /// Refuses a segment with a reset that its sender must accept (RFC 9293 section 3.10.7.1): from the acknowledged
 /// number if there is one, else acknowledging all of the segment. A datagram is dropped: its sender expects no answer.
 #[inline(always)]
-fn refuse<T: Tables>(service: &Service, ip: &Ip, reason: Reason, t: &T) -> Plan {
-    if let Some(s) = t.service_stats(service.id) {
+fn refuse<T: Tables>(service: Option<&Service>, ip: &Ip, reason: Reason, t: &T) -> Plan {
+    if let Some(s) = service.and_then(|service| t.service_stats(service.id)) {
         s.refused += 1;
         match reason {
             Reason::SnatPortsExhausted => s.ports_exhausted += 1,

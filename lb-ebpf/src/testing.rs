@@ -49,12 +49,24 @@ pub struct Buffer {
     pub segment: u32,
     /// What the program that decided last has told the next.
     pub handed: [u32; 2],
+    /// What it has found out about the frame.
+    pub noted: [u32; 2],
+    /// Whether the node's own stack has a socket for it.
+    pub socket: bool,
 }
 
 impl Buffer {
     /// A frame addressed to this host.
     pub fn new(bytes: impl Into<Vec<u8>>) -> Self {
-        Self { bytes: bytes.into(), delivery: Delivery::Host, tagged: false, segment: 0, handed: [0; 2] }
+        Self {
+            bytes: bytes.into(),
+            delivery: Delivery::Host,
+            tagged: false,
+            segment: 0,
+            handed: [0; 2],
+            noted: [0; 2],
+            socket: false,
+        }
     }
 
     fn checksum(&mut self, offset: usize, f: impl FnOnce(u16) -> u16) -> Option<()> {
@@ -156,12 +168,24 @@ impl Packet for Buffer {
         false
     }
 
+    fn has_socket(&self, _: &FlowKey) -> bool {
+        self.socket
+    }
+
     fn hand_on(&mut self, words: [u32; 2]) {
         self.handed = words;
     }
 
     fn handed(&self) -> [u32; 2] {
         self.handed
+    }
+
+    fn note(&mut self, words: [u32; 2]) {
+        self.noted = words;
+    }
+
+    fn noted(&self) -> [u32; 2] {
+        self.noted
     }
 }
 
@@ -224,7 +248,8 @@ pub struct Memory {
     /// Whether there is no room for more of them.
     pub held_full: bool,
     reported: UnsafeCell<u64>,
-    occupancy: Vec<Cell<Occupancy>>,
+    /// Those that are not zero: most of very many are.
+    occupancy: RefCell<HashMap<u32, Occupancy>>,
     places: Vec<Cell<u64>>,
     flows: Vec<UnsafeCell<Flow>>,
     service_stats: UnsafeCell<Box<[ServiceStats; 8]>>,
@@ -252,7 +277,7 @@ impl Memory {
             rings: HashMap::new(),
             cursors: RefCell::default(),
             remembered: RefCell::default(),
-            occupancy: vec![Cell::default(); ELEMENTS],
+            occupancy: RefCell::default(),
             backends: HashMap::new(),
             limits: HashMap::new(),
             rules: Vec::new(),
@@ -325,8 +350,8 @@ impl Memory {
 
     /// How many connections a backend or service may have; 0: any number.
     pub fn set_limit(&mut self, element: u32, limit: u64) {
-        let o = self.occupancy[element as usize].get_mut();
-        o.limit = limit;
+        assert!((element as usize) < ELEMENTS, "an element");
+        self.occupancy.get_mut().entry(element).or_default().limit = limit;
     }
 
     /// Times a packet ended in `reason`.
@@ -428,29 +453,29 @@ impl Tables for Memory {
     }
 
     fn occupancy(&self, element: u32) -> Option<Occupancy> {
-        self.occupancy.get(element as usize).map(Cell::get)
+        let held = || self.occupancy.borrow().get(&element).copied().unwrap_or_default();
+        ((element as usize) < ELEMENTS).then(held)
     }
 
     fn occupy(&self, element: u32) -> bool {
-        let Some(cell) = self.occupancy.get(element as usize) else { return false };
-        let o = cell.get();
+        let Some(o) = self.occupancy(element) else { return false };
         if !o.is_full() {
-            cell.set(Occupancy { connections: o.connections + 1, ..o });
+            self.join(element);
         }
         !o.is_full()
     }
 
     fn join(&self, element: u32) -> u64 {
-        let Some(cell) = self.occupancy.get(element as usize) else { return 0 };
-        let o = cell.get();
-        cell.set(Occupancy { connections: o.connections.wrapping_add(1), ..o });
+        let Some(o) = self.occupancy(element) else { return 0 };
+        let connections = o.connections.wrapping_add(1);
+        self.occupancy.borrow_mut().insert(element, Occupancy { connections, ..o });
         o.connections
     }
 
     fn leave(&self, element: u32) {
-        if let Some(cell) = self.occupancy.get(element as usize) {
-            let o = cell.get();
-            cell.set(Occupancy { connections: o.connections.wrapping_sub(1), ..o });
+        if let Some(o) = self.occupancy(element) {
+            let connections = o.connections.wrapping_sub(1);
+            self.occupancy.borrow_mut().insert(element, Occupancy { connections, ..o });
         }
     }
 

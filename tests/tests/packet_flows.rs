@@ -131,5 +131,34 @@ fn a_client_that_begins_anew_before_its_handshake_is_through_gets_a_flow_of_its_
     assert_eq!(p.host.keys.borrow().len(), 2, "the keys of the first are gone");
     let back = p.receive(&syn_ack(&anew).frame());
     assert_eq!(seen(&back.frame).dst, (CLIENT, 40_000));
-    assert_eq!(p.receive(&syn_ack(&first).frame()).reason, Reason::NoService, "the first leads nowhere");
+    let left = p.receive(&syn_ack(&first).frame());
+    assert_eq!(left.reason, Reason::UnknownFlow, "the first leads nowhere");
+}
+
+#[test]
+fn a_backend_that_answers_a_request_thrown_out_meanwhile_forgets_it_at_once_and_takes_the_next_on_that_port()
+{
+    let mut p = Pair::new(&world(3));
+    let first = seen(&p.receive(&Segment::syn(40_000).frame()).frame);
+    p.receive(&Segment { seq: 77_000, ..Segment::syn(40_000) }.frame());
+    let left = p.receive(&syn_ack(&first).frame());
+    assert_eq!(left.reason, Reason::UnknownFlow);
+    let reset = seen(&left.frame);
+    assert_eq!((reset.src, reset.dst), (first.src, first.dst), "from whom it knows, to the backend");
+    assert_eq!((reset.rst, reset.ack, reset.seq), (true, None, first.seq.wrapping_add(1)), "in its window");
+}
+
+#[test]
+fn answers_on_ports_that_flows_never_have_and_other_segments_are_left_to_the_nodes_own_stack() {
+    let mut p = Pair::new(&world(3));
+    let first = seen(&p.receive(&Segment::syn(40_000).frame()).frame);
+    p.receive(&Segment { seq: 77_000, ..Segment::syn(40_000) }.frame());
+    let others = [
+        Segment { dst: (VIP, 45_000), ..syn_ack(&first) },
+        Segment { syn: false, ..syn_ack(&first) },
+        Segment { rst: true, ..syn_ack(&first) },
+    ];
+    for other in others {
+        assert_eq!(p.receive(&other.frame()).reason, Reason::NoService, "{other:?}");
+    }
 }

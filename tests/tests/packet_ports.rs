@@ -13,12 +13,16 @@ use lb_common::{
 };
 use lb_tests::{
     down::Bpffs,
-    packets::{Family, PORT, Segment, seen, world},
+    packets::{Family, PORT, Segment, VIP, backend, seen, world},
     pair::Pair,
 };
 use lb_userspace::{
     config::model::{Hook, Timeouts},
-    datapath::{load::Datapath, pins::Pins, tables::Desired},
+    datapath::{
+        load::Datapath,
+        pins::Pins,
+        tables::{Desired, DesiredService},
+    },
     vrrp::BootTime,
 };
 
@@ -130,6 +134,39 @@ fn further_sources_are_used_when_one_has_no_port_left() {
             ..Segment::of(family, 0)
         };
         assert_eq!(p.receive(&answer.frame()).reason, Reason::Returned);
+    }
+}
+
+#[test]
+fn a_backend_without_a_port_left_is_passed_by_for_another_that_has_some() {
+    for members in [Vec::new(), vec![(0, 1), (1, 1)]] {
+        let mut desired = world(2);
+        desired.settings.snat_ports =
+            SnatPorts { low_first: 2000, low_last: 2003, high_first: 1, high_last: 0 };
+        desired.services[0].choice.members = members.clone();
+        // Another service has the first backend to itself.
+        let port = Port::new(PORT + 1);
+        desired.services.push(DesiredService { port, ring: vec![0], ..desired.services[0].clone() });
+        desired.services[1].choice.members.truncate(1);
+        let mut p = Pair::new(&desired);
+        for i in 0..4 {
+            let syn = Segment { dst: (VIP, PORT + 1), ..Segment::syn(40_000 + i) };
+            assert_eq!(p.receive(&syn.frame()).reason, Reason::NewFlow);
+        }
+        let fifth = Segment { dst: (VIP, PORT + 1), ..Segment::syn(41_000) };
+        assert_eq!(p.receive(&fifth.frame()).reason, Reason::SnatPortsExhausted, "it has no other");
+        for i in 0..4 {
+            let out = p.receive(&Segment::syn(42_000 + i).frame());
+            assert_eq!(out.reason, Reason::NewFlow, "{members:?}");
+            assert_eq!(seen(&out.frame).dst.0, backend(1), "{members:?}");
+        }
+        let refused = p.receive(&Segment::syn(43_000).frame());
+        assert_eq!(refused.reason, Reason::SnatPortsExhausted, "{members:?}");
+        assert!(seen(&refused.frame).rst);
+        let counters = p.host.service_counters(0);
+        assert_eq!((counters.flows, counters.refused, counters.ports_exhausted), (4, 1, 1), "{members:?}");
+        let counts = [0, 1].map(|backend| p.kernel().collector.connections(backend));
+        assert_eq!(counts, [4, 4], "who was passed by has no connection of it");
     }
 }
 

@@ -105,9 +105,9 @@ fn a_syn_that_a_backend_does_not_answer_goes_to_another_when_it_comes_again() {
         assert_eq!(p.host.service_counters(0).flows, 1, "and one to the client");
         establish(&mut p, family, &second);
         assert_eq!(flows(&p).len(), 1);
-        // Too late: it belongs to no flow, and the stack resets it.
+        // Too late: it belongs to no flow, and the backend is told to forget it.
         let late = Segment { syn: true, ..Segment::answer(&first) };
-        assert_eq!(p.receive(&late.frame()).reason, Reason::NoService);
+        assert_eq!(p.receive(&late.frame()).reason, Reason::UnknownFlow);
     }
 }
 

@@ -2,24 +2,28 @@
 //! and without checksum offload; probes; a hand-over from one node to another.
 
 use std::{
-    net::{IpAddr, Ipv6Addr, SocketAddr, UdpSocket},
+    net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket},
     os::fd::AsFd,
+    thread,
+    time::{Duration, Instant},
 };
 
 use lb_common::{
     addr::{Addr, Mac},
+    half_open,
     lease::Lease,
     probe::{self, Kind, Message, State},
     reason::Reason,
 };
 use lb_tests::{
-    packets::{FAMILIES, Family, PORT},
+    packets::{FAMILIES, Family, PORT, Segment},
     wire::{
         Wire,
         traffic::{LIMIT, owner},
     },
 };
 use nix::sys::socket::{setsockopt, sockopt};
+use tokio::net::TcpSocket;
 
 const FOREVER: u64 = u64::MAX;
 /// Enough for offloaded segments of all sizes.
@@ -46,6 +50,65 @@ fn tcp_and_udp_of_both_families_go_through_with_and_without_offload() {
         }
     }
     assert!(node.counted(Reason::ArpAnswered) > 0 && node.counted(Reason::NeighbourAnswered) > 0);
+}
+
+#[test]
+fn the_nodes_own_connections_from_the_virtual_address_are_answered_also_on_ports_that_flows_have() {
+    /// One that flows have as their source.
+    const PORT_OF_FLOWS: u16 = 5000;
+    let Some(wire) = Wire::new("ow") else { return };
+    let mut node = wire.node('a', false);
+    node.set_lease(owner());
+    for (family, length) in [(Family::V4, "32"), (Family::V6, "128 nodad")] {
+        let at = SocketAddr::new(family.backend(0), PORT);
+        let listener = wire.host('s').run(|| TcpListener::bind(at)).unwrap().expect("bind");
+        wire.host('a').ip(&format!("addr add {}/{length} dev eth0", family.vip())).expect("an address");
+        let from = SocketAddr::new(family.vip(), PORT_OF_FLOWS);
+        let connected = wire.host('a').run(|| {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(async {
+                let socket = if from.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+                socket.bind(from)?;
+                tokio::time::timeout(LIMIT, socket.connect(at)).await?
+            })
+        });
+        connected.unwrap().unwrap_or_else(|e| panic!("{family:?}: {e}"));
+        assert_eq!(listener.accept().expect("a connection").1, from);
+    }
+    assert_eq!(node.counted(Reason::UnknownFlow), 0);
+}
+
+#[test]
+fn a_backend_forgets_the_requests_that_were_thrown_out_and_none_besides() {
+    const THROWN_OUT: u16 = 8;
+    let Some(wire) = Wire::new("fo") else { return };
+    let mut node = wire.node('a', false);
+    node.set_lease(owner());
+    let at = SocketAddr::new(Family::V4.backend(0), PORT);
+    let _listener = wire.host('s').run(|| TcpListener::bind(at)).unwrap().expect("bind");
+    let client = wire.raw('c');
+    for i in 0..half_open::places(64) as u16 + THROWN_OUT {
+        let mut syn = Segment::syn(20_000 + i).frame();
+        syn[..6].copy_from_slice(&wire.mac('a').0);
+        client.send(&syn);
+    }
+    // When it repeats its answers, after a second.
+    let until = Instant::now() + LIMIT;
+    let forgotten = || wire.host('s').run(|| tcp_counter("AttemptFails")).unwrap();
+    while forgotten() < u64::from(THROWN_OUT) {
+        assert!(Instant::now() < until, "{} forgotten of {THROWN_OUT}", forgotten());
+        thread::sleep(Duration::from_millis(20));
+    }
+    assert_eq!((forgotten(), node.counted(Reason::UnknownFlow)), (THROWN_OUT.into(), THROWN_OUT.into()));
+}
+
+/// One of the calling thread's namespace's counters of TCP (RFC 4022).
+fn tcp_counter(name: &str) -> u64 {
+    let text = std::fs::read_to_string("/proc/thread-self/net/snmp").expect("counters");
+    let lines: Vec<_> = text.lines().filter(|line| line.starts_with("Tcp:")).collect();
+    let mut counters = lines[0].split(' ').zip(lines[1].split(' '));
+    let (_, value) = counters.find(|(counter, _)| *counter == name).expect("a counter");
+    value.parse().expect("a number")
 }
 
 #[test]

@@ -4,16 +4,19 @@
 //! and the verifier holds us to it.
 
 use aya_ebpf::{
+    bindings::__sk_buff,
     helpers::{
-        bpf_csum_update, bpf_l4_csum_replace, bpf_skb_adjust_room, bpf_skb_change_proto, bpf_skb_change_tail,
-        bpf_skb_change_type, bpf_skb_load_bytes, bpf_skb_pull_data, bpf_skb_store_bytes,
+        bpf_csum_update, bpf_l4_csum_replace, bpf_sk_release, bpf_skb_adjust_room, bpf_skb_change_proto,
+        bpf_skb_change_tail, bpf_skb_change_type, bpf_skb_load_bytes, bpf_skb_pull_data, bpf_skb_store_bytes,
+        bpf_skc_lookup_tcp,
     },
     programs::TcContext,
 };
-use core::mem::MaybeUninit;
+use core::{arch::asm, mem::MaybeUninit};
 
 use lb_common::{
     checksum::{fold, update},
+    flow::FlowKey,
     sample::HEAD,
 };
 use lb_ebpf::{
@@ -94,6 +97,38 @@ impl<'a> Frame<'a> {
             bpf_l4_csum_replace(self.ctx.skb.skb, offset as u32, 0, u64::from(delta.to_be()), flags)
         };
         (r == 0).then_some(())
+    }
+}
+
+/// A function of its own: what it needs of the stack its caller need not have.
+#[inline(never)]
+fn has_socket(skb: *mut __sk_buff, ends: &FlowKey) -> bool {
+    /// `BPF_F_CURRENT_NETNS`: the network namespace of the interface.
+    const HERE: u64 = u64::MAX;
+    /// Bytes of `struct bpf_sock_tuple` in IPv4 and in IPv6.
+    const V4: u32 = 12;
+    const V6: u32 = 36;
+    let ports = u32::from_ne_bytes([ends.sport.0[0], ends.sport.0[1], ends.dport.0[0], ends.dport.0[1]]);
+    let mut words = [0u32; 9];
+    let size = if ends.dst.is_v4() {
+        (words[0], words[1], words[2]) = (ends.src.v4_word(), ends.dst.v4_word(), ports);
+        V4
+    } else {
+        let ([a, b], [c, d]) = (ends.src.words(), ends.dst.words());
+        for (i, half) in [a, b, c, d].into_iter().enumerate() {
+            (words[2 * i], words[2 * i + 1]) = (half as u32, (half >> 32) as u32);
+        }
+        words[8] = ports;
+        V6
+    };
+    // SAFETY: the context is the one the program was called with; the helper reads `size` bytes of the words, and what it finds is
+    // given back at once.
+    unsafe {
+        let found = bpf_skc_lookup_tcp(skb.cast(), words.as_mut_ptr().cast(), size, HERE, 0);
+        !found.is_null() && {
+            bpf_sk_release(found.cast());
+            true
+        }
     }
 }
 
@@ -256,6 +291,11 @@ impl Packet for Frame<'_> {
     }
 
     #[inline(always)]
+    fn has_socket(&self, ends: &FlowKey) -> bool {
+        has_socket(self.ctx.skb.skb, ends)
+    }
+
+    #[inline(always)]
     fn hand_on(&mut self, words: [u32; 2]) {
         // SAFETY: context fields, ours on this hook, which a tail call leaves as they are.
         unsafe {
@@ -274,4 +314,28 @@ impl Packet for Frame<'_> {
             ]
         }
     }
+
+    /// By name of the instructions: the compiler would make a pointer to two of these fields, through which the kernel lets nobody
+    /// write.
+    #[inline(always)]
+    fn note(&mut self, words: [u32; 2]) {
+        let (skb, [a, b]) = (self.ctx.skb.skb, words.map(u64::from));
+        // SAFETY: as above; the third and fourth word of the control block.
+        unsafe {
+            asm!("*(u32 *)({skb} + 56) = {a}", "*(u32 *)({skb} + 60) = {b}", skb = in(reg) skb, a = in(reg) a, b = in(reg) b);
+        }
+    }
+
+    #[inline(always)]
+    fn noted(&self) -> [u32; 2] {
+        // SAFETY: likewise.
+        unsafe {
+            [
+                (&raw const (*self.ctx.skb.skb).cb[2]).read_volatile(),
+                (&raw const (*self.ctx.skb.skb).cb[3]).read_volatile(),
+            ]
+        }
+    }
 }
+
+const _: () = assert!(core::mem::offset_of!(__sk_buff, cb) == 48);

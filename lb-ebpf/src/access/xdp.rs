@@ -17,6 +17,7 @@ use lb_common::{
     addr::{Addr, Mac},
     checksum::{fold, update},
     fast::Left,
+    flow::FlowKey,
     sample::HEAD,
 };
 use lb_ebpf::{
@@ -185,6 +186,12 @@ impl Packet for Frame<'_> {
         false
     }
 
+    /// Asked of what belongs to no flow only, which `fast` has left to TC.
+    #[inline(always)]
+    fn has_socket(&self, _: &FlowKey) -> bool {
+        true
+    }
+
     #[inline(always)]
     fn hand_on(&mut self, words: [u32; 2]) {
         self.handed = words;
@@ -193,6 +200,15 @@ impl Packet for Frame<'_> {
     #[inline(always)]
     fn handed(&self) -> [u32; 2] {
         self.handed
+    }
+
+    /// Nothing that has anything to say is left to another program here.
+    #[inline(always)]
+    fn note(&mut self, _: [u32; 2]) {}
+
+    #[inline(always)]
+    fn noted(&self) -> [u32; 2] {
+        [0; 2]
     }
 }
 

@@ -3,7 +3,8 @@
 //!
 //! The connections are opened, held idle for longer than half-open flows live, while the flood goes on, and used again. A
 //! process may have some 20,000 of them open, so each address of the client and each backend is one. The collector sweeps as
-//! the daemon's does. At the end every packet that came in must have a reason.
+//! the daemon's does. At the end every packet that came in must have a reason. Then the same flood comes upon the backends
+//! themselves, without a balancer in between: what that does to their clients is the measure.
 
 mod attack;
 pub mod sockets;
@@ -27,6 +28,8 @@ use crate::{
 };
 
 const NAME: &str = "flood";
+/// The peer: no balancer.
+const DIRECT: &str = "direct";
 /// Connections of one process at either end.
 const EACH: u32 = 16_000;
 /// Room for established flows.
@@ -46,6 +49,9 @@ pub struct Options {
     /// Seconds for which the connections are idle; half-open flows live for 60.
     #[arg(long, default_value_t = 75)]
     pub hold: u64,
+    /// Without the flood upon the backends themselves.
+    #[arg(long)]
+    pub no_direct: bool,
 }
 
 /// What the bench has counted.
@@ -54,6 +60,8 @@ struct Counts {
     queues: u64,
     flooded: u64,
     clients: attack::Clients,
+    /// Without a balancer.
+    direct: Option<attack::Clients>,
     displaced: u64,
     unaccounted: i64,
 }
@@ -62,6 +70,7 @@ struct Counts {
 pub fn run(options: &Options, console: &Console) -> Result<Vec<Row>> {
     ensure!(options.flows > 0 && options.flows <= ROOM, "room for 1 to {ROOM} connections");
     let ends = u8::try_from(options.flows.div_ceil(EACH))?;
+    let processors = attack::Processors::part().context("processors cannot be parted")?;
     let wire = Wire::new("fl").context("the bench cannot run here")?;
     prepare(&wire, ends)?;
     let mut node = wire.node_of('a', Hook::Auto, ROOM, |desired| several_backends(desired, ends));
@@ -83,15 +92,17 @@ pub fn run(options: &Options, console: &Console) -> Result<Vec<Row>> {
     console.say(format!("{} requests from made-up addresses in {} s", options.requests, options.hold));
     let hold = Duration::from_secs(options.hold);
     let queues = lost_in_queues()?;
-    let (flooded, clients) = meanwhile(&mut node, console, {
-        let (attacker, client, mac) = (wire.host('b'), wire.host('c'), wire.mac('a'));
-        let requests = options.requests;
-        move || attack::run(&attacker, &client, mac, requests, hold)
+    let (attacker, client, requests) = (wire.host('b'), wire.host('c'), options.requests);
+    let (processors, (flooded, clients)) = meanwhile(&mut node, console, {
+        let (attacker, client) = (attacker.clone(), client.clone());
+        let target = attack::Target { mac: wire.mac('a'), addresses: vec![v4(Family::V4.vip())] };
+        move || {
+            let met = attack::run((&attacker, &client), &target, requests, hold, &processors)?;
+            Ok((processors, met))
+        }
     })?;
     let queues = lost_in_queues()? - queues;
-    for (reason, n) in &clients.reasons {
-        console.say(format!("{n} new connections failed: {reason}"));
-    }
+    say_reasons(console, "", &clients);
     console.say("using the connections again");
     let lost = meanwhile(&mut node, console, move || {
         held.iter_mut().try_for_each(sockets::Held::use_again)?;
@@ -99,30 +110,60 @@ pub fn run(options: &Options, console: &Console) -> Result<Vec<Row>> {
     })?;
     let displaced = displaced(&mut node)?;
     let unaccounted = node.unaccounted().context("nothing can be said of the node's packets")?;
-    Ok(rows(options, &Counts { lost, queues, flooded, clients, displaced, unaccounted }))
+    let direct = if options.no_direct {
+        None
+    } else {
+        console.say("the same without a balancer");
+        let addresses = (0..ends).map(|i| v4(backend(i))).collect();
+        let target = attack::Target { mac: wire.mac('s'), addresses };
+        let (_, met) = attack::run((&attacker, &client), &target, requests, hold, &processors)?;
+        say_reasons(console, " without a balancer", &met);
+        Some(met)
+    };
+    Ok(rows(options, &Counts { lost, queues, flooded, clients, direct, displaced, unaccounted }))
+}
+
+fn say_reasons(console: &Console, how: &str, clients: &attack::Clients) {
+    for (reason, n) in &clients.reasons {
+        console.say(format!("{n} new connections failed{how}: {reason}"));
+    }
 }
 
 fn rows(options: &Options, counts: &Counts) -> Vec<Row> {
     let row = |figure: &str, unit: &str, value: f64| Row::sum(NAME, figure, unit, value, 1);
-    let opened = counts.clients.times.len();
+    let count = |clients: &attack::Clients| clients.times.len() as f64;
+    let beside = |row: Row, figure: &dyn Fn(&attack::Clients) -> f64| match &counts.direct {
+        Some(direct) => row.beside_sum(DIRECT, figure(direct)),
+        None => row,
+    };
+    let both = |name: &str, unit: &str, figure: &dyn Fn(&attack::Clients) -> f64| {
+        beside(row(name, unit, figure(&counts.clients)), figure)
+    };
     let mut rows = vec![
         row("idle connections held", "connections", f64::from(options.flows)),
         row("of these lost", "connections", counts.lost as f64).at_most(0.0),
         row("requests from made-up addresses", "packets", counts.flooded as f64),
         row("packets lost in this machine's queues meanwhile", "packets", counts.queues as f64),
         row("half-open flows displaced", "flows", counts.displaced as f64),
-        row("connections opened meanwhile", "connections", opened as f64),
-        row("failed meanwhile", "connections", counts.clients.failed as f64).at_most(0.0),
+        both("connections opened meanwhile", "connections", &count),
+        both("failed meanwhile", "connections", &|clients| clients.failed as f64).at_most(0.0),
         row("packets in that differ from the sum of reasons", "packets", counts.unaccounted.abs() as f64)
             .at_most(0.0),
     ];
-    rows.push(Row::median(
-        NAME,
-        "a connection opened meanwhile, with a request",
-        "ms",
-        &counts.clients.times,
-    ));
+    let median =
+        Row::median(NAME, "a connection opened meanwhile, with a request", "ms", &counts.clients.times);
+    let direct = counts.direct.as_ref().map_or(&[][..], |direct| &direct.times);
+    rows.push(median.beside(DIRECT, direct));
+    rows.push(both("the slowest but one in a hundred", "ms", &|clients| quantile(&clients.times, 0.99)));
     rows
+}
+
+/// What so great a part of the values does not exceed.
+fn quantile(values: &[f64], part: f64) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let last = sorted.len().saturating_sub(1);
+    sorted.get((part * last as f64).ceil() as usize).copied().unwrap_or(f64::NAN)
 }
 
 /// Runs `work` on a thread while the collector sweeps.
@@ -155,8 +196,17 @@ fn prepare(wire: &Wire, ends: u8) -> Result<()> {
     client.sysctl("net/ipv4/ip_local_port_range", "1024 65535")?;
     server.sysctl("net/core/somaxconn", "65535")?;
     // Answers to the made-up addresses go to the attacker, who says nothing to them.
-    wire.host('a').ip(&format!("route add default via {}", wire.own('b', Family::V4)))?;
+    for host in ['a', 's'] {
+        wire.host(host).ip(&format!("route add default via {}", wire.own('b', Family::V4)))?;
+    }
     attacker.sysctl("net/ipv4/ip_forward", "0")
+}
+
+fn v4(addr: IpAddr) -> Ipv4Addr {
+    match addr {
+        IpAddr::V4(addr) => addr,
+        IpAddr::V6(_) => unreachable!("the bench is of IPv4"),
+    }
 }
 
 fn client_address(i: u8) -> IpAddr {

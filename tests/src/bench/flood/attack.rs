@@ -1,4 +1,9 @@
 //! The flood of `bench flood`, and the clients who come meanwhile.
+//!
+//! The flood has a processor to itself, with all that comes of it: the queues between namespaces (`net.core.netdev_max_backlog`) are the
+//! sending processor's. On a processor that is behind, the kernel looks after timers before it looks after its queue, which is full
+//! then: what a client there sends again by its timer is refused by its own queue, ten times in 5 s, and its connection fails (ETIMEDOUT).
+//! A real client's machine is not the flooded one.
 
 use std::{
     collections::BTreeMap,
@@ -11,13 +16,13 @@ use std::{
 use anyhow::{Context, Result, anyhow};
 use etherparse::PacketBuilder;
 use lb_common::addr::Mac;
+use nix::{
+    sched::{CpuSet, sched_getaffinity, sched_setaffinity},
+    unistd::Pid,
+};
 
 use super::sockets;
-use crate::{
-    netns::Netns,
-    packets::{Family, PORT},
-    vip,
-};
+use crate::{netns::Netns, packets::PORT, vip};
 
 /// Requests between two looks at the clock.
 const BURST: u64 = 256;
@@ -36,31 +41,67 @@ pub struct Clients {
     pub reasons: BTreeMap<String, u64>,
 }
 
-/// Sends `requests` connection requests to the service, evenly over `hold`, while a client opens one connection after the
+/// What is flooded.
+#[derive(Debug)]
+pub struct Target {
+    /// Whose the addresses are.
+    pub mac: Mac,
+    /// In turn.
+    pub addresses: Vec<Ipv4Addr>,
+}
+
+/// The processors of this machine as the bench uses them.
+#[derive(Debug)]
+pub struct Processors {
+    flood: Option<CpuSet>,
+}
+
+impl Processors {
+    /// Keeps one for the flood: this thread and what it starts from now on run on the others, if there are any.
+    pub fn part() -> Result<Self> {
+        let all = sched_getaffinity(Pid::from_raw(0))?;
+        let mut usable = (0..CpuSet::count()).filter(|cpu| all.is_set(*cpu).unwrap_or(false));
+        let (Some(first), Some(_)) = (usable.next(), usable.next()) else { return Ok(Self { flood: None }) };
+        let (mut flood, mut others) = (CpuSet::new(), all);
+        flood.set(first)?;
+        others.unset(first)?;
+        sched_setaffinity(Pid::from_raw(0), &others)?;
+        Ok(Self { flood: Some(flood) })
+    }
+
+    fn be_flood(&self) -> Result<()> {
+        self.flood.map_or(Ok(()), |flood| Ok(sched_setaffinity(Pid::from_raw(0), &flood)?))
+    }
+}
+
+/// Sends `requests` connection requests to the target, evenly over `hold`, while a client opens one connection after the
 /// other; gives how many were sent.
 pub fn run(
-    attacker: &Netns,
-    client: &Netns,
-    node: Mac,
+    (attacker, client): (&Netns, &Netns),
+    target: &Target,
     requests: u64,
     hold: Duration,
+    processors: &Processors,
 ) -> Result<(u64, Clients)> {
     let over = AtomicBool::new(false);
     thread::scope(|scope| {
-        let clients = scope.spawn(|| client.run(|| come(&over))?);
-        let sent = attacker.run(|| flood(node, requests, hold))?;
+        let clients = scope.spawn(|| client.run(|| come(target, &over))?);
+        let sent = attacker.run(|| processors.be_flood().and_then(|()| flood(target, requests, hold)))?;
         over.store(true, Ordering::Relaxed);
         let clients = clients.join().map_err(|_| anyhow!("the client panicked"))??;
         Ok((sent?, clients))
     })
 }
 
-fn come(over: &AtomicBool) -> Result<Clients> {
+fn come(target: &Target, over: &AtomicBool) -> Result<Clients> {
     let runtime = sockets::runtime()?;
     let mut clients = Clients::default();
-    while !over.load(Ordering::Relaxed) {
+    for to in target.addresses.iter().cycle() {
+        if over.load(Ordering::Relaxed) {
+            break;
+        }
         let started = Instant::now();
-        match runtime.block_on(sockets::open(super::client_address(0))) {
+        match runtime.block_on(sockets::open(super::client_address(0), (*to).into())) {
             Ok(_) => clients.times.push(started.elapsed().as_secs_f64() * 1e3),
             Err(e) => {
                 clients.failed += 1;
@@ -74,16 +115,18 @@ fn come(over: &AtomicBool) -> Result<Clients> {
     Ok(clients)
 }
 
-fn flood(node: Mac, requests: u64, hold: Duration) -> Result<u64> {
+fn flood(target: &Target, requests: u64, hold: Duration) -> Result<u64> {
     let socket = vip::open("eth0", ETH_P_IP).context("the flood's socket")?;
-    let mut frame = request(node)?;
+    let frames = target.addresses.iter().map(|to| request(target.mac, *to));
+    let mut frames = frames.collect::<Result<Vec<_>>>()?;
     let started = Instant::now();
-    let mut sent = 0;
+    let (mut sent, turns) = (0, frames.len() as u64);
     while sent < requests {
         for _ in 0..BURST.min(requests - sent) {
-            made_up(&mut frame, sent as u32);
+            let frame = &mut frames[(sent % turns) as usize];
+            made_up(frame, sent as u32);
             // Full queues lose frames: those that are sent count.
-            sent += u64::from(vip::send(&socket, &frame).is_ok());
+            sent += u64::from(vip::send(&socket, frame).is_ok());
         }
         let due = hold.mul_f64(sent as f64 / requests as f64);
         thread::sleep(due.saturating_sub(started.elapsed()));
@@ -92,10 +135,9 @@ fn flood(node: Mac, requests: u64, hold: Duration) -> Result<u64> {
     Ok(sent)
 }
 
-fn request(node: Mac) -> Result<Vec<u8>> {
-    let std::net::IpAddr::V4(vip) = Family::V4.vip() else { unreachable!("the family says so") };
-    let packet = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 8], node.0)
-        .ipv4(Ipv4Addr::from(FIRST).octets(), vip.octets(), 64)
+fn request(mac: Mac, to: Ipv4Addr) -> Result<Vec<u8>> {
+    let packet = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 8], mac.0)
+        .ipv4(Ipv4Addr::from(FIRST).octets(), to.octets(), 64)
         .tcp(40_000, PORT, 1, 64_000)
         .syn();
     let mut frame = Vec::with_capacity(packet.size(0));
@@ -130,7 +172,7 @@ mod tests {
 
     #[test]
     fn requests_from_made_up_addresses_have_right_checksums() {
-        let mut frame = request(Mac([2; 6])).unwrap();
+        let mut frame = request(Mac([2; 6]), Ipv4Addr::new(172, 18, 0, 201)).unwrap();
         for n in [0, 1, 65_535, 65_536, 4_999_999] {
             made_up(&mut frame, n);
             let headers = PacketHeaders::from_ethernet_slice(&frame).unwrap();

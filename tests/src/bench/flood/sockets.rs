@@ -171,7 +171,7 @@ async fn open_all(from: IpAddr, count: u32) -> Result<Vec<TcpStream>> {
     for _ in 0..count {
         let turn = Arc::clone(&turns).acquire_owned().await;
         all.spawn(async move {
-            let connection = open(from).await;
+            let connection = open(from, Family::V4.vip()).await;
             drop(turn);
             connection
         });
@@ -203,12 +203,12 @@ async fn use_all(connections: Vec<TcpStream>) -> Result<u64> {
     Ok(lost)
 }
 
-/// A connection through the service that has carried a request.
-pub async fn open(from: IpAddr) -> io::Result<TcpStream> {
+/// A connection to the service's port of an address that has carried a request.
+pub async fn open(from: IpAddr, to: IpAddr) -> io::Result<TcpStream> {
     let opened = timeout(LIMIT, async {
         let socket = TcpSocket::new_v4()?;
         socket.bind(SocketAddr::new(from, 0))?;
-        socket.connect(SocketAddr::new(Family::V4.vip(), PORT)).await
+        socket.connect(SocketAddr::new(to, PORT)).await
     });
     let mut connection = opened.await??;
     say(&mut connection).await?;
