@@ -312,7 +312,9 @@ fn send(
     let (mut requests, mut datagrams) = (0, 0);
     let until = |rate: u32| (begun.elapsed().as_secs_f64() * f64::from(rate)) as u64;
     while !stop.load(Ordering::Relaxed) {
-        while requests < until(shape.requests) {
+        // Looked at once for both: requests that are being made up for must not keep datagrams waiting.
+        let due = (until(shape.requests), until(shape.datagrams));
+        while requests < due.0 {
             let which = (requests % writers.len() as u64) as usize;
             // One that has ended is noticed by its reader; one whose buffer is full is so long without an answer that it counts.
             if (&writers[which]).write_all(&words(which as u64, requests)).is_ok() {
@@ -320,7 +322,7 @@ fn send(
             }
             requests += 1;
         }
-        while !sockets.is_empty() && datagrams < until(shape.datagrams) {
+        while !sockets.is_empty() && datagrams < due.1 {
             let which = (datagrams % sockets.len() as u64) as usize;
             // Refused is lost, too.
             let _ = sockets[which].send(&words(which as u64, datagrams));
