@@ -1,4 +1,4 @@
-//! Puts the eBPF object where the daemon embeds it: `$OUT_DIR/viplb.bpf.o`.
+//! Puts the eBPF object where the daemon embeds it: `$OUT_DIR/viplb.bpf.o`; and has a release say which commit it is of.
 //!
 //! `cargo xtask build` makes the object, since cargo itself cannot build for two compilers at once; this
 //! script only picks it up, from `VIPLB_BPF_OBJECT` or from `bpf/viplb.bpf.o` in the target directory. With
@@ -6,6 +6,7 @@
 //! object is empty then, and the daemon says so when it is started.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::SystemTime;
 use std::{env, fs, io};
 
@@ -32,6 +33,29 @@ fn main() {
     let embedded = out_dir.join("viplb.bpf.o");
     fs::write(&embedded, bytes)
         .unwrap_or_else(|error| panic!("cannot write {}: {error}", embedded.display()));
+    tell_commit();
+}
+
+/// Of the repository, if these are files of one. Only for a release: other builds would be done anew with each commit.
+fn tell_commit() {
+    println!("cargo::rerun-if-env-changed=VIPLB_COMMIT");
+    if env::var("PROFILE").as_deref() != Ok("release") || env::var_os("VIPLB_COMMIT").is_some() {
+        return;
+    }
+    // `logs/HEAD` has a line more after each commit and each change of branches, wherever a worktree keeps it.
+    let (Some(commit), Some(log)) =
+        (git(&["rev-parse", "--short=12", "HEAD"]), git(&["rev-parse", "--git-path", "logs/HEAD"]))
+    else {
+        return;
+    };
+    println!("cargo::rerun-if-changed={log}");
+    let dirty = git(&["status", "--porcelain", "--untracked-files=no"]).is_none_or(|text| !text.is_empty());
+    println!("cargo::rustc-env=VIPLB_COMMIT={commit}{}", if dirty { "-dirty" } else { "" });
+}
+
+fn git(arguments: &[&str]) -> Option<String> {
+    let out = Command::new("git").args(arguments).output().ok()?;
+    out.status.success().then(|| String::from_utf8_lossy(&out.stdout).trim().to_owned())
 }
 
 /// The target directory around `OUT_DIR`, which is `TARGET[/TRIPLE]/PROFILE/build/PACKAGE/out`.

@@ -12,6 +12,7 @@ mod layout;
 pub mod access;
 pub mod addr;
 pub mod bench;
+pub mod build;
 pub mod checksum;
 pub mod clock;
 pub mod fast;

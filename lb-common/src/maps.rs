@@ -46,6 +46,8 @@ pub const FRAGMENTS: &str = "FRAGMENTS";
 /// `u32 → u64`: places of half-open flows (`half_open`) from 1 on; 0 counts the places taken. The daemon maps the array into
 /// its memory.
 pub const HALF_OPEN: &str = "HALF_OPEN";
+/// `0 → Build`: whose programs run.
+pub const BUILD: &str = "BUILD";
 /// `u32 ifindex → Interface`.
 pub const INTERFACES: &str = "INTERFACES";
 /// `0 → Settings`.
@@ -133,6 +135,7 @@ pub const ALL: [&str; 35] = [
     HALF_OPEN,
     INTERFACES,
     SETTINGS,
+    BUILD,
     SERVICE_STATS,
     BACKEND_STATS,
     LATENCY,

@@ -14,6 +14,7 @@ use aya_ebpf::{
 use lb_common::{
     access::{ACCESS_BITS, AccessKey, Limits, PaceKey},
     addr::{Addr, Port},
+    build::Build,
     clock::Clock,
     fast::{FAST_SLOTS, SelfTest},
     flow::{Flow, FlowKey, FlowRef},
@@ -102,6 +103,8 @@ static HALF_OPEN: Array<u64, { half_open::places(DEFAULT_FLOWS as u32) as usize 
 static INTERFACES: HashMap<u32, Interface, MAX_INTERFACES> = HashMap::new();
 #[btf_map]
 static SETTINGS: Array<Settings, 1> = Array::new();
+#[btf_map]
+static BUILD: Array<Build, 1> = Array::new();
 #[btf_map]
 static SERVICE_STATS: PerCpuArray<ServiceStats, MAX_SERVICES> = PerCpuArray::new();
 #[btf_map]

@@ -132,7 +132,7 @@ impl Hosts {
     }
 
     /// Likewise while packets come and go, so that they cannot be accounted for.
-    fn start_in_traffic(&self, host: &str, flows: u32, config: &str) -> Daemon {
+    pub fn start_in_traffic(&self, host: &str, flows: u32, config: &str) -> Daemon {
         let node = format!("{}{host}", self.name);
         let file = self.configure(host, flows, config);
         let log = self.dir.join(format!("{host}.log"));

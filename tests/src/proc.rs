@@ -9,12 +9,13 @@ use std::{
     io::Write,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    time::Duration,
 };
 
 use anyhow::{Context, Result, bail};
 use nix::{
     sys::signal::{Signal, kill},
-    unistd::Pid,
+    unistd::{Pid, SysconfVar, sysconf},
 };
 
 /// Environment variable that marks a node's own daemon (and what it forks), as opposed to commands run by hand.
@@ -76,6 +77,14 @@ fn stat(pid: Pid) -> Option<Vec<String>> {
     let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let (_, rest) = text.rsplit_once(')')?;
     Some(rest.split_whitespace().map(str::to_owned).collect())
+}
+
+/// Processor time that a process and all its threads have had, in the kernel too.
+pub fn processor_time(pid: Pid) -> Option<Duration> {
+    let fields = stat(pid)?;
+    let ticks: u64 = fields.get(11..13)?.iter().map(|ticks| ticks.parse::<u64>().ok()).sum::<Option<_>>()?;
+    let per_second = sysconf(SysconfVar::CLK_TCK).ok()??.max(1);
+    Some(Duration::from_millis(ticks * 1000 / per_second as u64))
 }
 
 /// Whether the process is stopped (SIGSTOP).

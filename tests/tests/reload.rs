@@ -362,6 +362,60 @@ fn services_come_and_go_by_order_and_into_the_file_only_on_request() {
 }
 
 #[test]
+fn an_order_about_a_backend_holds_for_later_daemons_once_it_is_written() {
+    let Some(scene) = Scene::raise("written") else { return };
+    let good = format!("# ours\n{VRRP}{}", service("db", 3306, "scheduler = \"wrr\"", &[(1, ""), (2, "")]));
+    let daemon = scene.start(&good);
+    daemon.wait_up("db", 2);
+    let file = daemon.status().configuration.file;
+    let before = fs::read_to_string(&file).unwrap();
+    let order = |daemon: &Daemon, arguments: &[&str]| {
+        let out = daemon.viplb(&[&["backend"], arguments].concat());
+        assert!(out.status.success(), "{arguments:?}: {}", words(&out));
+    };
+    let stands = |daemon: &Daemon| -> Vec<_> {
+        shown(daemon, "db").backends.into_iter().map(|b| (b.state, b.weight)).collect()
+    };
+    let up = |weight: u16| ("up".to_owned(), weight);
+    order(&daemon, &["weight", "db", "d1", "5"]);
+    order(&daemon, &["drain", "db", "d2"]);
+    assert_eq!(fs::read_to_string(&file).unwrap(), before, "only on request");
+    assert_eq!(stands(&daemon), [up(5), ("drain".into(), 1)]);
+
+    // The file's word stands in place of what was ordered about the same, and of nothing else.
+    order(&daemon, &["weight", "db", "d1", "1", "--write"]);
+    assert_eq!(stands(&daemon), [up(1), ("drain".into(), 1)]);
+    order(&daemon, &["weight", "db", "d1", "7", "--write"]);
+    order(&daemon, &["maint", "db", "d2", "--write"]);
+    let written = fs::read_to_string(&file).unwrap();
+    let expected = before
+        .replace("\"172.18.0.2\"", "\"172.18.0.2\", weight = 7")
+        .replace("\"172.18.0.3\"", "\"172.18.0.3\", state = \"maint\"");
+    assert_eq!(written, expected);
+    assert_eq!(stands(&daemon), [up(7), ("maint".into(), 1)]);
+    assert_eq!(
+        lines(&scene.reload(&daemon, &written[written.find("# ours").unwrap()..])),
+        Vec::<String>::new()
+    );
+    let mut daemon = daemon;
+    daemon.end(Signal::SIGTERM);
+    drop(daemon);
+    let daemon = scene.start(&written[written.find("# ours").unwrap()..]);
+    daemon.wait_up("db", 1);
+    assert_eq!(stands(&daemon), [up(7), ("maint".into(), 1)]);
+
+    // By order alone it is brought back; the next reload of the same file does not change that, one that says something else does.
+    order(&daemon, &["ready", "db", "d2"]);
+    daemon.wait_up("db", 2);
+    let draining = good.replace("\"172.18.0.3\"", "\"172.18.0.3\", state = \"drain\"");
+    scene.reload(&daemon, &draining);
+    assert_eq!(stands(&daemon)[1].0, "drain");
+    order(&daemon, &["ready", "db", "d2", "-w"]);
+    wait_until("it is up again", LIMIT, || stands(&daemon) == [up(1), up(1)]);
+    assert_eq!(fs::read_to_string(&file).unwrap(), before);
+}
+
+#[test]
 fn replication_follows_a_reload_and_connections_of_new_backends_outlive_their_owner() {
     let Some(scene) = Scene::raise("sync") else { return };
     scene.hosts.secret("sync.key", "1 0123456789abcdef0123456789abcdef\n");

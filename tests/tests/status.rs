@@ -24,6 +24,7 @@ use lb_userspace::{
         Backend, Flows, Health, Interface, Node, Packets, RUNNING, Service, Snapshot, Times, Vrrp,
     },
     cli::status::render,
+    datapath::build::Build,
 };
 use nix::{
     sys::signal::{Signal, kill},
@@ -63,6 +64,7 @@ fn healthy() -> Snapshot {
             pid: 4711,
             since: NOW - 7200,
             version: "0.1.0".into(),
+            programs: Some(build()),
             program: "/usr/bin/viplb".into(),
             run: 1,
             datapath_log: false,
@@ -137,12 +139,17 @@ fn degraded() -> Snapshot {
 }
 
 /// What the pinned maps alone tell.
+fn build() -> Build {
+    Build { version: "0.1.0".into(), commit: "1a2b3c4d5e6f".into(), object: "00112233445566ff".into() }
+}
+
 fn dead() -> Snapshot {
     let mut s = healthy();
     s.node = Node {
         name: "h1".into(),
         daemon: "no daemon runs".into(),
         version: "0.1.0".into(),
+        programs: Some(build()),
         ..Node::default()
     };
     s.vrrp = vec![Vrrp {

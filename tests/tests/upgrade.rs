@@ -125,6 +125,11 @@ fn another_build_goes_on_in_the_process_of_a_daemon_without_a_packet_lost() {
             serde_json::from_slice(&d.viplb(&["-j", "prog", "show"]).stdout).unwrap();
         shown["programs"].as_array().unwrap().iter().map(|p| p["id"].as_u64().unwrap()).collect()
     };
+    let build = |d: &Daemon| {
+        let shown: serde_json::Value =
+            serde_json::from_slice(&d.viplb(&["-j", "prog", "show"]).stdout).unwrap();
+        (shown["build"].clone(), shown["own"].clone())
+    };
     let old = programs(&daemon);
     assert!(old.len() > 3, "{old:?}");
     for _ in 0..2 {
@@ -138,6 +143,12 @@ fn another_build_goes_on_in_the_process_of_a_daemon_without_a_packet_lost() {
     assert_eq!(after.pid, before.pid, "the process is the same");
     assert_ne!(after.run, before.run);
     assert!(programs(&daemon).iter().all(|id| !old.contains(id)), "the programs are others");
+    let (loaded, own) = build(&daemon);
+    assert_eq!(loaded, own, "what runs is what this build has");
+    assert_eq!(loaded["version"], env!("CARGO_PKG_VERSION"));
+    assert_eq!(serde_json::to_value(&daemon.status().node.programs).unwrap(), loaded);
+    let shown = words(&daemon.viplb(&["prog", "show"]));
+    assert!(shown.contains(&format!("programs {})\n", loaded["object"].as_str().unwrap())), "{shown}");
 }
 
 #[test]

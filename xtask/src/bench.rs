@@ -12,7 +12,7 @@ use crate::toolchain::{BENCH_NEEDS, FAULTS_NEEDS, FORWARD_NEEDS, Need, PEER_NEED
 use crate::{build, install, process};
 
 /// Measure viplb: bench failover (--runs N, --only stop,freeze, --json FILE, --no-peers, --hogs, …), bench election,
-/// bench program, bench forward, bench flood, bench faults, bench survive
+/// bench program, bench forward, bench flood, bench faults, bench survive, bench change
 #[derive(Debug, clap::Args)]
 #[command(disable_help_flag = true)]
 pub struct Options {
@@ -58,7 +58,7 @@ pub fn run(paths: &Paths, mut options: Options) -> Result<()> {
 /// What benches compare with.
 static COMPARED: &[(&[&str], &[Need])] = &[
     (&["failover", "survive"], PEER_NEEDS),
-    (&["forward", "survive"], FORWARD_NEEDS),
+    (&["forward", "survive", "change"], FORWARD_NEEDS),
     (&["survive"], SURVIVE_NEEDS),
 ];
 

@@ -73,6 +73,8 @@ impl Compiler {
             .current_dir(&paths.root)
             .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"))
             .env("CARGO_TARGET_DIR", paths.bpf_target())
+            // Built piece by piece, as incremental builds are, the programs are inlined otherwise, and the verifier refuses them.
+            .env("CARGO_INCREMENTAL", "0")
             .env_remove("RUSTC_WORKSPACE_WRAPPER");
         command
     }

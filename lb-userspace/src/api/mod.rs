@@ -48,7 +48,7 @@ pub struct BackendOrder {
     pub service: String,
     /// Name of the backend.
     pub backend: String,
-    /// What is ordered; it holds until the daemon ends.
+    /// What is ordered. As an order of its own it holds until the daemon ends, or the file says something else.
     pub order: Order,
 }
 
@@ -128,6 +128,8 @@ pub enum Edit {
         /// Its name.
         name: String,
     },
+    /// Another word about a backend, which stands in place of former orders about the same.
+    Backend(BackendOrder),
 }
 
 /// Body of `POST /v1/stop`: end, so that another daemon goes on.

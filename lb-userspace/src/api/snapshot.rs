@@ -6,6 +6,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::datapath::build::Build;
+
 /// State of a node at one moment.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Default)]
 pub struct Snapshot {
@@ -168,6 +170,9 @@ pub struct Node {
     pub since: u64,
     /// Version of viplb.
     pub version: String,
+    /// Whose packet programs the kernel has; none where nobody has said.
+    #[serde(default)]
+    pub programs: Option<Build>,
     /// The file of the program that runs.
     #[serde(default)]
     pub program: String,

@@ -92,7 +92,7 @@ enum Command {
     /// Add services to a running daemon, and remove them.
     #[command(subcommand)]
     Service(service::Service),
-    /// Take a backend out of its service, bring it back, or give it another weight; until the daemon ends.
+    /// Take a backend out of its service, bring it back, or give it another weight; until the daemon ends, or for good (`--write`).
     #[command(subcommand)]
     Backend(backend::Backend),
     /// Connections: show them, end them.
@@ -170,7 +170,7 @@ pub fn main(args: Args) -> ExitCode {
         Command::Sync(Sync::Show) => return exit(sync::show(args.node.as_deref(), format), 2),
         Command::Galera(command) => return exit(galera::run(args.node.as_deref(), command, format), 2),
         Command::Service(service) => service::run(args.node.as_deref(), service, format),
-        Command::Backend(order) => backend::order(args.node.as_deref(), order),
+        Command::Backend(order) => backend::order(args.node.as_deref(), order, format),
         Command::Flow(command) => flow::run(args.node.as_deref(), command, format),
         Command::Capture(what) => capture::run(args.node.as_deref(), &what, format),
         Command::Log { source: LogSource::Datapath, switch } => {

@@ -11,6 +11,7 @@ use super::{Format, node, runtime, status, table::Table};
 use crate::{
     api::{client, snapshot::Node},
     datapath::{
+        build::Build,
         pins::{self, Pins},
         programs::{self, Loaded},
     },
@@ -31,6 +32,10 @@ pub enum Prog {
 struct Shown {
     /// The daemon that runs, if one does.
     daemon: Option<Node>,
+    /// Whose programs these are, as whoever loaded them has said.
+    build: Option<Build>,
+    /// What this command would load.
+    own: Build,
     programs: Vec<Loaded>,
 }
 
@@ -42,7 +47,7 @@ pub(super) fn run(name: Option<&str>, command: &Prog, format: Format) -> Result<
             let runtime = runtime()?;
             let _inside = runtime.enter();
             programs::test()?;
-            println!("the packet programs of viplb {} work here", env!("CARGO_PKG_VERSION"));
+            println!("the packet programs of viplb {} work here", Build::own());
             Ok(ExitCode::SUCCESS)
         }
     }
@@ -50,9 +55,10 @@ pub(super) fn run(name: Option<&str>, command: &Prog, format: Format) -> Result<
 
 fn show(name: Option<&str>, format: Format) -> Result<ExitCode> {
     let name = node::choose(name)?;
-    let programs = programs::show(&Pins::of(&name))?;
+    let pins = Pins::of(&name);
+    let programs = programs::show(&pins)?;
     let daemon = runtime()?.block_on(client::status(&pins::socket(&name))).ok().map(|s| s.node);
-    let shown = Shown { daemon, programs };
+    let shown = Shown { daemon, build: Build::loaded(&pins), own: Build::own(), programs };
     match format {
         Format::Text => print!("{}", render(&name, &shown, status::now())),
         Format::Json => println!("{}", serde_json::to_string(&shown)?),
@@ -68,6 +74,13 @@ fn render(name: &str, shown: &Shown, now: u64) -> String {
         }
         None => format!("node {name}  no daemon runs; what follows is in the kernel\n"),
     };
+    match &shown.build {
+        Some(build) => out += &format!("programs of viplb {build}\n"),
+        None => out.push_str("programs of a viplb that did not say which\n"),
+    }
+    if shown.build.as_ref().is_none_or(|build| build.object != shown.own.object) {
+        out += &format!("this command has others: viplb {}; `viplb upgrade` goes over to them\n", shown.own);
+    }
     let mut table = Table::new(&["ID", "PROGRAM", "TAG", "LOADED", "ATTACHED", "RUNS", "NS/RUN", "VERIFIED"]);
     for p in &shown.programs {
         let attached = if p.attached.is_empty() { "-".into() } else { p.attached.join(",") };
@@ -111,13 +124,22 @@ mod tests {
             attached: Vec::new(),
             ..program.clone()
         };
-        let text = render("h1", &Shown { daemon: None, programs: vec![program, busy] }, 100);
+        let build =
+            |object: &str| Build { version: "0.1.0".into(), commit: "abc".into(), object: object.into() };
+        let mut shown =
+            Shown { daemon: None, build: Some(build("00")), own: build("00"), programs: vec![program, busy] };
+        let text = render("h1", &shown, 100);
         assert_eq!(
             text,
             "node h1  no daemon runs; what follows is in the kernel\n\
+             programs of viplb 0.1.0 (commit abc, programs 00)\n\
              ID  PROGRAM        TAG   LOADED  ATTACHED                 RUNS  NS/RUN  VERIFIED\n\
              7   viplb_ingress  00ff  5s ago  eth0-ingress,lo-ingress  -     -       1234\n\
              8   viplb_ingress  00ff  5s ago  -                        4     100     -\n"
         );
+        shown.own = build("11");
+        let text = render("h1", &shown, 100);
+        let others = "\nthis command has others: viplb 0.1.0 (commit abc, programs 11); `viplb upgrade` goes over to them\n";
+        assert!(text.contains(others), "{text}");
     }
 }

@@ -67,7 +67,7 @@ pub fn render(s: &Snapshot, now: u64) -> String {
             out,
             "node {}  viplb {}  pid {}  up {}",
             s.node.name,
-            s.node.version,
+            s.node.programs.as_ref().map_or_else(|| s.node.version.clone(), ToString::to_string),
             s.node.pid,
             since(s.node.since)
         );
@@ -77,6 +77,9 @@ pub fn render(s: &Snapshot, now: u64) -> String {
             "node {}  {}; what follows is read from the pinned maps",
             s.node.name, s.node.daemon
         );
+        if let Some(build) = &s.node.programs {
+            let _ = writeln!(out, "note   the packet programs are of viplb {build}");
+        }
     }
     for why in s.node.vrrp_thread.iter().flat_map(|thread| &thread.missing) {
         let _ = writeln!(out, "note   VRRP thread: {why}");

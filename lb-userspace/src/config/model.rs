@@ -4,6 +4,7 @@
 //! to a virtual router. `config::file` holds the form users write; nothing outside `config` sees that one.
 
 mod access;
+mod admin;
 mod check;
 mod discovery;
 mod limits;
@@ -21,6 +22,7 @@ use std::{
 
 pub use super::address::Listen;
 pub use access::{Access, ClientLimit, DenyAction, Prefix, Rate};
+pub use admin::Admin;
 pub use check::{
     AgentCheck, Check, CheckKind, DnsCheck, Donor, Failback, Galera, GaleraCheck, HttpCheck, MysqlLogin,
     Role, ScriptCheck, Tls, UdpCheck,
@@ -430,6 +432,8 @@ pub struct Backend {
     pub mode: Mode,
     /// It is not in the file: the others' cluster has it as a member.
     pub discovered: bool,
+    /// What is wanted of it, unless an order is another. Default nothing in particular.
+    pub admin: Admin,
 }
 
 impl VirtualRouter {

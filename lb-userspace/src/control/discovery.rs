@@ -18,7 +18,7 @@ use anyhow::Result;
 
 use super::{Control, start::ways};
 use crate::{
-    config::model::{Backend, Config, Service},
+    config::model::{Admin, Backend, Config, Service},
     datapath::pins,
     galera::members::{Members, News},
     netlink::Netlink,
@@ -122,6 +122,7 @@ fn backend(service: &Service, addr: SocketAddr) -> Option<Backend> {
         priority: 0,
         sorry: false,
         mode: service.mode,
+        admin: Admin::Ready,
         discovered: true,
     })
 }

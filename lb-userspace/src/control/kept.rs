@@ -49,6 +49,9 @@ struct KeptBackend {
     writer: bool,
     /// `ready`, `drain` or `maint`.
     ordered: String,
+    /// What the file said of that.
+    #[serde(default)]
+    configured: String,
     weight: Option<u16>,
 }
 
@@ -74,6 +77,7 @@ impl Kept {
                     since: since.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),
                     writer: restored.writer,
                     ordered: restored.admin.as_str().into(),
+                    configured: restored.configured_admin.as_str().into(),
                     weight: restored.ordered_weight,
                 });
             }
@@ -119,13 +123,12 @@ impl Kept {
     /// How a backend stood, and since when.
     pub fn restored(&self, service: &Service, backend: usize) -> Option<(Restored, SystemTime)> {
         let kept = self.find(service, backend)?;
+        let admin = |word: &str| Admin::ALL.into_iter().find(|a| a.as_str() == word).unwrap_or_default();
         let restored = Restored {
             // Who was not up is checked first: it may be by now.
             health: if kept.up { State::Up } else { State::Unchecked },
-            admin: [Admin::Drain, Admin::Maint]
-                .into_iter()
-                .find(|a| a.as_str() == kept.ordered)
-                .unwrap_or_default(),
+            admin: admin(&kept.ordered),
+            configured_admin: admin(&kept.configured),
             ordered_weight: kept.weight,
             writer: kept.writer,
         };

@@ -38,7 +38,7 @@ use crate::{
         snapshot::{self, Snapshot},
     },
     config::model::Version,
-    datapath::{counters, load::Datapath},
+    datapath::{build::Build, counters, load::Datapath},
     health,
     netlink::Netlink,
     notify::Notifier,
@@ -61,6 +61,8 @@ struct Control {
     model: Model,
     exhaustion: Exhaustion,
     datapath: Datapath,
+    /// Whose packet programs run: this one's.
+    build: Build,
     netlink: Netlink,
     /// Whose MTU is looked at next.
     mtu_turn: usize,
@@ -314,6 +316,7 @@ impl Control {
                 counters::fill_backend(maps, *number, b)?;
             }
         }
+        s.node.programs = Some(self.build.clone());
         s.flows.used = collector.used();
         s.flows.capacity = u64::from(collector.capacity());
         counters::fill_packets(maps, &mut s)?;

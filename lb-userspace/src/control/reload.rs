@@ -33,7 +33,7 @@ use super::{
     start, sync,
 };
 use crate::{
-    api::{self, Edit, EditOrder, Reloaded, snapshot::Refused},
+    api::{self, BackendOrder, Edit, EditOrder, Order, Reloaded, snapshot::Refused},
     config::{self, Loaded, model::Config},
     datapath::{counters, ring},
     health::{self, State},
@@ -117,10 +117,25 @@ impl Control {
         let text = match &edit {
             Edit::AddService { name, body } => edit::add_service(&self.source, name, body),
             Edit::RemoveService { name } => edit::remove_service(&self.source, name),
+            Edit::Backend(order) => {
+                let (s, place) = self.model.find(&order.service, &order.backend)?;
+                if write && self.model.config().services[s].backends[place].discovered {
+                    return Err(format!(
+                        "{} is discovered: it is in no file that this could be written to",
+                        order.backend
+                    ));
+                }
+                edit::set_backend(&self.source, &order.service, place, order.order)
+            }
         };
         let mut done = self.take_text(text?, dry_run).await?;
         if dry_run {
             return Ok(done);
+        }
+        if let Edit::Backend(BackendOrder { service, backend, order }) = &edit {
+            // What was ordered before goes, be it that the file has said the same all the while.
+            let order = if let Order::Weight(_) = order { Order::Weight(None) } else { *order };
+            self.model.on_order(service, backend, order.into(), (Instant::now(), SystemTime::now()))?;
         }
         for change in &done.changes {
             tracing::info!("by order: {change}");

@@ -33,6 +33,7 @@ use crate::{
     },
     config::model::{Config, Mode, Service, Track},
     datapath::{
+        build::Build,
         lease::KernelLease,
         load::{Datapath, Sizes},
         pins,
@@ -173,6 +174,7 @@ async fn prepare(
             model: p.model,
             exhaustion: Exhaustion::default(),
             datapath,
+            build: Build::own(),
             netlink,
             mtu_turn: 0,
             driver: p.driver,

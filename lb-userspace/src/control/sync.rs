@@ -134,7 +134,7 @@ fn random() -> u64 {
 }
 
 fn replica<'a>(datapath: &'a mut Datapath, directory: &'a Directory, now: BootTime) -> Replica<'a> {
-    Replica { maps: datapath.tables.maps(), collector: &mut datapath.collector, directory, now }
+    Replica::new(datapath.tables.maps(), &mut datapath.collector, directory, now)
 }
 
 /// Until there is something to do; for ever without replication.

@@ -22,7 +22,8 @@ use lb_common::{
 use tokio::io::unix::AsyncFd;
 
 use super::{
-    alive::Alive, attach, flows::Collector, maps::Maps, pins::Pins, ports::Pools, tables::Tables, tails, xdp,
+    alive::Alive, attach, build, flows::Collector, maps::Maps, pins::Pins, ports::Pools, tables::Tables,
+    tails, xdp,
 };
 use crate::{
     config::model::{Hook, Hooks},
@@ -30,7 +31,7 @@ use crate::{
     units,
 };
 
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/viplb.bpf.o"));
+pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/viplb.bpf.o"));
 
 /// The two programs and the directions they are for.
 pub(super) const PROGRAMS: [(&str, &str, TcAttachType); 2] =
@@ -151,6 +152,7 @@ impl Datapath {
         let port_pools = Pools::open(pins, &maps)?;
         // Only now does no program of a former daemon go on in its own tails any more.
         tails::remove_others(pins, &tails)?;
+        build::tell(pins)?;
         let collector = Collector::open(pins, capacity, places, pools)?;
         if adopted && collector.recount() > 0 {
             tracing::info!("counts of connections that the former daemon had left unfinished are put right");

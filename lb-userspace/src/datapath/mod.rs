@@ -7,6 +7,7 @@
 pub mod access;
 mod alive;
 mod attach;
+pub mod build;
 pub mod capture;
 pub mod counters;
 pub mod flows;

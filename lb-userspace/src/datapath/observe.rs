@@ -10,7 +10,7 @@ use lb_common::{
     service::ServiceKey,
 };
 
-use super::{counters, maps::Maps, pins::Pins};
+use super::{build::Build, counters, maps::Maps, pins::Pins};
 use crate::{
     api::snapshot::{self, Snapshot},
     vrrp::BootTime,
@@ -24,6 +24,7 @@ pub fn snapshot(name: &str, pins: &Pins, daemon: &str) -> Result<Snapshot> {
             name: name.into(),
             daemon: daemon.into(),
             version: env!("CARGO_PKG_VERSION").into(),
+            programs: Build::loaded(pins),
             datapath_log: maps.settings.get(&0, 0).is_ok_and(|s| s.log != 0),
             ..snapshot::Node::default()
         },

@@ -4,11 +4,15 @@
 //! The control loop alone does this and the collector's work, so that no slot is taken by one and freed by the other. Programs
 //! see a flow once its keys are there, and those come after the record.
 
-use std::os::fd::{AsRawFd, RawFd};
+use std::{
+    collections::HashMap,
+    os::fd::{AsRawFd, RawFd},
+};
 
 use anyhow::{Context, Result};
 use aya::maps::{Map, MapData, PerCpuArray, RingBuf};
 use lb_common::{
+    addr::Addr,
     flow::{FORWARD, Flow, FlowKey, FlowRef, REPLICATED, REVERSE, TIMED},
     flow_event::FlowEvent,
     maps as names,
@@ -78,11 +82,25 @@ pub struct Replica<'a> {
     pub directory: &'a Directory,
     /// The time of this turn.
     pub now: BootTime,
+    /// What was read of ways to backends in this turn: nobody else changes them meanwhile.
+    paths: HashMap<u32, Path>,
+    /// Likewise of pools, by backend and source.
+    pools: HashMap<(u32, Addr), u16>,
 }
 
 const NOEXIST: u64 = 1;
 
-impl Replica<'_> {
+impl<'a> Replica<'a> {
+    /// For the turn at `now`.
+    pub fn new(
+        maps: &'a mut Maps,
+        collector: &'a mut Collector,
+        directory: &'a Directory,
+        now: BootTime,
+    ) -> Self {
+        Self { maps, collector, directory, now, paths: HashMap::new(), pools: HashMap::new() }
+    }
+
     fn remove_slot(&mut self, slot: u32) {
         // The queue of free slots cannot be full; should the kernel refuse all the same, one slot is lost.
         if let Err(e) = self.collector.take_out(self.maps, slot) {
@@ -91,18 +109,46 @@ impl Replica<'_> {
     }
 
     /// Enters the keys of a filled record; takes them back if one is refused.
-    fn enter_keys(&mut self, slot: u32, flow: &Flow) -> bool {
+    fn enter_keys(&mut self, slot: u32, flow: &Flow, displaced: &mut Vec<u32>) -> bool {
         let to = |direction| FlowRef { slot, generation: flow.generation, direction, pad: 0 };
         let (forward, reverse) = (flow.forward_key(), flow.reverse_key());
         let two_ways = !flow.mode().is_one_way();
-        if two_ways && self.maps.flow_keys.insert(reverse, to(REVERSE), NOEXIST).is_err() {
+        if two_ways && !self.enter_key(reverse, to(REVERSE), displaced) {
             return false;
         }
-        let entered = self.maps.flow_keys.insert(forward, to(FORWARD), NOEXIST).is_ok();
+        let entered = self.enter_key(forward, to(FORWARD), displaced);
         if !entered && two_ways {
             let _ = self.maps.flow_keys.remove(&reverse);
         }
         entered
+    }
+
+    /// Enters a key. Only if the kernel says that it is there already, what has it is looked for, and goes: a system call each is
+    /// most of what a flow costs here, and of hundreds of thousands few are in another's way.
+    fn enter_key(&mut self, key: FlowKey, to: FlowRef, displaced: &mut Vec<u32>) -> bool {
+        if self.maps.flow_keys.insert(key, to, NOEXIST).is_ok() {
+            return true;
+        }
+        if let Ok(there) = self.maps.flow_keys.get(&key, 0)
+            && self.read(there.slot).generation == there.generation
+        {
+            self.remove_slot(there.slot);
+            displaced.push(there.slot);
+        }
+        let _ = self.maps.flow_keys.remove(&key);
+        self.maps.flow_keys.insert(key, to, NOEXIST).is_ok()
+    }
+
+    /// The way to a backend.
+    fn path(&mut self, backend: u32) -> Path {
+        let maps = &self.maps;
+        *self.paths.entry(backend).or_insert_with(|| maps.paths.get(&backend, 0).unwrap_or_default())
+    }
+
+    /// The pool of a backend's flow with this source.
+    fn pool(&mut self, backend: u32, source: Addr) -> u16 {
+        let maps = &self.maps;
+        *self.pools.entry((backend, source)).or_insert_with(|| pool_of(maps, backend, source))
     }
 }
 
@@ -133,23 +179,15 @@ impl Flows for Replica<'_> {
 
     fn insert(&mut self, record: &Record, displaced: &mut Vec<u32>) -> Result<u32, Unfit> {
         let place = self.directory.place(record)?;
-        let path = self.maps.paths.get(&place.backend, 0).unwrap_or_default();
+        let path = self.path(place.backend);
         let slot = self.maps.free_slots.pop(0).map_err(|_| Unfit::Full)?;
         let generation = self.read(slot).generation.wrapping_add(1);
         let mut flow = directory::fill(record, &place, &path, generation, self.now.0);
         if flow.mode() == Mode::Nat {
-            flow.pool = pool_of(self.maps, place.backend, flow.snat);
-        }
-        for key in [flow.forward_key(), flow.reverse_key()] {
-            let Ok(there) = self.maps.flow_keys.get(&key, 0) else { continue };
-            if self.read(there.slot).generation == there.generation {
-                self.remove_slot(there.slot);
-                displaced.push(there.slot);
-            }
-            let _ = self.maps.flow_keys.remove(&key);
+            flow.pool = self.pool(place.backend, flow.snat);
         }
         self.collector.fill(slot, &flow);
-        if self.enter_keys(slot, &flow) {
+        if self.enter_keys(slot, &flow, displaced) {
             // Whoever claims it meanwhile finds the key, and passes on.
             self.collector.take_port(&flow);
             return Ok(slot);

@@ -57,6 +57,7 @@ struct Member {
     failure: Option<Failure>,
     seen: Option<Seen>,
     admin: Admin,
+    configured_admin: Admin,
     ordered_weight: Option<u16>,
     share: Option<u8>,
     flows: u64,
@@ -92,7 +93,8 @@ impl Pool {
             health: State::Unchecked,
             failure: None,
             seen: None,
-            admin: Admin::Ready,
+            admin: b.admin,
+            configured_admin: b.admin,
             ordered_weight: None,
             share: None,
             flows: 0,
@@ -136,6 +138,8 @@ impl Pool {
                 configured_weight: m.configured_weight,
                 // The file's newer word goes before an older order.
                 ordered_weight: old.ordered_weight.filter(|_| old.configured_weight == m.configured_weight),
+                admin: if old.configured_admin == m.configured_admin { old.admin } else { m.admin },
+                configured_admin: m.configured_admin,
                 unasked: old.unasked || old.seen.is_none() && next.galera.is_some(),
                 ..old.clone()
             };
@@ -151,14 +155,23 @@ impl Pool {
     /// What is left of a backend to the next daemon.
     pub fn restorable(&self, backend: usize) -> Restored {
         let m = &self.members[backend];
-        let (health, admin, ordered_weight) = (m.health, m.admin, m.ordered_weight);
-        Restored { health, admin, ordered_weight, writer: self.writer == Some(backend) }
+        Restored {
+            health: m.health,
+            admin: m.admin,
+            configured_admin: m.configured_admin,
+            ordered_weight: m.ordered_weight,
+            writer: self.writer == Some(backend),
+        }
     }
 
     /// A backend stood so when the former daemon ended; of the cluster it is asked again.
     pub fn restore(&mut self, backend: usize, restored: Restored) {
         let m = &mut self.members[backend];
-        (m.health, m.admin, m.ordered_weight) = (restored.health, restored.admin, restored.ordered_weight);
+        (m.health, m.ordered_weight) = (restored.health, restored.ordered_weight);
+        // Another word in the file is newer than what was ordered before.
+        if restored.configured_admin == m.configured_admin {
+            m.admin = restored.admin;
+        }
         m.unasked = restored.health == State::Up;
         if restored.writer {
             self.writer = Some(backend);

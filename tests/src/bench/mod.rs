@@ -6,6 +6,7 @@
 
 pub mod arp;
 pub mod blackout;
+pub mod change;
 pub mod echo;
 pub mod election;
 pub mod event;

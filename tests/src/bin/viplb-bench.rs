@@ -13,7 +13,7 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 use lb_tests::{
     bench::{
-        echo, election, failover, faults, flood, forward, hogs, program,
+        change, echo, election, failover, faults, flood, forward, hogs, program,
         row::{self, Row},
         survive,
     },
@@ -44,6 +44,7 @@ enum What {
     Flood(flood::Options),
     Faults(faults::Options),
     Survive(survive::Options),
+    Change(change::Options),
     /// An echo server, TCP and UDP.
     #[command(hide = true)]
     Echo {
@@ -68,6 +69,16 @@ enum What {
     /// Connections of `survive`, as told on standard input.
     #[command(hide = true)]
     SurviveClient {
+        shape: String,
+    },
+    /// A backend of `change`.
+    #[command(hide = true)]
+    ChangeServer {
+        listen: SocketAddr,
+    },
+    /// A client of `change`.
+    #[command(hide = true)]
+    ChangeClient {
         shape: String,
     },
     /// A process that is busy.
@@ -108,6 +119,14 @@ fn run(cli: &Cli) -> Result<Vec<Row>> {
         What::Survive(options) => {
             console::catch_signals()?;
             survive::run(options, &prefix, &console)?
+        }
+        What::Change(options) => {
+            console::catch_signals()?;
+            change::run(options, &console)?
+        }
+        What::ChangeServer { listen } => return change::server::serve(*listen).map(|()| Vec::new()),
+        What::ChangeClient { shape } => {
+            return change::load::be_client(serde_json::from_str(shape)?).map(|()| Vec::new());
         }
         What::SurviveServer { listen } => return survive::server::serve(*listen).map(|()| Vec::new()),
         What::SurviveClient { shape } => {

@@ -20,7 +20,7 @@ use super::{
 use crate::config::{
     address::{self, Endpoint, Listen},
     diagnostic::Report,
-    model::{Failback, Mode, Protocol, Role, Then, Unknown},
+    model::{Admin, Failback, Mode, Protocol, Role, Then, Unknown},
     reader::{Bare, Field, Reader, Refusal, parse_duration},
 };
 
@@ -96,6 +96,8 @@ pub struct Backend {
     pub sorry: Field<bool>,
     /// `mode`.
     pub mode: Field<Mode>,
+    /// `state`.
+    pub admin: Field<Admin>,
 }
 
 /// Reads one section.
@@ -209,6 +211,7 @@ fn read_backend(service: &str, table: &Spanned<&DeTable<'_>>, report: &mut Repor
         priority: r.integer("priority", 0..=255),
         sorry: r.boolean("sorry"),
         mode: r.parsed("mode", parse_mode),
+        admin: r.choice("state", &Admin::ALL.map(|admin| (admin.as_str(), admin))),
     };
     r.require("address", &backend.address, "address = \"172.18.0.2:3306\"");
     r.finish();
@@ -269,6 +272,7 @@ const SERVICE_HINTS: Hints = &[
     ("server", "write `[[service.NAME.backend]]`"),
     ("real_server", "write `[[service.NAME.backend]]`"),
     ("backends", "write `[[service.NAME.backend]]`, once for each"),
+    ("disabled", "write `state = \"maint\"`"),
     ("port", "write `address = \"ADDR:PORT\"`"),
     ("slowstart", "write `slow_start`"),
     ("on-marked-down", "write `on_lost`"),

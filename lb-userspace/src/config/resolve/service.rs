@@ -8,7 +8,7 @@ use super::{Resolver, or, virtual_addrs};
 use crate::config::{
     address::{Endpoint, LOOPBACK},
     file,
-    model::{Backend, Listen, Mode, Protocol, Service, Sessions},
+    model::{Admin, Backend, Listen, Mode, Protocol, Service, Sessions},
     reader::Field,
 };
 
@@ -132,6 +132,7 @@ impl Resolver<'_, '_> {
                 sorry: or(&backend.sorry, false),
                 mode,
                 discovered: false,
+                admin: or(&backend.admin, Admin::Ready),
             });
         }
         self.warn_of_weights(place.clone(), s, &seen);

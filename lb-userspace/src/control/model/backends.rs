@@ -53,6 +53,12 @@ impl Model {
         })
     }
 
+    /// The places of a service and of a backend of it; an error says what there is instead.
+    pub fn find(&self, service: &str, backend: &str) -> Result<(usize, usize), String> {
+        let s = self.service_named(service)?;
+        Ok((s, self.backend_named(s, backend)?))
+    }
+
     /// Takes in an operator's order about a backend; an error says what there is instead.
     pub fn on_order(
         &mut self,
@@ -61,8 +67,7 @@ impl Model {
         order: health::Order,
         (at, now): (Instant, SystemTime),
     ) -> Result<(), String> {
-        let s = self.service_named(service)?;
-        let b = self.backend_named(s, backend)?;
+        let (s, b) = self.find(service, backend)?;
         tracing::info!("service {service}: backend {backend}: ordered {order}");
         self.with_pool(s, (at, now), |pool| pool.order(b, order, at));
         Ok(())

@@ -23,6 +23,7 @@ impl Model {
                 pid: std::process::id(),
                 since: unix(self.machine.started.unwrap_or(now)),
                 version: env!("CARGO_PKG_VERSION").into(),
+                programs: None,
                 program: self.machine.program.clone(),
                 run: self.machine.started.map_or(0, nanoseconds),
                 datapath_log: self.datapath_log,

@@ -277,6 +277,7 @@ fn backend(a: &Backend, b: &Backend) -> Details {
     d.values("priority", &a.priority, &b.priority);
     d.values("sorry", &a.sorry, &b.sorry);
     d.values("discovered", &a.discovered, &b.discovered);
+    d.values("state", &a.admin.as_str().to_owned(), &b.admin.as_str().to_owned());
     d
 }
 

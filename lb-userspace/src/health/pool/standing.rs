@@ -5,17 +5,7 @@ use std::{fmt, time::Duration};
 use super::super::{Failure, State, passive::Tally};
 use crate::galera::policy::Reason;
 
-/// What an operator wants of a backend until the daemon ends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Admin {
-    /// Nothing in particular.
-    #[default]
-    Ready,
-    /// No new connections.
-    Drain,
-    /// The same, whatever checks say.
-    Maint,
-}
+pub use crate::config::model::Admin;
 
 /// What a daemon knows of a backend and leaves to the next one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,6 +14,8 @@ pub struct Restored {
     pub health: State,
     /// What an operator wants of it.
     pub admin: Admin,
+    /// What the file wanted of it then.
+    pub configured_admin: Admin,
     /// The weight that was ordered.
     pub ordered_weight: Option<u16>,
     /// It is its service's writer.
@@ -152,17 +144,6 @@ impl Part {
             Self::Writer => "writer",
             Self::Standby => "standby",
             Self::Sorry => "sorry",
-        }
-    }
-}
-
-impl Admin {
-    /// The word of status, log and command line.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Ready => "ready",
-            Self::Drain => "drain",
-            Self::Maint => "maint",
         }
     }
 }

@@ -22,6 +22,7 @@ fn service(backends: &[(u16, u8)], galera: Option<Galera>, slow_start: Duration)
         max_connections: 0,
         priority: *priority,
         sorry: false,
+        admin: Admin::Ready,
         mode: Mode::Nat,
         discovered: false,
     };

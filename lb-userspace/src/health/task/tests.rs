@@ -9,7 +9,7 @@ use super::super::{
 };
 use super::*;
 use crate::config::model::{
-    Access, Backend, Listen, Mode, MysqlLogin, Protocol, Scheduler, Sessions, Timeouts,
+    Access, Admin, Backend, Listen, Mode, MysqlLogin, Protocol, Scheduler, Sessions, Timeouts,
 };
 
 fn service(addrs: &[SocketAddr], kind: CheckKind) -> Service {
@@ -40,6 +40,7 @@ fn service(addrs: &[SocketAddr], kind: CheckKind) -> Service {
                 max_connections: 0,
                 priority: 0,
                 sorry: false,
+                admin: Admin::Ready,
                 mode: Mode::Nat,
                 discovered: false,
             })

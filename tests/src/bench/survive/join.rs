@@ -2,6 +2,9 @@
 //!
 //! Half a million connections cannot be opened here, so the owner has been told of them: by a peer in this process that speaks
 //! replication as a daemon does, owned the address before it, and has only a list of flows. From then on both nodes are whole daemons.
+//!
+//! What the owner forwards meanwhile is asked of it as of a machine of its own: its daemon, the client and the backends keep to some of
+//! the processors, and the node that joins to others. On one alone they would share it, and the row says so.
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket},
@@ -30,6 +33,11 @@ use lb_userspace::{
     vrrp::BootTime,
 };
 
+use nix::{
+    sched::{CpuSet, sched_getaffinity, sched_setaffinity},
+    unistd::Pid,
+};
+
 use super::{
     NAME, Options,
     scene::{HELD_PORT, SYNC_KEY, SYNC_PORT, Scene, Setup as SceneSetup, Stack, other},
@@ -39,6 +47,7 @@ use crate::{
     bench::{row::Row, scene::Profile},
     console::Console,
     lab::VIP,
+    node, proc,
     vrrp_net::{self, Viplb},
 };
 
@@ -172,13 +181,26 @@ fn speak(socket: &UdpSocket, peer: SocketAddr, mut list: List, stop: &AtomicBool
 
 /// Runs it `options.rounds` times, each in a scene of its own.
 pub fn run(options: &Options, flows: u32, prefix: &str, console: &Console) -> Result<Vec<Row>> {
+    let apart = if Parted::new()?.apart { "processors of their own" } else { "one processor for all" };
     let (mut caught_up, mut started, mut falls) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut owners, mut joiners, mut starts) = (Vec::new(), Vec::new(), Vec::new());
     for round in 1..=options.rounds {
         let joined = once(options, flows, prefix, console)?;
         console.say(format!(
-            "round {round}/{}  {flows} flows in {:.2} s, {:.2} s after its start; {:.0} requests/s before, {:.0} meanwhile",
-            options.rounds, joined.caught_up_s, joined.started_s, joined.before, joined.meanwhile
+            "round {round}/{}  {flows} flows in {:.2} s, {:.2} s after its start; {:.0} requests/s before, {:.0} meanwhile; \
+             processor time of the owner's daemon {:.2} s, of the other {:.2} s, and {:.2} s for its start",
+            options.rounds,
+            joined.caught_up_s,
+            joined.started_s,
+            joined.before,
+            joined.meanwhile,
+            joined.owner_s,
+            joined.joiner_s,
+            joined.start_s
         ));
+        owners.push(joined.owner_s);
+        joiners.push(joined.joiner_s);
+        starts.push(joined.start_s);
         caught_up.push(joined.caught_up_s);
         started.push(joined.started_s);
         falls.push(joined.before / joined.meanwhile);
@@ -187,7 +209,10 @@ pub fn run(options: &Options, flows: u32, prefix: &str, console: &Console) -> Re
     Ok(vec![
         row(format!("a node that joins has the owner's {flows} flows"), "s", &caught_up).at_most(CAUGHT_UP_S),
         row("likewise, from the start of its daemon on".to_owned(), "s", &started),
-        row("requests through the owner: before / meanwhile".to_owned(), "x", &falls).at_most(FALL),
+        row(format!("requests through the owner: before / meanwhile, {apart}"), "x", &falls).at_most(FALL),
+        row("processor time of the owner's daemon meanwhile".to_owned(), "s", &owners),
+        row("processor time of the other daemon".to_owned(), "s", &joiners),
+        row("processor time of its start, the kernel's verifier included".to_owned(), "s", &starts),
     ])
 }
 
@@ -196,6 +221,49 @@ struct Joined {
     started_s: f64,
     before: f64,
     meanwhile: f64,
+    /// Processor time of the owner's daemon from the other's start on, of the other's start, and of what it does then, s.
+    owner_s: f64,
+    start_s: f64,
+    joiner_s: f64,
+}
+
+/// Which processors the owner has, with clients and backends, and which the node that joins.
+struct Parted {
+    all: CpuSet,
+    owner: CpuSet,
+    joiner: CpuSet,
+    apart: bool,
+}
+
+impl Parted {
+    fn new() -> Result<Self> {
+        let all = sched_getaffinity(Pid::from_raw(0))?;
+        let ours: Vec<usize> = (0..CpuSet::count()).filter(|cpu| all.is_set(*cpu).unwrap_or(false)).collect();
+        let (mut owner, mut joiner) = (CpuSet::new(), CpuSet::new());
+        for (i, cpu) in ours.iter().enumerate() {
+            let set = if i < ours.len().div_ceil(2) { &mut owner } else { &mut joiner };
+            set.set(*cpu)?;
+        }
+        let apart = ours.len() > 1;
+        if !apart {
+            joiner = owner;
+        }
+        Ok(Self { all, owner, joiner, apart })
+    }
+
+    /// What is started meanwhile keeps to these.
+    fn with<T>(&self, set: &CpuSet, work: impl FnOnce() -> Result<T>) -> Result<T> {
+        sched_setaffinity(Pid::from_raw(0), set)?;
+        let done = work();
+        sched_setaffinity(Pid::from_raw(0), &self.owner)?;
+        done
+    }
+}
+
+impl Drop for Parted {
+    fn drop(&mut self) {
+        let _ = sched_setaffinity(Pid::from_raw(0), &self.all);
+    }
 }
 
 fn once(options: &Options, flows: u32, prefix: &str, console: &Console) -> Result<Joined> {
@@ -208,7 +276,8 @@ fn once(options: &Options, flows: u32, prefix: &str, console: &Console) -> Resul
         adopt: false,
         held: flows,
     };
-    let mut scene = Scene::lay(prefix, Stack::Viplb, setup)?;
+    let parted = Parted::new()?;
+    let mut scene = parted.with(&parted.owner, || Scene::lay(prefix, Stack::Viplb, setup))?;
     let former = Former::start(&scene, flows)?;
     let (h1, h2) = (scene.lab().node("h1")?, scene.lab().node("h2")?);
     scene.start(&h1)?;
@@ -225,14 +294,30 @@ fn once(options: &Options, flows: u32, prefix: &str, console: &Console) -> Resul
     let begun = Instant::now();
     console.wait_for(COUNTED, || Ok(false))?;
     let before = scene.tell(Order::Mark)?.exchanges as f64 / begun.elapsed().as_secs_f64();
+    let owner = processor_time(&scene, "h1")?;
     let begun = Instant::now();
-    scene.start(&h2)?;
-    let joined = Instant::now();
+    parted.with(&parted.joiner, || scene.start(&h2))?;
+    let (joined, start_s) = (Instant::now(), processor_time(&scene, "h2")?);
     // A flow a connection that carries requests is there as well.
     wait(&scene, "h2", flows, "in-sync", console)?;
     let (caught_up, started) = (joined.elapsed(), begun.elapsed());
     let meanwhile = scene.tell(Order::Mark)?.exchanges as f64 / begun.elapsed().as_secs_f64();
-    Ok(Joined { caught_up_s: caught_up.as_secs_f64(), started_s: started.as_secs_f64(), before, meanwhile })
+    Ok(Joined {
+        caught_up_s: caught_up.as_secs_f64(),
+        started_s: started.as_secs_f64(),
+        before,
+        meanwhile,
+        owner_s: processor_time(&scene, "h1")? - owner,
+        start_s,
+        joiner_s: processor_time(&scene, "h2")? - start_s,
+    })
+}
+
+/// Of a node's daemon, s.
+fn processor_time(scene: &Scene, name: &str) -> Result<f64> {
+    let pids = node::daemon_pids(scene.lab(), &scene.lab().node(name)?);
+    let pid = *proc::leaders(&pids).first().with_context(|| format!("{name} has no daemon"))?;
+    Ok(proc::processor_time(pid).context("no processor time")?.as_secs_f64())
 }
 
 /// Until a node stands so with so many flows at least.
