@@ -111,7 +111,7 @@ pub enum Tail {
 pub const TAIL_SLOTS: usize = 8;
 
 /// All maps that a later daemon adopts.
-pub const ALL: [&str; 35] = [
+pub const ALL: [&str; 36] = [
     VIPS,
     LEASES,
     SERVICES,
