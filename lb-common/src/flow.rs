@@ -102,7 +102,7 @@ pub struct Flow {
     pub stage: u8,
     /// [`FIN_CLIENT`], [`FIN_BACKEND`], [`RETRIED`], [`MISSED`], [`ASKED`], [`TIMED`], [`REPLICATED`], [`ADOPTED`].
     pub flags: u8,
-    /// A [`Mode`], and [`COUNTED`].
+    /// A [`Mode`], [`COUNTED`] and [`MOVED`].
     pub mode: u8,
     /// The longest IP packet, in bytes, that is simply sent on, in either direction; 0: any. [`DETOUR`]: none.
     pub mtu: u16,
@@ -117,6 +117,10 @@ pub const DETOUR: u16 = 1;
 /// In [`Flow::mode`]: the flow is counted as a connection of its backend and service (`occupancy`). Cleared in one step, through
 /// the word [`Flow::MARKED`], by who takes it off the counts.
 pub const COUNTED: u8 = 1 << 7;
+
+/// In [`Flow::mode`]: the flow is on its way to another server than the client's handshake was with, or there (`opening`): it has
+/// [`DETOUR`], and its packets are held or translated.
+pub const MOVED: u8 = 1 << 6;
 
 /// The client has sent FIN.
 pub const FIN_CLIENT: u8 = 1;
@@ -208,7 +212,7 @@ impl Flow {
     /// The mode it was opened with.
     #[inline(always)]
     pub const fn mode(&self) -> Mode {
-        Mode::from_u8(self.mode & !COUNTED)
+        Mode::from_u8(self.mode & !(COUNTED | MOVED))
     }
 
     /// Where in a record the word is that has [`COUNTED`] in it, in bytes.
@@ -225,6 +229,12 @@ impl Flow {
     #[inline(always)]
     pub const fn is_counted(&self) -> bool {
         self.mode & COUNTED != 0
+    }
+
+    /// Whether it is moved, or being moved.
+    #[inline(always)]
+    pub const fn is_moved(&self) -> bool {
+        self.mode & MOVED != 0
     }
 
     /// Whether the connection has ended, though its record is still there.

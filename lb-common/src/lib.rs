@@ -27,6 +27,7 @@ pub mod lease;
 pub mod maps;
 pub mod mode;
 pub mod occupancy;
+pub mod opening;
 pub mod persistence;
 pub mod ports;
 pub mod probe;

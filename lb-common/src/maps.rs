@@ -39,6 +39,8 @@ pub const CLIENTS: &str = "CLIENTS";
 pub const FLOW_KEYS: &str = "FLOW_KEYS";
 /// `u32 → Flow`.
 pub const FLOWS: &str = "FLOWS";
+/// `u32 slot → Opening`: how flows of services whose servers speak first began; the daemon maps the array into its memory.
+pub const OPENINGS: &str = "OPENINGS";
 /// Queue of free slots of `FLOWS`.
 pub const FREE_SLOTS: &str = "FREE_SLOTS";
 /// `FragmentKey → FragmentRef`: fragmented datagrams under way; the longest unused one gives way.
@@ -105,13 +107,17 @@ pub enum Tail {
     Report = 5,
     /// ICMP errors about packets of flows between families.
     ForeignErrors = 6,
+    /// Packets of flows that are another server's than their handshake was with.
+    Moved = 7,
+    /// Those of them that go on, with the other side's numbers.
+    Renumber = 8,
 }
 
 /// Slots of [`TAILS`].
-pub const TAIL_SLOTS: usize = 8;
+pub const TAIL_SLOTS: usize = 16;
 
 /// All maps that a later daemon adopts.
-pub const ALL: [&str; 36] = [
+pub const ALL: [&str; 37] = [
     VIPS,
     LEASES,
     SERVICES,
@@ -130,6 +136,7 @@ pub const ALL: [&str; 36] = [
     CLIENTS,
     FLOW_KEYS,
     FLOWS,
+    OPENINGS,
     FREE_SLOTS,
     FRAGMENTS,
     HALF_OPEN,

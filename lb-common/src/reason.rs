@@ -140,6 +140,8 @@ reasons! {
     /// Segment in the middle of an unknown connection, which a new owner has given to the backend that its service's scheduler
     /// gives it to.
     Adopted = 43, Forwarded, "adopted";
+    /// Of a connection that is being moved to another server, whose answer is waited for: it is sent again.
+    Moving = 44, Dropped, "moving";
     /// SYN-ACK that the daemon sends on once a peer has its flow (`sync = "strict"`).
     Held = 45, Forwarded, "held";
 }

@@ -151,12 +151,12 @@ pub struct Path {
     /// The largest segment, in bytes of data, that either side of a connection is told of; 0: what fits the tunnel, if there is
     /// one; [`NO_CLAMP`]: what they say themselves.
     pub mss: u16,
-    /// Zero.
-    pub pad: u8,
+    /// Non-zero: how its TCP connections begin is noted, for they can be moved to another server before it has spoken (`opening`).
+    pub moves: u8,
     /// Non-zero: SYN-ACKs of its TCP connections wait until a peer has the flow (`held`).
     pub strict: u8,
 }
-layout!(Path = 24: source, mtu, least, mss, pad, strict);
+layout!(Path = 24: source, mtu, least, mss, moves, strict);
 
 /// [`Path::mss`] that changes nothing.
 pub const NO_CLAMP: u16 = u16::MAX;

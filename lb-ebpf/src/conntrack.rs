@@ -18,14 +18,8 @@ use crate::{
 };
 
 /// The plan for a packet of a known flow; undecided if there is no such flow, if the packet opens a new connection where an old
-/// one has ended, or if it is to open the same one with another backend (`redispatch`).
-#[inline(always)]
-pub fn known<P: Packet, T: Tables>(ip: &Ip, p: &P, t: &T, at: &Arrival) -> Plan {
-    known_if(ip, p, t, at, |_, _| true)
-}
-
-/// Likewise, but undecided as well if the packet would be sent on and `ready` says no, of the flow and the direction; nothing
-/// has changed then.
+/// one has ended, or if it is to open the same one with another backend (`redispatch`); and if the packet would be sent on and `ready`
+/// says no, of the flow and the direction: nothing has changed then.
 #[inline(always)]
 pub fn known_if<P: Packet, T: Tables>(
     ip: &Ip,

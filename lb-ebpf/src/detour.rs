@@ -1,5 +1,6 @@
 //! Packets of flows that need more than new addresses: into a tunnel (`tunnel`), into the other family (`translate`), with another
-//! segment size (`clamp`), or none of it because they are too long for the way (`report`).
+//! segment size (`clamp`), or none of it because they are too long for the way (`report`); and both SYNs of connections that may have
+//! to be moved to another server (`handshake`).
 //!
 //! `forward` leaves them to a program of its own in the kernel, before anything has changed, by one comparison:
 //! [`Flow::takes`]. Flows whose every packet comes here have an MTU of [`DETOUR`]. Packets that open such a flow, fragments and
@@ -19,7 +20,7 @@ use network_types::udp::UdpHdr;
 
 use crate::{
     apply::{self, UDP_CHECK},
-    capture, clamp, conntrack,
+    capture, clamp, conntrack, handshake,
     packet::{Arrival, Packet},
     parse::{self, Ip, L3, L4, Payload, flag},
     plan::{Action, Plan, Step, Verdict},
@@ -33,7 +34,7 @@ const FAMILIES_DIFFER_BY: u32 = 20;
 /// An obstacle that is no length: the packet has no counterpart in the other family.
 const UNTRANSLATABLE: u32 = u32::MAX;
 
-/// Makes a filled record that of a flow by tunnel, between families, or of a limited segment size.
+/// Makes a filled record that of a flow by tunnel, between families, of a limited segment size, or of one whose handshake is noted.
 #[inline(always)]
 pub fn prepare(f: &mut Flow, backend: &Backend, path: Option<&Path>) -> Result<(), Reason> {
     f.mtu = path.map_or(0, |p| p.least);
@@ -46,8 +47,10 @@ pub fn prepare(f: &mut Flow, backend: &Backend, path: Option<&Path>) -> Result<(
             return Err(Reason::BackendMissing);
         }
         f.mtu = DETOUR;
-    } else if f.proto == PROTO_TCP && path.is_some_and(|p| p.strict != 0 || !matches!(p.mss, 0 | NO_CLAMP)) {
-        // Until both have said how much they take, or that they are there.
+    } else if f.proto == PROTO_TCP
+        && path.is_some_and(|p| p.moves != 0 || p.strict != 0 || !matches!(p.mss, 0 | NO_CLAMP))
+    {
+        // Until both have said how much they take, and that they are there.
         f.mtu = DETOUR;
     }
     Ok(())
@@ -87,12 +90,14 @@ pub fn longest<P: Packet>(p: &P, ip: &Ip) -> u32 {
 pub fn handle<P: Packet, T: Tables>(p: &mut P, t: &T, at: &Arrival) -> Result<Verdict, Tail> {
     let mut ip = Ip::default();
     parse::parse(p, &mut ip);
-    let mut obstacle = 0;
+    let (mut obstacle, mut moved) = (0, false);
     let handed = p.handed();
     let mut plan = if handed[0] == 0 {
         conntrack::known_if(&ip, p, t, at, |f, direction| {
+            // Since `forward` looked.
+            moved = f.is_moved();
             obstacle = stands_in_the_way(p, t, &ip, f, direction);
-            obstacle == 0
+            obstacle == 0 && !moved
         })
     } else {
         let plan = decided(handed, t);
@@ -101,6 +106,9 @@ pub fn handle<P: Packet, T: Tables>(p: &mut P, t: &T, at: &Arrival) -> Result<Ve
         }
         plan
     };
+    if moved {
+        return Err(Tail::Moved);
+    }
     if obstacle == UNTRANSLATABLE {
         plan = Plan::drop(Reason::Untranslatable);
     } else if obstacle != 0 {
@@ -166,7 +174,7 @@ fn decided<T: Tables>([slot, reason]: [u32; 2], t: &T) -> Plan {
 
 /// What keeps a packet from its way: 0 nothing, else the longest IP packet that its sender may send, or [`UNTRANSLATABLE`].
 #[inline(never)]
-fn stands_in_the_way<P: Packet, T: Tables>(p: &P, t: &T, ip: &Ip, f: &Flow, direction: u8) -> u32 {
+pub(crate) fn stands_in_the_way<P: Packet, T: Tables>(p: &P, t: &T, ip: &Ip, f: &Flow, direction: u8) -> u32 {
     let translated_to_v6 = f.is_mixed() && !ip.v6;
     if translated_to_v6
         && ip.key.proto == PROTO_UDP
@@ -209,6 +217,13 @@ fn send<P: Packet, T: Tables>(p: &mut P, t: &T, plan: &Plan, ip: &Ip, ifindex: u
     let Some(f) = t.flow(plan.slot) else { return apply::verdict(plan, None) };
     let (in_tunnel, mixed) = (f.mode() == Mode::Tunnel, f.is_mixed());
     let mss = segments(t, ip, f, plan.direction);
+    if ip.tcp.has(flag::SYN)
+        && !in_tunnel
+        && !mixed
+        && t.path(f.backend_id).is_some_and(|path| path.moves != 0)
+    {
+        handshake::note(p, t, plan.slot, ip, plan.direction, mss);
+    }
     if !in_tunnel && !mixed && f.place == 0 && f.mtu == DETOUR {
         // Established: what is left to do any other flow's way does.
         f.mtu = t.path(f.backend_id).map_or(0, |path| path.least);

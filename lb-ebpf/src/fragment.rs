@@ -63,8 +63,18 @@ const MALFORMED: u32 = FIRST << 1;
 pub fn handle<P: Packet, T: Tables>(p: &mut P, t: &T, at: &Arrival) -> Result<Verdict, Tail> {
     let (mut ip, mut chain) = (Ip::default(), Chain::default());
     let first = read(p, &mut ip, &mut chain);
-    let mut plan =
-        if chain.offset != 0 { following(&ip, &chain, p, t, at) } else { conntrack::known(&ip, p, t, at) };
+    let mut moved = false;
+    let mut plan = if chain.offset != 0 {
+        following(&ip, &chain, p, t, at)
+    } else {
+        conntrack::known_if(&ip, p, t, at, |f, _| {
+            moved = f.is_moved();
+            !moved
+        })
+    };
+    if moved {
+        plan = Plan::drop(Reason::Untranslatable);
+    }
     if plan.step == Step::Undecided {
         redispatch::hand_on(p, &plan);
         p.note(words(&chain, &ip, first));

@@ -117,7 +117,7 @@ fn quotation<P: Packet>(p: &P, ip: &Ip, quoted: &mut Quoted) -> Result<(), Reaso
 }
 
 /// Whether the quoted header is one that was sent on from here, its transport header with it; `None` if it is cut short.
-#[inline(always)]
+#[inline(never)]
 fn quoted_v4<P: Packet>(p: &P, quoted: &mut Quoted) -> Option<bool> {
     let h: [u8; Ipv4Hdr::LEN] = p.load(INNER)?;
     // What came with options was left to the node's stack.
@@ -129,7 +129,7 @@ fn quoted_v4<P: Packet>(p: &P, quoted: &mut Quoted) -> Option<bool> {
     Some(h[0] == 0x45 && first)
 }
 
-#[inline(always)]
+#[inline(never)]
 fn quoted_v6<P: Packet>(p: &P, quoted: &mut Quoted) -> Option<bool> {
     let [vcf, _, _, _, _, _, next, _] = p.load::<[u8; 8]>(INNER_V6)?;
     let [src, dst] = p.load::<[Addr; 2]>(INNER_V6 + 8)?;

@@ -25,8 +25,10 @@ pub mod flow_event;
 pub mod foreign_error;
 pub mod fragment;
 pub mod half_open;
+pub mod handshake;
 pub mod icmp_error;
 pub mod latency;
+pub mod moved;
 pub mod neighbour;
 pub mod occupancy;
 pub mod ownership;
@@ -76,6 +78,8 @@ fn go_on<P: Packet, T: Tables>(tail: Tail, p: &mut P, t: &T, at: &Arrival) -> Re
         Tail::Errors => icmp_error::handle(p, t, at),
         Tail::Fragments => fragment::handle(p, t, at),
         Tail::Detour => detour::handle(p, t, at),
+        Tail::Moved => moved::handle(p, t, at),
+        Tail::Renumber => Ok(moved::renumber(p, t, at)),
         Tail::Report => Ok(report::handle(p, t, at)),
         Tail::ForeignErrors => Ok(foreign_error::handle(p, t, at)),
     }
@@ -99,7 +103,7 @@ pub fn forward<P: Packet, T: Tables>(p: &mut P, t: &T, at: &Arrival) -> Result<V
     let mut plan = conntrack::known_if(&ip, p, t, at, |f, _| {
         let simple = f.takes(ip.length) || f.takes(detour::longest(p, &ip));
         if !simple {
-            tail = Tail::Detour;
+            tail = if f.is_moved() { Tail::Moved } else { Tail::Detour };
         }
         simple
     });

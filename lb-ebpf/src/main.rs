@@ -99,6 +99,22 @@ mod programs {
         conclude(&ctx, &frame, decided)
     }
 
+    /// Packets of flows that are another server's than their handshake was with.
+    #[classifier]
+    pub fn viplb_moved(ctx: TcContext) -> i32 {
+        let (mut frame, at) = arrival(&ctx);
+        let decided = lb_ebpf::moved::handle(&mut frame, &Kernel, &at);
+        conclude(&ctx, &frame, decided)
+    }
+
+    /// Those of them that go on, with the other side's numbers.
+    #[classifier]
+    pub fn viplb_renumber(ctx: TcContext) -> i32 {
+        let (mut frame, at) = arrival(&ctx);
+        let verdict = lb_ebpf::moved::renumber(&mut frame, &Kernel, &at);
+        finish(verdict.action)
+    }
+
     /// Packets that go no further, and whose senders are told.
     #[classifier]
     pub fn viplb_report(ctx: TcContext) -> i32 {

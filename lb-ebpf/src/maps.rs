@@ -30,6 +30,7 @@ use lb_common::{
         MAX_SERVICES, MAX_VIPS, MMAPABLE, SAMPLE_BYTES, TAIL_SLOTS, Tail,
     },
     occupancy::{self, Occupancy},
+    opening::{Opening, Options},
     persistence::{ClientKey, Remembered},
     ports::{PoolKey, PortBits, Sources, WORDS, Words},
     reach::{RANGE_BITS, RangeKey},
@@ -40,6 +41,7 @@ use lb_common::{
     stats::{BackendStats, ServiceStats},
 };
 use lb_ebpf::{
+    handshake::Block,
     schedule::{By, Ring},
     tables::{InsertError, Tables},
 };
@@ -48,7 +50,8 @@ use crate::{
     atomics::{compare_exchange, fetch_add, fetch_and, fetch_or, opaque},
     subprograms::{
         self, NO_PORT, admitted, entered, viplb_admit, viplb_claim_port, viplb_end_flow, viplb_enter_forward,
-        viplb_enter_reverse, viplb_is_member, viplb_missed, viplb_release, viplb_release_port,
+        viplb_enter_reverse, viplb_is_member, viplb_missed, viplb_options, viplb_release, viplb_release_port,
+        viplb_shift_options,
     },
 };
 
@@ -92,6 +95,8 @@ static PORTS: Array<PortBits, DEFAULT_POOLS, MMAPABLE> = Array::new();
 static FLOW_KEYS: HashMap<FlowKey, FlowRef, { 2 * DEFAULT_FLOWS }> = HashMap::new();
 #[btf_map]
 static FLOWS: Array<Flow, DEFAULT_FLOWS, MMAPABLE> = Array::new();
+#[btf_map]
+static OPENINGS: Array<Opening, DEFAULT_FLOWS, MMAPABLE> = Array::new();
 #[btf_map]
 static FREE_SLOTS: Queue<u32, DEFAULT_FLOWS> = Queue::new();
 #[btf_map]
@@ -391,6 +396,16 @@ impl Tables for Kernel {
     }
 
     #[inline(always)]
+    fn options(&self, block: &Block) -> Options {
+        Options(viplb_options(block))
+    }
+
+    #[inline(always)]
+    fn shift_options(&self, block: &mut Block, seq: u32, ts: u32, forward: bool, timed: bool) -> u16 {
+        viplb_shift_options(block, seq, ts, forward.into(), timed.into()) as u16
+    }
+
+    #[inline(always)]
     fn path(&self, backend: u32) -> Option<&Path> {
         PATHS.get(backend)
     }
@@ -417,6 +432,12 @@ impl Tables for Kernel {
     fn flow(&self, slot: u32) -> Option<&mut Flow> {
         // SAFETY: a live array element; the core holds one at a time.
         FLOWS.get_ptr_mut(slot).map(|p| unsafe { &mut *p })
+    }
+
+    #[inline(always)]
+    fn opening(&self, slot: u32) -> Option<&mut Opening> {
+        // SAFETY: a live array element, whose state the daemon writes as well.
+        OPENINGS.get_ptr_mut(slot).map(|p| unsafe { &mut *p })
     }
 
     #[inline(always)]

@@ -5,9 +5,11 @@
 //! `maps` calls them for the library. They keep a C name and ABI because their linkage in the type information is what tells the
 //! verifier.
 
-use lb_common::{addr::Addr, flow::Flow, reason::Reason};
+use lb_common::{addr::Addr, flow::Flow, opening::OTHER, reason::Reason};
 use lb_ebpf::{
-    Tables, access_list, balance, ending, occupancy, ports, redispatch,
+    Tables, access_list, balance, ending,
+    handshake::{self, Block},
+    moved, occupancy, ports, redispatch,
     schedule::{self, By, Ring},
 };
 
@@ -184,6 +186,28 @@ pub extern "C" fn viplb_is_member(first: u32, members: u32, backend: u32) -> u64
 #[unsafe(no_mangle)]
 pub extern "C" fn viplb_missed(slot: u32, refused: u32) -> u64 {
     u64::from(redispatch::missed(slot, refused != 0, &Kernel))
+}
+
+/// [`handshake::read`], in one word.
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub extern "C" fn viplb_options(block: *const Block) -> u64 {
+    // SAFETY: null, or a block that its caller has filled.
+    match unsafe { block.as_ref() } {
+        Some(block) => handshake::read(block).0,
+        None => u64::from(OTHER),
+    }
+}
+
+/// [`moved::shift_options`]; `forward` and `timed` are not 0 for yes.
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub extern "C" fn viplb_shift_options(block: *mut Block, seq: u32, ts: u32, forward: u32, timed: u32) -> u32 {
+    // SAFETY: null, or a block that its caller has to itself.
+    match unsafe { block.as_mut() } {
+        Some(block) => moved::shift_options(block, seq, ts, forward != 0, timed != 0).into(),
+        None => 0,
+    }
 }
 
 /// [`occupancy::release`]; gives 0.

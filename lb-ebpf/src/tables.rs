@@ -10,6 +10,7 @@ use lb_common::{
     latency::Latency,
     lease::Lease,
     occupancy::Occupancy,
+    opening::{Opening, Options},
     persistence::{ClientKey, Remembered},
     ports::{PoolKey, Sources},
     reach::RangeKey,
@@ -21,7 +22,8 @@ use lb_common::{
 };
 
 use crate::{
-    occupancy, redispatch,
+    handshake::{self, Block},
+    moved, occupancy, redispatch,
     schedule::{self, By, Ring},
 };
 
@@ -89,6 +91,8 @@ pub trait Tables {
     fn flow_ref(&self, key: &FlowKey) -> Option<&FlowRef>;
     /// The record in a slot.
     fn flow(&self, slot: u32) -> Option<&mut Flow>;
+    /// How the flow in a slot began, if that was noted.
+    fn opening(&self, slot: u32) -> Option<&mut Opening>;
     /// Takes a free slot.
     fn take_slot(&self) -> Option<u32>;
     /// Whether there is a free slot.
@@ -204,6 +208,18 @@ pub trait Tables {
         Self: Sized,
     {
         redispatch::missed(slot, refused, self)
+    }
+
+    /// [`handshake::read`].
+    #[inline(always)]
+    fn options(&self, block: &Block) -> Options {
+        handshake::read(block)
+    }
+
+    /// [`moved::shift_options`].
+    #[inline(always)]
+    fn shift_options(&self, block: &mut Block, seq: u32, ts: u32, forward: bool, timed: bool) -> u16 {
+        moved::shift_options(block, seq, ts, forward, timed)
     }
 
     /// A virtual address. The node's own are none: its stack answers for them, lease or not.

@@ -18,6 +18,7 @@ use lb_common::{
     latency::Latency,
     lease::Lease,
     occupancy::{ELEMENTS, Occupancy},
+    opening::Opening,
     persistence::{ClientKey, Remembered},
     ports::{PoolKey, Sources, WORDS, Words, free, renew},
     reach::RangeKey,
@@ -252,6 +253,7 @@ pub struct Memory {
     occupancy: RefCell<HashMap<u32, Occupancy>>,
     places: Vec<Cell<u64>>,
     flows: Vec<UnsafeCell<Flow>>,
+    openings: Vec<UnsafeCell<Opening>>,
     service_stats: UnsafeCell<Box<[ServiceStats; 8]>>,
     backend_stats: UnsafeCell<Box<[BackendStats; 32]>>,
     latency: UnsafeCell<Box<[Latency; 32]>>,
@@ -301,6 +303,7 @@ impl Memory {
             reasons: RefCell::new([0; REASON_SLOTS]),
             places: std::iter::once(Cell::new(0)).chain(owned).collect(),
             flows: (0..records).map(|_| UnsafeCell::default()).collect(),
+            openings: (0..records).map(|_| UnsafeCell::default()).collect(),
             service_stats: UnsafeCell::default(),
             backend_stats: UnsafeCell::default(),
             latency: UnsafeCell::default(),
@@ -363,6 +366,12 @@ impl Memory {
     pub fn record(&self, slot: u32) -> Flow {
         // SAFETY: single thread, and no reference is held across calls.
         unsafe { *self.flows[slot as usize].get() }
+    }
+
+    /// A copy of what was noted of how the flow in a slot began.
+    pub fn opening_of(&self, slot: u32) -> Opening {
+        // SAFETY: as above.
+        unsafe { *self.openings[slot as usize].get() }
     }
 
     /// A copy of a service's counters.
@@ -515,6 +524,11 @@ impl Tables for Memory {
     fn flow(&self, slot: u32) -> Option<&mut Flow> {
         // SAFETY: single thread; the core holds one record at a time.
         self.flows.get(slot as usize).map(|f| unsafe { &mut *f.get() })
+    }
+
+    fn opening(&self, slot: u32) -> Option<&mut Opening> {
+        // SAFETY: single thread; the core holds one at a time.
+        self.openings.get(slot as usize).map(|o| unsafe { &mut *o.get() })
     }
 
     fn take_slot(&self) -> Option<u32> {

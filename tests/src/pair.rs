@@ -202,6 +202,13 @@ impl Pair {
         let kernel: Vec<Flow> =
             (0..flows).map(|slot| timeless(maps.flows.get(&slot, 0).expect("record"))).collect();
         assert_eq!(kernel, host, "flow records");
+        let openings: Vec<_> = (0..flows).map(|slot| self.kernel().collector.opening(slot)).collect();
+        assert_eq!(
+            openings,
+            (0..flows).map(|slot| self.host.opening_of(slot)).collect::<Vec<_>>(),
+            "openings"
+        );
+        let maps = self.kernel().tables.maps();
         assert_eq!(counters::service(maps, 0).expect("counters"), host_service);
         let backends: Vec<_> = (0..3).map(|i| counters::backend(maps, i).expect("counters")).collect();
         assert_eq!(backends, host_backends);

@@ -264,6 +264,14 @@ fn backends(out: &mut Text, all: &[Service]) {
     family(("viplb_backend_refused_total", "counter", "New flows that it refused, by RST or ICMP."), &|b| {
         b.refused
     });
+    family(
+        (
+            "viplb_backend_moved_total",
+            "counter",
+            "Connections that it accepted, did not greet, and others took over.",
+        ),
+        &|b| b.moved,
+    );
     family(("viplb_backend_packets_total", "counter", "Packets of both directions."), &|b| b.packets);
     family(("viplb_backend_bytes_total", "counter", "Bytes of both directions."), &|b| b.bytes);
     let checks = each().filter_map(|(v, b)| Some((labels(v, b), b.check_ms? / 1000.0)));

@@ -419,6 +419,9 @@ pub struct Backend {
     /// Of them: the backend refused the connection, or somebody on the way to it, by RST or by an ICMP error.
     #[serde(default)]
     pub refused: u64,
+    /// Connections that it had accepted and not greeted, and that were moved to others, since the daemon's start.
+    #[serde(default)]
+    pub moved: u64,
     /// Connections that are open, half-open ones too.
     pub active: u64,
     /// As many as there may be; 0: any number.

@@ -241,7 +241,7 @@ fn state(b: &Backend) -> String {
 
 /// New flows, and what of them the backend did not take.
 fn flows(b: &Backend) -> String {
-    let of: Vec<_> = [("unanswered", b.unanswered), ("refused", b.refused)]
+    let of: Vec<_> = [("unanswered", b.unanswered), ("refused", b.refused), ("moved on", b.moved)]
         .iter()
         .filter(|(_, n)| *n > 0)
         .map(|(what, n)| format!("{n} {what}"))

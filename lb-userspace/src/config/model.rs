@@ -331,6 +331,10 @@ pub struct Service {
     /// A connection that a backend does not take goes to another when the client repeats its SYN. Default yes, where this node
     /// sees the backends' answers: TCP, with a backend in mode `nat` or `dnat`.
     pub redispatch: bool,
+    /// A connection that its backend has accepted, and on which neither side has said anything, goes to another when its backend is
+    /// lost or silent. Default where the server speaks first: with a check of kind [`CheckKind::Galera`] or [`CheckKind::Mysql`], in the
+    /// same services.
+    pub move_ungreeted: bool,
     /// When a backend that does not take connections is ejected. Default by [`Passive::default`], in the same services.
     pub passive: Option<Passive>,
     /// What becomes of connections that a new owner does not know. Default: reset.

@@ -8,6 +8,7 @@ pub mod ender;
 mod exhaustion;
 pub mod kept;
 pub mod model;
+pub mod mover;
 pub mod numbers;
 pub mod reload;
 mod shutdown;
@@ -79,6 +80,8 @@ struct Control {
     replication: Option<sync::Replication>,
     vrrp_events: mpsc::UnboundedReceiver<vrrp::Event>,
     health_events: mpsc::UnboundedReceiver<(health::Task, health::Event)>,
+    /// Checks whose answers are overdue.
+    silences: mpsc::UnboundedReceiver<health::Task>,
     checks: health::Checks,
     track_events: mpsc::UnboundedReceiver<track::Event>,
     /// Ends the trackers alone.
@@ -134,6 +137,7 @@ impl Control {
                 }
                 Some(event) = self.vrrp_events.recv() => self.on_vrrp(event)?,
                 Some((task, event)) = self.health_events.recv() => self.on_health(task, event),
+                Some(task) = self.silences.recv() => self.on_silence(task),
                 Some(()) = self.hangups.recv() => {
                     tracing::info!("SIGHUP: reading {} anew", self.file.display());
                     let _ = self.reload(false).await;
@@ -144,7 +148,8 @@ impl Control {
                 _ = tick.tick() => self.on_tick().await?,
                 _ = step.tick(), if self.ender.is_busy() => {
                     self.ender.spare(|backend| self.model.is_in_trouble(backend));
-                    let ended = self.ender.step(&mut self.datapath, Instant::now())?;
+                    let takers = self.model.takers(&self.ender.silent());
+                    let ended = self.ender.step(&mut self.datapath, &takers, Instant::now())?;
                     self.tell_ended(ended);
                 }
             }
@@ -171,7 +176,19 @@ impl Control {
         let place = self.checks.speaks_for(task).and_then(|number| self.model.numbers().place(number));
         if let Some(place) = place {
             (event.service, event.backend) = place;
+            if event.passed() || event.state != health::State::Up {
+                // It has answered; or what was begun with it is ended.
+                self.ender.hears_of(task.number);
+            }
             self.model.on_health(&event, SystemTime::now());
+        }
+    }
+
+    /// A backend that is up has not answered its check in time: whoever waits for its greeting is not left to wait until it is down.
+    fn on_silence(&mut self, task: health::Task) {
+        let Some(number) = self.checks.speaks_for(task) else { return };
+        if let Some(why) = self.model.is_silent(number) {
+            self.ender.leave_silent(number, why);
         }
     }
 
@@ -314,6 +331,7 @@ impl Control {
             }
             for (b, number) in service.backends.iter_mut().zip(numbers.backends(i)) {
                 counters::fill_backend(maps, *number, b)?;
+                b.moved = self.ender.moved_from(*number);
             }
         }
         s.node.programs = Some(self.build.clone());

@@ -187,6 +187,7 @@ async fn prepare(
             replication: p.replication,
             vrrp_events: p.vrrp_events,
             health_events: p.health_events,
+            silences: p.silences,
             checks: p.checks,
             track_events: p.track_events,
             trackers: p.trackers,
@@ -211,6 +212,7 @@ struct Parts {
     replication: Option<super::sync::Replication>,
     vrrp_events: mpsc::UnboundedReceiver<vrrp::Event>,
     health_events: mpsc::UnboundedReceiver<(health::Task, health::Event)>,
+    silences: mpsc::UnboundedReceiver<health::Task>,
     checks: health::Checks,
     track_events: mpsc::UnboundedReceiver<track::Event>,
     trackers: CancellationToken,
@@ -275,9 +277,10 @@ async fn parts(
     let (driver, vrrp_events) = elect(config, pins, &mut model)?;
     Kept::remove(node);
     let notifier = Notifier::spawn(config);
-    let ender = Ender::open().context("cannot open the sockets that resets are sent by")?;
+    let ender = Ender::open(datapath.adopted).context("cannot open the sockets that resets are sent by")?;
     let (health_sender, health_events) = mpsc::unbounded_channel();
-    let mut checks = health::Checks::new(health_sender, &cancel, &tasks);
+    let (silence_sender, silences) = mpsc::unbounded_channel();
+    let mut checks = health::Checks::new((health_sender, silence_sender), &cancel, &tasks);
     let all = config.services.iter().flat_map(|s| s.backends.iter().map(move |b| (s, b)));
     let total = config.services.iter().map(|s| s.backends.len()).sum();
     for ((i, who), number) in all.enumerate().zip(model.numbers().all_backends()) {
@@ -300,6 +303,7 @@ async fn parts(
         replication,
         vrrp_events,
         health_events,
+        silences,
         checks,
         track_events,
         trackers,

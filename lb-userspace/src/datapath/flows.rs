@@ -4,6 +4,8 @@
 //! Keys are removed before the record is freed, so that no key ever leads to another flow's record; a packet that comes
 //! in between opens a new flow or is refused, like any packet of a flow that has timed out.
 
+pub mod moving;
+
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 
 use anyhow::{Context, Result};
@@ -11,6 +13,7 @@ use lb_common::{
     flow::{Flow, Stage},
     half_open::{TAKEN, place},
     maps as names,
+    opening::Opening,
     settings::SnatPorts,
 };
 
@@ -44,6 +47,7 @@ impl Witness for () {
 /// Flows of a node.
 pub struct Collector {
     records: Records,
+    openings: Mapped<Opening>,
     places: Mapped<u64>,
     counts: Counts,
     ports: Bits,
@@ -62,6 +66,7 @@ impl Collector {
     pub fn open(pins: &Pins, capacity: u32, places: u32, pools: u32) -> Result<Self> {
         Ok(Self {
             records: Records(Mapped::open(pins, names::FLOWS, capacity + places)?),
+            openings: Mapped::open(pins, names::OPENINGS, capacity + places)?,
             places: Mapped::open(pins, names::HALF_OPEN, places + 1)?,
             counts: Counts::open(pins)?,
             ports: Bits::open(pins, pools)?,
@@ -365,6 +370,23 @@ impl Records {
     fn is_unchanged(&self, slot: u32, was: &Flow) -> bool {
         // SAFETY: a live element; `seen` is a single word.
         unsafe { (&raw const (*self.at(slot)).seen).read_volatile() == was.seen }
+    }
+
+    /// Who a flow's backend is, and how it is reached. Programs read none of it while the flow is held.
+    fn give(&self, slot: u32, flow: &Flow) {
+        let p = self.at(slot);
+        // SAFETY: a live element; each is a field of its own.
+        unsafe {
+            (&raw mut (*p).backend).write_volatile(flow.backend);
+            (&raw mut (*p).snat).write_volatile(flow.snat);
+            (&raw mut (*p).backend_port).write_volatile(flow.backend_port);
+            (&raw mut (*p).snat_port).write_volatile(flow.snat_port);
+            (&raw mut (*p).pool).write_volatile(flow.pool);
+            (&raw mut (*p).backend_id).write_volatile(flow.backend_id);
+            (&raw mut (*p).backend_if).write_volatile(flow.backend_if);
+            (&raw mut (*p).addr_delta).write_volatile(flow.addr_delta);
+            (&raw mut (*p).port_delta).write_volatile(flow.port_delta);
+        }
     }
 
     fn set_numbers(&self, slot: u32, (service, backend): (u32, u32)) {

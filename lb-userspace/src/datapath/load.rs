@@ -242,6 +242,7 @@ fn load_object(pins: &Pins, sizes: Sizes) -> Result<Ebpf> {
     loader
         .map_max_entries(names::RINGS, sizes.ring_slots)
         .map_max_entries(names::FLOWS, flows + places)
+        .map_max_entries(names::OPENINGS, flows + places)
         .map_max_entries(names::HALF_OPEN, places + 1)
         .map_max_entries(names::FREE_SLOTS, flows)
         // The first is nobody's.
@@ -276,7 +277,7 @@ fn forward_log(ebpf: &mut Ebpf) {
 
 /// Says what the flow table costs, and when it is not the configured one.
 fn tell_capacity(pins: &Pins, capacity: u32, wanted: u32, pools: u32) {
-    let bytes: u64 = [names::FLOWS, names::FLOW_KEYS, names::FREE_SLOTS, names::HALF_OPEN]
+    let bytes: u64 = [names::FLOWS, names::OPENINGS, names::FLOW_KEYS, names::FREE_SLOTS, names::HALF_OPEN]
         .iter()
         .filter_map(|name| memory(pins, name))
         .sum();

@@ -28,6 +28,7 @@ pub mod replica;
 pub mod reset;
 pub mod ring;
 mod self_test;
+mod syn;
 pub mod tables;
 mod tails;
 pub mod xdp;

@@ -67,9 +67,13 @@ impl Counts {
 
     /// Connections of a backend or service.
     pub(super) fn of(&self, element: u32) -> u64 {
-        let Some(at) = self.occupancy.element(element) else { return 0 };
+        self.occupancy(element).open()
+    }
+
+    /// Those, and how many there may be.
+    pub(super) fn occupancy(&self, element: u32) -> Occupancy {
         // SAFETY: a live element; volatile because programs write it.
-        unsafe { at.read_volatile() }.open()
+        self.occupancy.element(element).map_or_else(Occupancy::default, |at| unsafe { at.read_volatile() })
     }
 
     /// Says how many there may be; 0: any number.

@@ -67,6 +67,13 @@ impl Bits {
         }
     }
 
+    /// Takes a port of a pool, beginning where the hash says.
+    pub(super) fn claim(&self, pool: u16, range: &SnatPorts, hash: u32) -> Option<u16> {
+        let n = range.len();
+        let words = self.pool(pool.into()).filter(|_| n != 0)?;
+        ports::claim(&words, range.nth(hash % n).number())
+    }
+
     /// Gives the port of a flow back whose reverse key the caller has removed.
     pub(super) fn release(&self, range: &SnatPorts, flow: &Flow) {
         let port = flow.snat_port.number();

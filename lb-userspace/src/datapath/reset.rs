@@ -1,4 +1,4 @@
-//! Resets: what both ends of a connection are told when it is ended here.
+//! Resets: what both ends of a connection are told when it is ended here, and one of them when it is moved to another server.
 //!
 //! Each end gets a RST with the sequence number that the flow's record says it waits for. An end that waits for another one
 //! (something was on its way) asks back by a challenge ACK (RFC 5961 section 3.2); the flow is gone by then, so the packet
@@ -15,11 +15,14 @@ use lb_common::{
     addr::{Addr, PROTO_TCP, Port},
     flow::Flow,
     mode::Mode,
+    opening::Opening,
 };
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
+use super::syn;
+
 /// Hops that a reset may take.
-const TTL: u8 = 64;
+pub(super) const TTL: u8 = 64;
 /// `IPPROTO_RAW`: packets come with their IP header.
 const RAW: i32 = 255;
 
@@ -51,6 +54,24 @@ impl Resets {
         both.into_iter().find(Result::is_err).unwrap_or(Ok(()))
     }
 
+    /// Tells the backend alone, which another one takes the place of.
+    pub fn send_to_backend(&self, flow: &Flow) -> io::Result<()> {
+        let of_backend = |(to, _): &(IpAddr, _)| *to == IpAddr::from(flow.backend);
+        resets(flow).filter(of_backend).try_for_each(|(to, packet)| self.send_one(to, &packet))
+    }
+
+    /// Asks the backend to take the flow's connection, as its client asked the first one.
+    pub fn ask(&self, flow: &Flow, opening: &Opening) -> io::Result<()> {
+        let (to, packet) = syn::syn(flow, opening);
+        self.send_one(to, &packet)
+    }
+
+    /// Acknowledges that it does.
+    pub fn confirm(&self, flow: &Flow, opening: &Opening) -> io::Result<()> {
+        let (to, packet) = syn::ack(flow, opening);
+        self.send_one(to, &packet)
+    }
+
     fn send_one(&self, to: IpAddr, packet: &[u8]) -> io::Result<()> {
         let socket = if to.is_ipv4() { &self.v4 } else { &self.v6 };
         let socket = socket.as_ref().ok_or_else(|| io::Error::from_raw_os_error(libc::EAFNOSUPPORT))?;
@@ -80,7 +101,7 @@ fn resets(flow: &Flow) -> impl Iterator<Item = (IpAddr, Vec<u8>)> {
         .map(|(from, to, seq, ack)| (to.ip(), packet(from, to, seq, ack)))
 }
 
-fn socket(addr: Addr, port: Port) -> SocketAddr {
+pub(super) fn socket(addr: Addr, port: Port) -> SocketAddr {
     SocketAddr::new(addr.into(), port.number())
 }
 

@@ -13,7 +13,7 @@ use lb_common::maps::{TAILS, Tail};
 use super::{load::classifier, pins::Pins};
 
 /// The programs by their places.
-pub(super) const PROGRAMS: [(Tail, &str); 7] = [
+pub(super) const PROGRAMS: [(Tail, &str); 9] = [
     (Tail::Rest, "viplb_rest"),
     (Tail::Errors, "viplb_errors"),
     (Tail::Fragments, "viplb_fragments"),
@@ -21,6 +21,8 @@ pub(super) const PROGRAMS: [(Tail, &str); 7] = [
     (Tail::Detour, "viplb_detour"),
     (Tail::Report, "viplb_report"),
     (Tail::ForeignErrors, "viplb_foreign"),
+    (Tail::Moved, "viplb_moved"),
+    (Tail::Renumber, "viplb_renumber"),
 ];
 
 /// Enters the loaded programs and pins the array; gives its pin.

@@ -34,6 +34,8 @@ struct Running {
 /// The running checks.
 pub struct Checks {
     events: UnboundedSender<(Task, Event)>,
+    /// Told of checks whose answers are overdue.
+    silences: UnboundedSender<Task>,
     cancel: CancellationToken,
     tasks: TaskTracker,
     seeds: RandomState,
@@ -44,14 +46,15 @@ pub struct Checks {
 impl Checks {
     /// None yet. They end with `cancel`.
     ///
-    /// The channel is unbounded because a check interval bounds the rate: at most ten events a second and backend.
+    /// The channels are unbounded because a check interval bounds the rate: at most ten events a second and backend.
     pub fn new(
-        events: UnboundedSender<(Task, Event)>,
+        (events, silences): (UnboundedSender<(Task, Event)>, UnboundedSender<Task>),
         cancel: &CancellationToken,
         tasks: &TaskTracker,
     ) -> Self {
         Self {
             events,
+            silences,
             cancel: cancel.clone(),
             tasks: tasks.clone(),
             seeds: RandomState::new(),
@@ -77,7 +80,12 @@ impl Checks {
         let events = self.events.clone();
         let seed = self.seeds.hash_one(task.serial);
         let report = move |e| events.send((task, e)).is_ok();
-        let checking = task::check((service, backend), seed, state, (after, nudge), report);
+        let silences = self.silences.clone();
+        let overdue = move || {
+            // Nobody listens any more once the daemon ends.
+            let _ = silences.send(task);
+        };
+        let checking = task::check((service, backend), seed, state, (after, nudge), (report, overdue));
         self.tasks.spawn(async move { cancel.run_until_cancelled_owned(checking).await });
     }
 

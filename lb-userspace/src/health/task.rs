@@ -18,17 +18,19 @@ use super::{
 use crate::config::model::{Backend, Check, CheckKind, DnsCheck, ScriptCheck, Service, UdpCheck};
 
 /// Checks a backend for ever: the first time after `after`, as one that is in `state` already; a `nudge` has the next check made at
-/// once, and those after it soon. Ends once `report` has nobody to tell; its events name no place, which the control loop knows.
+/// once, and those after it soon. Ends once `report` has nobody to tell; its events name no place, which the control loop knows. `overdue`
+/// is told when an answer takes far longer than the one before.
 pub(super) fn check(
     (config, server): (&Service, &Backend),
     seed: u64,
     state: State,
     (after, nudge): (Duration, Arc<Notify>),
-    report: impl FnMut(Event) -> bool + Send + 'static,
+    (report, overdue): (impl FnMut(Event) -> bool + Send + 'static, impl FnMut() + Send + 'static),
 ) -> impl Future<Output = ()> + Send + 'static {
     let task = BackendTask {
         schedule: schedule::Backend::new(&config.check, seed).in_state(state),
         checker: None,
+        usual: Duration::ZERO,
         ask: Ask {
             addr: SocketAddr::new(server.addr.ip(), config.check.port.unwrap_or(server.addr.port())),
             service: config.name.clone(),
@@ -37,19 +39,24 @@ pub(super) fn check(
         },
         nudge,
     };
-    task.run(Instant::now() + after, report)
+    task.run(Instant::now() + after, report, overdue)
 }
+
+/// An answer that has not come by then is overdue, unless the last one took a good part of that.
+const OVERDUE: Duration = Duration::from_millis(200);
 
 struct BackendTask {
     schedule: schedule::Backend,
     /// `None` before the first check and after one that broke.
     checker: Option<Checker>,
+    /// How long its last answer took.
+    usual: Duration,
     ask: Ask,
     nudge: Arc<Notify>,
 }
 
 impl BackendTask {
-    async fn run(mut self, first: Instant, mut report: impl FnMut(Event) -> bool) {
+    async fn run(mut self, first: Instant, mut report: impl FnMut(Event) -> bool, mut overdue: impl FnMut()) {
         let mut due = first;
         loop {
             tokio::select! {
@@ -59,7 +66,7 @@ impl BackendTask {
                     due = Instant::now();
                 }
             }
-            let outcome = self.check().await;
+            let outcome = self.check(&mut overdue).await;
             let now = Instant::now();
             let event = self.take(now.into_std(), outcome);
             if !report(event) {
@@ -71,14 +78,22 @@ impl BackendTask {
 
     /// One check, in a task of its own: whatever a server sends, even if it made the driver panic, this loop goes on
     /// and says so. The second deadline is for a check that forgets its own.
-    async fn check(&mut self) -> Outcome {
+    async fn check(&mut self, overdue: &mut impl FnMut()) -> Outcome {
         let limit = self.ask.check.timeout;
         let mut checker = self.checker.take().unwrap_or_else(|| Checker::new(&self.ask));
         let mut job = AbortOnDropHandle::new(tokio::spawn(async move {
             let outcome = checker.check(limit).await;
             (checker, outcome)
         }));
-        match timeout(limit * 2, &mut job).await {
+        let patience = OVERDUE.max(self.usual * 4).min(limit * 2);
+        let done = match timeout(patience, &mut job).await {
+            Ok(done) => Ok(done),
+            Err(_) => {
+                overdue();
+                timeout(limit * 2 - patience, &mut job).await
+            }
+        };
+        match done {
             Ok(Ok((checker, outcome))) => {
                 self.checker = Some(checker);
                 outcome
@@ -90,6 +105,7 @@ impl BackendTask {
 
     fn take(&mut self, now: std::time::Instant, outcome: Outcome) -> Event {
         let latency = outcome.result.as_ref().ok().copied();
+        self.usual = latency.unwrap_or(self.usual);
         let changed = self.schedule.handle_result(now, outcome.result).is_some();
         Event {
             service: 0,

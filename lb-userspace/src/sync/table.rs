@@ -48,6 +48,10 @@ pub enum Unfit {
     /// It ends on this node itself: at its own stack, or at a client here.
     #[error("local")]
     Local,
+    /// It was moved to another server than its handshake was with, or is being moved: the numbers that are translated are this node's
+    /// alone.
+    #[error("moved")]
+    Moved,
 }
 
 /// The flow table underneath.
@@ -228,6 +232,7 @@ impl Table {
         let why = match flow.mode() {
             Mode::Local => Some(Unfit::Local),
             _ if flow.client_if == self.loopback => Some(Unfit::Local),
+            _ if flow.is_moved() => Some(Unfit::Moved),
             Mode::Nat if flow.snat != flow.vip => Some(Unfit::OwnAddress),
             _ => None,
         };

@@ -1,4 +1,5 @@
-//! The keys of `[service.NAME]` about connections that a backend does not take, as written: `redispatch` and `passive`.
+//! The keys of `[service.NAME]` about connections that a backend does not take, as written: `redispatch`,
+//! `move_ungreeted` and `passive`.
 
 use std::time::Duration;
 
@@ -10,10 +11,12 @@ use crate::config::{
     reader::{Bare, Field, Reader, Switch},
 };
 
-/// `redispatch`, `passive`.
+/// `redispatch`, `move_ungreeted`, `passive`.
 pub struct MissedKeys {
     /// `redispatch`.
     pub redispatch: Field<bool>,
+    /// `move_ungreeted`.
+    pub move_ungreeted: Field<bool>,
     /// `passive`.
     pub passive: Field<Passive>,
 }
@@ -44,12 +47,17 @@ pub struct Rules {
 /// What a service's section says before its tables are read.
 pub struct Written<'t> {
     redispatch: Field<bool>,
+    move_ungreeted: Field<bool>,
     passive: Field<Switch<'t>>,
 }
 
 /// Reads them from a service's section.
 pub fn take<'t>(r: &mut Reader<'t, '_>) -> Written<'t> {
-    Written { redispatch: r.boolean("redispatch"), passive: r.switch("passive") }
+    Written {
+        redispatch: r.boolean("redispatch"),
+        move_ungreeted: r.boolean("move_ungreeted"),
+        passive: r.switch("passive"),
+    }
 }
 
 /// Reads the table as well, if there is one.
@@ -69,7 +77,7 @@ pub fn read(service: &str, written: Written<'_>, report: &mut Report) -> MissedK
             Field::Given(Spanned::new(given.span(), read))
         }
     };
-    MissedKeys { redispatch: written.redispatch, passive }
+    MissedKeys { redispatch: written.redispatch, move_ungreeted: written.move_ungreeted, passive }
 }
 
 fn rules(service: &str, table: &Spanned<&DeTable<'_>>, report: &mut Report) -> Rules {

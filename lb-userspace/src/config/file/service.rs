@@ -58,7 +58,7 @@ pub struct Service {
     pub on_drain: Field<Then>,
     /// `on_maint`.
     pub on_maint: Field<Then>,
-    /// `redispatch`, `passive`.
+    /// `redispatch`, `move_ungreeted`, `passive`.
     pub missed: MissedKeys,
     /// `unknown`.
     pub unknown: Field<Unknown>,

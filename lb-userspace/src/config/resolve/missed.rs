@@ -3,10 +3,23 @@
 use super::{Resolver, or};
 use crate::config::{
     file::{self, missed},
-    model::{Mode, Passive, Protocol},
+    model::{CheckKind, Mode, Passive, Protocol},
 };
 
 impl Resolver<'_, '_> {
+    /// Whether connections that a backend has accepted, and not greeted, are moved to another: where the server speaks first, which a
+    /// check that logs in to MySQL tells, and where this node sees both sides' numbers.
+    pub(super) fn moves(&mut self, s: &file::Service, check: &CheckKind) -> bool {
+        let key = &s.missed.move_ungreeted;
+        if let Some(why) = unseen(s) {
+            if let Some(given) = key.given().filter(|given| *given.get_ref()) {
+                self.warning(given.span(), format!("`move_ungreeted` has no use {why}"), "remove it");
+            }
+            return false;
+        }
+        or(key, matches!(check, CheckKind::Galera(_) | CheckKind::Mysql(_)))
+    }
+
     /// Whether they go to another, and when the backend is ejected.
     pub(super) fn missed(&mut self, s: &file::Service) -> (bool, Option<Passive>) {
         let keys = &s.missed;

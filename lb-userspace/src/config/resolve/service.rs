@@ -24,6 +24,7 @@ impl Resolver<'_, '_> {
         let snat = self.snat(s, router.flatten());
         let timeouts = self.timeouts(s);
         let (redispatch, passive) = self.missed(s);
+        let move_ungreeted = check.as_ref().is_some_and(|check| self.moves(s, &check.kind));
         Some(Service {
             name: s.name.get_ref().clone(),
             listen: *s.listen.value()?,
@@ -50,6 +51,7 @@ impl Resolver<'_, '_> {
                 maint: or(&s.on_maint, Sessions::default().maint),
             },
             redispatch,
+            move_ungreeted,
             passive,
             unknown: self.unknown(s, scheduler),
             strict: self.strict(s),

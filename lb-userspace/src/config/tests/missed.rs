@@ -1,4 +1,4 @@
-//! `redispatch` and `passive`: defaults, the forms of `passive`, and where they have no use.
+//! `redispatch`, `move_ungreeted` and `passive`: defaults, the forms of `passive`, and where they have no use.
 
 use super::*;
 use crate::config::model::{Passive, Service};
@@ -54,6 +54,20 @@ fn where_answers_are_not_seen_both_are_off_and_a_file_that_wants_them_is_warned(
         let loaded = good(&text(&format!("{lines}\nredispatch = false\npassive = false")));
         assert!(!loaded.warnings.to_string().contains("has no use"), "{}", loaded.warnings);
     }
+}
+
+#[test]
+fn ungreeted_connections_are_moved_where_the_server_speaks_first_or_the_file_says_so() {
+    let moved = |lines: &str| service(lines).move_ungreeted;
+    assert!(moved("") && moved("mode = \"dnat\""));
+    assert!(!moved("move_ungreeted = false") && !moved("mode = \"dsr\""));
+    let tcp = |lines: &str| {
+        let text = text(lines).replace("type = \"mysql\"\nuser = \"m\"", "type = \"tcp\"");
+        good(&text).config.services.remove(0).move_ungreeted
+    };
+    assert!(!tcp("") && tcp("move_ungreeted = true"));
+    let loaded = good(&text("mode = \"dsr\"\nmove_ungreeted = true"));
+    assert!(loaded.warnings.to_string().contains("`move_ungreeted` has no use "), "{}", loaded.warnings);
 }
 
 #[test]

@@ -1,19 +1,45 @@
 //! Who takes a service's new connections, and how one of them is chosen: what `ring` makes tables of, and what programs are told
 //! besides.
 
+use std::collections::BTreeSet;
+
 use lb_common::schedule::{MAX_MEMBERS, Scheduler};
 
 use super::Model;
 use crate::{
     config::model::Service,
+    control::mover::Takers,
     datapath::{
         ring::{Taker, seed},
         tables::Choice,
     },
-    health::Pool,
+    health::{Pool, State},
 };
 
 impl Model {
+    /// Who takes connections over that another backend does not greet, by service: those of its backends that take new ones, but for
+    /// the `silent` ones.
+    pub fn takers(&self, silent: &BTreeSet<u32>) -> Takers {
+        let all = self.config.services.iter().zip(&self.pools).enumerate();
+        let of = |(i, (s, pool)): (usize, (&Service, &Pool))| {
+            let (scheduler, all) = takers(s, pool, self.numbers.backends(i));
+            // The scheduler that takes the first available one takes the first that is not silent.
+            let count = if scheduler == Scheduler::Fo { 1 } else { all.len() };
+            let heard = all.iter().filter(|t| !silent.contains(&t.id)).map(|t| (t.id, t.weight));
+            (self.numbers.service(i), heard.take(count).collect())
+        };
+        all.filter(|(_, (s, _))| s.move_ungreeted).map(of).collect()
+    }
+
+    /// Why connections of a backend that does not answer its check are to be looked at: it is up, and those that it has not greeted can
+    /// be moved.
+    pub fn is_silent(&self, backend: u32) -> Option<String> {
+        let (s, b) = self.numbers.place(backend)?;
+        let service = &self.config.services[s];
+        let up = self.pools[s].health(b) == State::Up && service.move_ungreeted;
+        up.then(|| format!("service {}: backend {} is silent", service.name, service.backends[b].name))
+    }
+
     /// Connections that each backend may have, by number.
     pub(super) fn limits(&self) -> Vec<u32> {
         let all = self.config.services.iter().flat_map(|s| &s.backends);

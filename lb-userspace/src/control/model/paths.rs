@@ -64,10 +64,17 @@ impl Model {
                 Mss::Unchanged => NO_CLAMP,
                 Mss::AtMost(mss) => mss,
             },
-            pad: 0,
+            moves: u8::from(moves(service, backend)),
             strict: u8::from(service.strict),
         }
     }
+}
+
+/// Whether the programs note how a backend's connections begin: where both ends are of one family and the numbers of both pass by here.
+fn moves(service: &Service, backend: &Backend) -> bool {
+    service.move_ungreeted
+        && matches!(backend.mode, Mode::Nat | Mode::Dnat)
+        && backend.addr.is_ipv4() == service.listen.first.is_ipv4()
 }
 
 fn least(all: impl IntoIterator<Item = Option<u32>>) -> Option<u32> {

@@ -247,6 +247,7 @@ fn service((old, a): (&Config, &Service), (new, b): (&Config, &Service), changes
     d.keys("unknown", a.unknown != b.unknown);
     d.values("strict", &a.strict, &b.strict);
     d.values("redispatch", &a.redispatch, &b.redispatch);
+    d.values("move_ungreeted", &a.move_ungreeted, &b.move_ungreeted);
     d.keys("passive", a.passive != b.passive);
     d.keys("discover", a.discovery != b.discovery);
     d.keys("mss, tunnel", a.path != b.path);

@@ -40,6 +40,7 @@ fn service(backends: &[(u16, u8)], galera: Option<Galera>, slow_start: Duration)
         hash_table_size: 251,
         persistence: None,
         redispatch: true,
+        move_ungreeted: false,
         passive: None,
         max_connections: 0,
         backends: (0..).zip(backends).map(backend).collect(),

@@ -28,6 +28,7 @@ fn service(addrs: &[SocketAddr], kind: CheckKind) -> Service {
         hash_table_size: 251,
         persistence: None,
         redispatch: true,
+        move_ungreeted: false,
         passive: None,
         max_connections: 0,
         backends: addrs
@@ -71,7 +72,8 @@ struct Running {
 fn start(services: &[Service]) -> Running {
     let (sender, events) = unbounded_channel();
     let (cancel, tracker) = (CancellationToken::new(), TaskTracker::new());
-    let mut checks = Checks::new(sender, &cancel, &tracker);
+    let (overdue, _) = unbounded_channel();
+    let mut checks = Checks::new((sender, overdue), &cancel, &tracker);
     let all = services.iter().flat_map(|s| s.backends.iter().map(move |b| (s, b)));
     for (number, who) in (0..).zip(all) {
         checks.start(number, who, State::Unchecked, Duration::ZERO);

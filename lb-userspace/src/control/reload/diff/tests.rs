@@ -65,7 +65,7 @@ fn each_kind_of_change_is_a_line() {
         lines("{ type = \"tcp\" }", "{ type = \"tcp\", interval = \"5s\" }\nscheduler = \"wlc\""),
         ["~ service db: scheduler rr → wlc, check"]
     );
-    for key in ["redispatch = false", "passive = false"] {
+    for key in ["redispatch = false", "move_ungreeted = true", "passive = false"] {
         let changed = lines("{ type = \"tcp\" }", &format!("{{ type = \"tcp\" }}\n{key}"));
         let word = key.split(' ').next().unwrap();
         assert!(changed.len() == 1 && changed[0].contains(word), "{changed:?}");
