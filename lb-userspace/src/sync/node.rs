@@ -23,8 +23,9 @@ use crate::vrrp::BootTime;
 /// A turn that comes so late has been slept through: what peers have said meanwhile is lost.
 const OVERSLEPT: Duration = SILENCE;
 
-/// A flow is told of a second time after so long: until a loss is noticed by its sum, a crash of the owner would cost it.
-const ONCE_MORE: Duration = Duration::from_millis(20);
+/// A new flow is told of again after each of these times: until a loss is noticed by its sum, a crash of the owner would cost it. Soon,
+/// for an owner may go at any moment, and once after what a full queue takes to drain.
+const AGAIN: [Duration; 3] = [Duration::from_millis(1), Duration::from_millis(4), Duration::from_millis(20)];
 
 /// SYN-ACKs that are taken in between two turns.
 const MOST_HELD: usize = 1024;
@@ -78,8 +79,8 @@ pub struct Node {
     news: Vec<Record>,
     /// Flows that peers are to confirm, each with the packet that waits for it.
     held: Vec<(Record, Vec<u8>)>,
-    /// Slots of flows that were told of for the first time, and when they are told again.
-    young: VecDeque<(BootTime, u32)>,
+    /// Slots of flows that were told of for the first time, and when they are told again, for each of [`AGAIN`].
+    young: [VecDeque<(BootTime, u32)>; AGAIN.len()],
     turned: BootTime,
     told: Vec<bool>,
 }
@@ -104,7 +105,7 @@ impl Node {
             keys: setup.keys,
             news: Vec::new(),
             held: Vec::new(),
-            young: VecDeque::new(),
+            young: Default::default(),
             turned: now,
             told: vec![false; routers],
         }
@@ -195,15 +196,19 @@ impl Node {
         let known = self.table.knows(slot);
         let news = self.table.note(slot, flows, now);
         if news.is_some() && !known && self.links.iter().any(|link| link.peer.is_alive(now)) {
-            self.young.push_back((now + ONCE_MORE, slot));
+            for (young, after) in self.young.iter_mut().zip(AGAIN) {
+                young.push_back((now + after, slot));
+            }
         }
         self.news.extend(news);
     }
 
-    /// Flows that are old enough to be told a second time.
+    /// Flows that are old enough to be told again.
     fn tell_again(&mut self, flows: &impl Flows, now: BootTime) {
-        while let Some((_, slot)) = self.young.pop_front_if(|(at, _)| *at <= now) {
-            self.news.extend(self.table.tell(slot, flows, now));
+        for young in &mut self.young {
+            while let Some((_, slot)) = young.pop_front_if(|(at, _)| *at <= now) {
+                self.news.extend(self.table.tell(slot, flows, now));
+            }
         }
     }
 
@@ -235,7 +240,7 @@ impl Node {
     /// When there is something to do next.
     pub fn deadline(&self, now: BootTime) -> BootTime {
         let peers = self.links.iter().map(|link| link.peer.deadline(now));
-        let young = self.young.front().map(|(at, _)| *at);
+        let young = self.young.iter().filter_map(|young| young.front()).map(|(at, _)| *at);
         peers.chain(young).chain(self.waiting.deadline()).fold(self.turned + HELLO, BootTime::min)
     }
 

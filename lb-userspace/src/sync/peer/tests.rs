@@ -223,7 +223,7 @@ fn what_is_lost_is_missed_within_half_a_second_and_fetched_bucket_by_bucket() {
     let before = sim.hosts[0].node.links[0].peer.exchanged.flows_sent;
     sim.hosts[0].establish(&record(40_000), sim.now);
     sim.hosts[0].end(&record(77), sim.now);
-    // Each flow is told of twice.
+    // Each flow is told of four times.
     sim.run(Duration::from_millis(25), |_| Fate::Lost);
     sim.run(Duration::from_millis(500), good);
     assert!(equal(&sim));
