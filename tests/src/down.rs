@@ -99,7 +99,7 @@ fn leftovers(prefix: &str) -> Vec<PathBuf> {
     for node in ["h1", "h2"] {
         let name = lab::viplb_name(prefix, node);
         paths.push(Path::new(PINS).join(&name));
-        paths.push(Path::new(RUN).join(format!("{name}.lock")));
+        paths.extend(["lock", "kept", "members"].map(|kind| Path::new(RUN).join(format!("{name}.{kind}"))));
         paths.push(Path::new(RUN).join(format!("{name}.sock")));
     }
     paths.push(lab::data_dir(prefix));

@@ -371,8 +371,9 @@ impl Drop for Daemon {
         // What a killed one leaves pinned.
         let _ = fs::remove_dir_all(&Pins::of(&self.node).root);
         let _ = fs::remove_file(format!("/run/viplb/{}.sock", self.node));
-        let _ = fs::remove_file(format!("/run/viplb/{}.lock", self.node));
-        let _ = fs::remove_file(format!("/run/viplb/{}.kept", self.node));
+        for kind in ["lock", "kept", "members"] {
+            let _ = fs::remove_file(format!("/run/viplb/{}.{kind}", self.node));
+        }
         // Only now: a panic before would leave the daemon behind.
         closed.expect("every packet has a reason");
     }

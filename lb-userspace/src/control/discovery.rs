@@ -66,6 +66,11 @@ impl Discovered {
         fs::rename(new, to)
     }
 
+    /// They are no backends of the next daemon: their flows end with this one.
+    pub(super) fn remove(node: &str) {
+        let _ = fs::remove_file(file(node));
+    }
+
     /// A configuration with those that were discovered, after those of the file.
     pub(super) fn extend(&self, mut config: Config) -> Config {
         for service in &mut config.services {

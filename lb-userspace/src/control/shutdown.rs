@@ -13,7 +13,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{Control, Keep, end_own_connections, kept::Kept, sync};
+use super::{Control, Keep, discovery::Discovered, end_own_connections, kept::Kept, sync};
 use crate::{
     api::StopOrder,
     vrrp::{self, BootTime},
@@ -83,6 +83,7 @@ impl Control {
             tracing::info!("stopped, with the maps left and {leases} leases kept for {lasts:?}");
             return Ok(());
         }
+        Discovered::remove(&self.model.config().node.name);
         let closed = self.datapath.close();
         tracing::info!("stopped");
         closed

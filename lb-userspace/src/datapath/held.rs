@@ -1,9 +1,8 @@
-//! SYN-ACKs that the packet programs have left to the daemon (`sync = "strict"`), and the way on for them: through this node's own stack,
-//! which finds it, and past `viplb_egress`, which fences them if the lease has gone.
+//! SYN-ACKs that the packet programs have left to the daemon (`sync = "strict"`), and the way on for them.
 
 use std::{
     io,
-    net::{IpAddr, SocketAddr},
+    net::IpAddr,
     os::fd::{AsRawFd, RawFd},
 };
 
@@ -11,18 +10,13 @@ use anyhow::{Context, Result};
 use aya::maps::{Map, MapData, RingBuf};
 use etherparse::{Ipv4Header, Ipv6Header, TcpHeader};
 use lb_common::{held::Held, maps as names};
-use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
-use super::pins::Pins;
-
-/// `IPPROTO_RAW`: packets come with their IP header.
-const RAW: i32 = 255;
+use super::{pins::Pins, raw::RawSockets};
 
 /// The ring that they come by, and the sockets that they go by. A ring has one reader.
 pub struct HeldPackets {
     ring: RingBuf<MapData>,
-    v4: Option<Socket>,
-    v6: Option<Socket>,
+    sockets: RawSockets,
 }
 
 impl HeldPackets {
@@ -30,13 +24,7 @@ impl HeldPackets {
     pub fn open(pins: &Pins) -> Result<Self> {
         let data = MapData::from_pin(pins.map(names::HELD)).context("map HELD")?;
         let ring = RingBuf::try_from(Map::RingBuf(data)).context("map HELD")?;
-        let open = |domain| -> io::Result<Socket> {
-            let socket = Socket::new(domain, Type::RAW, Some(Protocol::from(RAW)))?;
-            socket.set_nonblocking(true)?;
-            Ok(socket)
-        };
-        // A machine may lack a family.
-        Ok(Self { ring, v4: open(Domain::IPV4).ok(), v6: open(Domain::IPV6).ok() })
+        Ok(Self { ring, sockets: RawSockets::open().context("the sockets for SYN-ACKs")? })
     }
 
     /// The next one.
@@ -54,9 +42,7 @@ impl HeldPackets {
     /// Sends an IP packet with a TCP segment on, whose checksum is made anew.
     pub fn send_on(&self, mut packet: Vec<u8>) -> io::Result<()> {
         let to = complete(&mut packet).ok_or_else(|| io::Error::other("no TCP segment"))?;
-        let socket = if to.is_ipv4() { &self.v4 } else { &self.v6 };
-        let socket = socket.as_ref().ok_or_else(|| io::Error::from_raw_os_error(libc::EAFNOSUPPORT))?;
-        socket.send_to(&packet, &SockAddr::from(SocketAddr::new(to, 0))).map(drop)
+        self.sockets.send(to, &packet)
     }
 }
 

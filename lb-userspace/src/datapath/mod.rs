@@ -23,6 +23,7 @@ pub mod ports;
 pub mod preflight;
 pub mod programs;
 mod ranges;
+mod raw;
 mod renumber;
 pub mod replica;
 pub mod reset;

@@ -17,65 +17,43 @@ use lb_common::{
     mode::Mode,
     opening::Opening,
 };
-use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
-use super::syn;
+use super::{raw::RawSockets, syn};
 
 /// Hops that a reset may take.
 pub(super) const TTL: u8 = 64;
-/// `IPPROTO_RAW`: packets come with their IP header.
-const RAW: i32 = 255;
-
 /// Sends resets.
 #[derive(Debug)]
-pub struct Resets {
-    v4: Option<Socket>,
-    v6: Option<Socket>,
-}
+pub struct Resets(RawSockets);
 
 impl Resets {
-    /// Opens its sockets. A machine may lack IPv6.
+    /// Opens its sockets.
     pub fn open() -> io::Result<Self> {
-        let open = |domain| -> io::Result<Socket> {
-            let socket = Socket::new(domain, Type::RAW, Some(Protocol::from(RAW)))?;
-            socket.set_nonblocking(true)?;
-            Ok(socket)
-        };
-        let v4 = match open(Domain::IPV4) {
-            Err(e) if e.raw_os_error() != Some(libc::EAFNOSUPPORT) => return Err(e),
-            opened => opened.ok(),
-        };
-        Ok(Self { v4, v6: open(Domain::IPV6).ok() })
+        RawSockets::open().map(Self)
     }
 
     /// Tells both ends of a TCP connection that it has ended. An error of one end does not keep the other from being told.
     pub fn send(&self, flow: &Flow) -> io::Result<()> {
-        let both = resets(flow).map(|(to, packet)| self.send_one(to, &packet));
+        let both = resets(flow).map(|(to, packet)| self.0.send(to, &packet));
         both.into_iter().find(Result::is_err).unwrap_or(Ok(()))
     }
 
     /// Tells the backend alone, which another one takes the place of.
     pub fn send_to_backend(&self, flow: &Flow) -> io::Result<()> {
         let of_backend = |(to, _): &(IpAddr, _)| *to == IpAddr::from(flow.backend);
-        resets(flow).filter(of_backend).try_for_each(|(to, packet)| self.send_one(to, &packet))
+        resets(flow).filter(of_backend).try_for_each(|(to, packet)| self.0.send(to, &packet))
     }
 
     /// Asks the backend to take the flow's connection, as its client asked the first one.
     pub fn ask(&self, flow: &Flow, opening: &Opening) -> io::Result<()> {
         let (to, packet) = syn::syn(flow, opening);
-        self.send_one(to, &packet)
+        self.0.send(to, &packet)
     }
 
     /// Acknowledges that it does.
     pub fn confirm(&self, flow: &Flow, opening: &Opening) -> io::Result<()> {
         let (to, packet) = syn::ack(flow, opening);
-        self.send_one(to, &packet)
-    }
-
-    fn send_one(&self, to: IpAddr, packet: &[u8]) -> io::Result<()> {
-        let socket = if to.is_ipv4() { &self.v4 } else { &self.v6 };
-        let socket = socket.as_ref().ok_or_else(|| io::Error::from_raw_os_error(libc::EAFNOSUPPORT))?;
-        socket.send_to(packet, &SockAddr::from(SocketAddr::new(to, 0))).map(drop)
+        self.0.send(to, &packet)
     }
 }
 
