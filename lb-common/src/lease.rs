@@ -13,8 +13,8 @@ use crate::addr::Mac;
 pub struct Lease {
     /// End of the lease, boottime ns; 0: given up. Written by the daemon.
     pub until: u64,
-    /// Until then frames for the addresses go on to `relay` while the lease is not valid: the peer that it was handed to.
-    /// Boottime ns, written by the daemon.
+    /// Until then frames for the addresses go on to `relay` while the lease is not valid: the peer that it was handed to. While it is
+    /// valid, those of no known flow: it is about to be. Boottime ns, written by the daemon; 0 from when the lease is taken.
     pub relay_until: u64,
     /// Until then frames that `delegate` passes on are treated as if the lease were valid: the owner hands over.
     /// Boottime ns, written by the daemon.

@@ -1,10 +1,10 @@
 //! What the daemon is told of flows for its peers' sake, and what the first packet teaches about a flow that a peer told of.
 //!
 //! `conntrack` calls: it compares a flow's mark before and after a packet, which costs packets that change nothing a
-//! comparison. Half-open flows are nobody's affair: a client that lost one sends its SYN again.
+//! comparison. Of half-open flows the programs tell nothing: the daemon looks at them when it hands an address over.
 
 use lb_common::{
-    flow::{FIN_BACKEND, FIN_CLIENT, FORWARD, Flow, REPLICATED},
+    flow::{FIN_BACKEND, FIN_CLIENT, FORWARD, Flow, REPLICATED, Stage},
     flow_event::FlowEvent,
 };
 
@@ -36,6 +36,13 @@ pub fn learn(f: &mut Flow, ip: &Ip, direction: u8, ifindex: u32) {
     if direction == FORWARD {
         f.client_if = ifindex;
     }
+    if f.place != 0 {
+        // Its numbers are those of the handshake, and the client's has to be proven. That nothing came by at all is known by the mark.
+        if f.stage() == Stage::SynReceived {
+            f.flags &= !REPLICATED;
+        }
+        return;
+    }
     if ip.payload == Payload::Tcp {
         let tcp = &ip.tcp;
         if tcp.flags & (flag::ACK | flag::SYN | flag::RST) != flag::ACK {
@@ -54,8 +61,6 @@ pub fn learn(f: &mut Flow, ip: &Ip, direction: u8, ifindex: u32) {
 
 #[cfg(test)]
 mod tests {
-    use lb_common::flow::Stage;
-
     use super::*;
     use crate::{parse::Tcp, testing::Memory};
 
@@ -78,6 +83,17 @@ mod tests {
             let mut f = old;
             learn(&mut f, &segment(flags), FORWARD, 3);
             assert_eq!(f, old, "{flags:#x}");
+        }
+    }
+
+    #[test]
+    fn a_half_open_flow_learns_no_numbers_and_notes_once_it_is_answered_that_something_came_by() {
+        for (stage, flags) in [(Stage::SynSent, REPLICATED), (Stage::SynReceived, 0)] {
+            let told =
+                Flow { place: 3, stage: stage as u8, flags: REPLICATED, backend_next: 5, ..Flow::default() };
+            let mut f = told;
+            learn(&mut f, &segment(flag::ACK), FORWARD, 9);
+            assert_eq!(f, Flow { client_if: 9, flags, ..told });
         }
     }
 

@@ -1,6 +1,7 @@
 //! What this node may do with a packet for a virtual address: by the lease, or without it while one hands over to another.
 //!
-//! After giving up the lease the old owner *relays* what still comes to it; the new one takes what the old one relays even
+//! After giving up the lease the old owner *relays* what still comes to it, and a moment before already what belongs to no flow that it
+//! knows; the new one takes what the old one relays even
 //! before it has the lease itself, as a *delegate*. Both end by deadlines that the VRRP thread writes. ARP and neighbour
 //! discovery know no such exception: they ask [`Tables::owns`].
 
@@ -34,6 +35,24 @@ pub fn right<P: Packet, T: Tables>(p: &P, t: &T, router: u32, now: u64) -> Right
         return if router == NO_ROUTER { Right::Owner } else { Right::Nothing };
     };
     if is_valid(lease, t, now) { Right::Owner } else { without_lease(p, lease, t.precise(now)) }
+}
+
+/// Likewise with a packet of no known flow: an owner that is handing over leaves what begins to its successor, some milliseconds before the
+/// rest. The lease's own end is precise; this deadline need not be.
+#[inline(always)]
+pub fn right_to_begin<P: Packet, T: Tables>(p: &P, t: &T, router: u32, now: u64) -> Right {
+    let right = right(p, t, router, now);
+    if right == Right::Owner
+        && t.lease(router).is_some_and(|lease| lease.relay_until > now && hands_over(p, lease))
+    {
+        return Right::Relay;
+    }
+    right
+}
+
+#[inline(never)]
+fn hands_over<P: Packet>(p: &P, lease: &Lease) -> bool {
+    p.load::<[[u8; 6]; 2]>(0).is_some_and(|[_, from]| from != lease.relay.0)
 }
 
 /// As [`Lease::is_valid`], of a time that may be a little behind: near the lease's end the precise one is asked for.
@@ -108,6 +127,24 @@ mod tests {
             tables.behind = behind;
             assert_eq!(right(&packet, &tables, 0, now), expected, "{} before the end", until - now);
             assert_eq!(tables.owns(0, now), expected == Right::Owner, "{} before the end", until - now);
+        }
+    }
+
+    #[test]
+    fn an_owner_that_hands_over_leaves_to_the_other_what_begins_but_not_what_comes_from_there() {
+        let mut tables = Memory::new(1);
+        let from = |mac: [u8; 6]| Buffer::new([&[0; 6][..], &mac, &[0; 48]].concat());
+        let (now, peer) = (1_000 * BEHIND, [2, 0, 0, 0, 0, 8]);
+        for (until, relay_until, source, known, begins) in [
+            (now + 1, 0, [9; 6], Right::Owner, Right::Owner),
+            (now + 1, now + 1, [9; 6], Right::Owner, Right::Relay),
+            (now + 1, now + 1, peer, Right::Owner, Right::Owner),
+            (now, now + 1, [9; 6], Right::Relay, Right::Relay),
+            (now, 0, [9; 6], Right::Nothing, Right::Nothing),
+        ] {
+            tables.set_lease(0, Lease { until, relay_until, relay: Mac(peer), term: 1, ..Lease::default() });
+            assert_eq!(right(&from(source), &tables, 0, now), known);
+            assert_eq!(right_to_begin(&from(source), &tables, 0, now), begins, "from {source:?}");
         }
     }
 }

@@ -467,7 +467,11 @@ proptest! {
             if packet.dst.0 != VIP {
                 prop_assert_eq!((v.action, &b.bytes), (Action::Pass, &sent));
             } else if moment.valid && !moment.fenced {
-                prop_assert!(!matches!(v.reason, Reason::NotOwner | Reason::Relayed));
+                // An owner that hands over leaves what begins to the other, and goes on with what it knows.
+                let hands_over = moment.relay && !moment.from_peer;
+                prop_assert_ne!(v.reason, Reason::NotOwner);
+                prop_assert!(hands_over || v.reason != Reason::Relayed);
+                prop_assert!(!hands_over || m.keys.borrow().len() <= keys);
             } else if moment.delegate && moment.from_peer {
                 prop_assert!(!matches!(v.action, Action::Pass | Action::Send(_)), "{:?}", v);
             } else if moment.relay && !moment.from_peer && packet.ttl > 1 {

@@ -24,7 +24,7 @@ use crate::{
 pub fn decide<P: Packet, T: Tables>(ip: &Ip, p: &P, t: &T, at: &Arrival) -> Plan {
     let Some(vip) = t.vip(&ip.key.dst) else { return Plan::pass(Reason::NotVirtual) };
     let router = vip.router;
-    let right = ownership::right(p, t, router, at.now);
+    let right = ownership::right_to_begin(p, t, router, at.now);
     if !matches!(right, Right::Owner | Right::Delegate) {
         return ownership::instead(right, ip, router, t, at);
     }

@@ -386,6 +386,11 @@ fn idle_sessions_outlive_a_frozen_a_killed_and_a_stopped_owner_where_flows_are_r
     let mut sessions: Vec<Session> = (0..8).map(|_| Session::open(&scene.lab)).collect();
     let mut all_answer = |when: &str| sessions.iter_mut().for_each(|session| session.ask(when));
     all_answer("at the start");
+    // What is established in an owner's last moment may be lost with it.
+    let ports = |node: &str| -> BTreeSet<u16> {
+        established(&Maps::open(&scene.pins(node)).unwrap()).iter().map(|(port, ..)| *port).collect()
+    };
+    wait_until("h2 has heard of all sessions", LIMIT, || ports("h1").is_subset(&ports("h2")));
 
     node::pause(&scene.lab, &h1).unwrap();
     scene.owned_by("h2", "h1 frozen");

@@ -85,9 +85,13 @@ impl Scene {
         let filter = format!(
             "table inet t {{ chain c {{ type filter hook input priority 0; udp dport 29113 {which} drop; }}; }}"
         );
+        self.nft(node, &filter);
+    }
+
+    fn nft(&self, host: &str, rules: &str) {
         let mut nft = Command::new("ip");
-        nft.args(["netns", "exec", self.hosts.host(node).name(), "nft", "-f", "-"]);
-        proc::finish_with(&mut nft, &filter).expect("nft");
+        nft.args(["netns", "exec", self.hosts.host(host).name(), "nft", "-f", "-"]);
+        proc::finish_with(&mut nft, rules).expect("nft");
     }
 
     /// Opens connections up to so many, and speaks on each second one.
@@ -194,6 +198,37 @@ fn connections_outlive_a_planned_stop_and_start() {
     let first = scene.start("n1");
     first.wait_master();
     scene.all_answer("the first node is back");
+}
+
+#[test]
+fn a_handshake_that_is_under_way_when_its_owner_stops_is_completed_by_the_next_one() {
+    let Some(scene) = Scene::raise("syhand") else { return };
+    let mut first = scene.start("n1");
+    first.wait_master();
+    let second = scene.start("n2");
+    wait_in_sync(&second, 0);
+    // The backend's answer does not reach the client, whose own SYN leaves once.
+    scene.nft(
+        "c",
+        "table inet answers { chain c { type filter hook input priority 0; tcp flags & (syn | ack) == syn | ack counter drop; }; }
+         table inet asks { chain c { type filter hook output priority 0; tcp flags & (syn | ack) == syn limit rate over 1/hour burst 1 packets drop; }; }",
+    );
+    let hosts = &scene.hosts;
+    std::thread::scope(|s| {
+        let talk = s.spawn(|| hosts.connect("c", at(VIP)));
+        let client = hosts.host("c");
+        let listed = ["netns", "exec", client.name(), "nft", "list", "table", "inet", "answers"];
+        wait_until("the backend has answered", LIMIT, || {
+            !proc::finish(Command::new("ip").args(listed)).expect("nft").contains("packets 0 ")
+        });
+        first.end(Signal::SIGTERM);
+        second.wait_master();
+        scene.nft("c", "delete table inet answers");
+        // The backend sends its answer again; refused, the connection would be reset.
+        let mut talk = talk.join().expect("a thread").expect("the connection is established");
+        talk.exchange(3_000).expect("an answer");
+    });
+    wait_until("it counts as established", LIMIT, || sync(&second).routers[0].flows == 1);
 }
 
 #[test]

@@ -164,8 +164,16 @@ impl Control {
         if let vrrp::Event::ThreadFailed { error } = &event {
             anyhow::bail!("the VRRP thread failed: {error}");
         }
-        if let vrrp::Event::Entered { router, state, .. } = &event {
-            self.tell_replication(*router, *state == vrrp::State::Master);
+        match &event {
+            vrrp::Event::Entered { router, state, .. } => {
+                self.tell_replication(*router, *state == vrrp::State::Master);
+            }
+            vrrp::Event::HandsOver { .. } => {
+                if let Some(replication) = &mut self.replication {
+                    replication.hand_over(sync::HANDING_OVER);
+                }
+            }
+            _ => {}
         }
         self.model.on_vrrp(&event, SystemTime::now());
         Ok(())

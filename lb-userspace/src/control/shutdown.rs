@@ -24,6 +24,9 @@ pub(super) const NOTIFY_LIMIT: Duration = Duration::from_secs(5);
 /// How long requests on the control socket may take to end.
 const API_LIMIT: Duration = Duration::from_secs(1);
 
+/// The election takes less time to end.
+const ELECTION_LIMIT: Duration = Duration::from_secs(2);
+
 /// How often flows are told while the election ends.
 const FLUSH: Duration = Duration::from_millis(1);
 
@@ -51,8 +54,11 @@ impl Control {
             }
             self.datapath.alive.keep(until);
         }
+        if let Some(replication) = &mut self.replication {
+            replication.hand_over(ELECTION_LIMIT);
+        }
         let election = leave_election(self.driver, until);
-        // What is established while a successor takes over is told at once.
+        // What begins, or is established, while a successor takes over is told at once.
         while !election.is_finished() {
             sync::flush(&mut self.replication, &mut self.datapath);
             sleep(FLUSH).await;

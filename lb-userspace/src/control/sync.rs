@@ -6,7 +6,7 @@ use std::{future::pending, hash::BuildHasher, time::Duration};
 
 use anyhow::Result;
 use lb_common::{addr::Addr, flow::Flow};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use super::{
     Control,
@@ -16,14 +16,20 @@ use super::{
 use crate::{
     config::model::Config,
     datapath::{
-        flows::Witness,
+        flows::{Witness, half_open::HalfOpen},
         held::HeldPackets,
         load::Datapath,
         pins::Pins,
         preflight,
         replica::{Events, Replica},
     },
-    sync::{Driver, Setup, auth::Keys, directory::Directory, gate::Gate, node::Node},
+    sync::{
+        Driver, Setup,
+        auth::Keys,
+        directory::Directory,
+        gate::Gate,
+        node::{Node, Outcome},
+    },
     vrrp::BootTime,
 };
 
@@ -31,6 +37,8 @@ use crate::{
 pub(super) struct Replication {
     pub(super) driver: Driver,
     directory: Directory,
+    /// While an address is handed over: until when half-open flows are looked at, the next time of that, and what was seen.
+    handing_over: Option<(BootTime, BootTime, HalfOpen)>,
 }
 
 /// Opens it, if the configuration has it, and takes in the flows that are in the table already.
@@ -59,12 +67,13 @@ pub(super) fn open(
     let mut replication = Replication {
         driver: Driver::open(sync, setup, Events::open(pins)?, HeldPackets::open(pins)?)?,
         directory,
+        handing_over: None,
     };
     let now = BootTime::now();
     let slots = datapath.collector.records();
     let replica = replica(datapath, &replication.directory, now);
     let node = replication.driver.node();
-    (0..slots).for_each(|slot| node.note(slot, &replica, now));
+    (0..slots).for_each(|slot| node.found(slot, &replica, now));
     Ok(Some(replication))
 }
 
@@ -140,6 +149,11 @@ fn replica<'a>(datapath: &'a mut Datapath, directory: &'a Directory, now: BootTi
 /// Until there is something to do; for ever without replication.
 pub(super) async fn ready(replication: &mut Option<Replication>) -> Result<()> {
     match replication {
+        Some(Replication { driver, handing_over: Some(_), .. }) => {
+            // A turn that was given up for this goes on with the next.
+            let _ = timeout(LOOK, driver.ready()).await;
+            Ok(())
+        }
         Some(replication) => Ok(replication.driver.ready().await?),
         None => pending().await,
     }
@@ -154,7 +168,7 @@ const LOOK: Duration = Duration::from_millis(1);
 /// there is no such moment, but the peers have had the time to take in what was on its way. Whoever leaves does this first, for its
 /// successor takes the addresses over without looking at what it has not read yet.
 pub(super) async fn pass_on(replication: &mut Option<Replication>, datapath: &mut Datapath) {
-    let Some(Replication { driver, directory }) = replication else { return };
+    let Some(Replication { driver, directory, .. }) = replication else { return };
     let begun = BootTime::now();
     loop {
         driver.turn(&mut replica(datapath, directory, BootTime::now()));
@@ -168,15 +182,48 @@ pub(super) async fn pass_on(replication: &mut Option<Replication>, datapath: &mu
 
 /// Tells the peers all that there is to tell: this node leaves.
 pub(super) fn flush(replication: &mut Option<Replication>, datapath: &mut Datapath) {
-    let Some(Replication { driver, directory }) = replication else { return };
-    driver.flush(&replica(datapath, directory, BootTime::now()));
+    let Some(replication) = replication else { return };
+    let now = BootTime::now();
+    replication.tell_half_open(datapath, now);
+    replication.driver.flush(&replica(datapath, &replication.directory, now));
+}
+
+/// For how long half-open flows are told of once an address is handed over: the other node owns it long before.
+pub(super) const HANDING_OVER: Duration = Duration::from_millis(50);
+
+impl Replication {
+    /// An address is about to be another node's, which is to have the half-open flows too.
+    pub(super) fn hand_over(&mut self, lasts: Duration) {
+        let now = BootTime::now();
+        let seen = self.handing_over.take().map(|(_, _, seen)| seen).unwrap_or_default();
+        self.handing_over = Some((now + lasts, now, seen));
+    }
+
+    /// Tells of those that have begun, or have gone on, since the last time. No sooner than a flow has had the time to.
+    fn tell_half_open(&mut self, datapath: &mut Datapath, now: BootTime) {
+        let Some((until, next, seen)) = &mut self.handing_over else { return };
+        if now < *next {
+            return;
+        }
+        *next = now + LOOK;
+        let half_open = datapath.collector.half_open(seen);
+        let over = now >= *until;
+        let node = self.driver.node();
+        node.hand_over(&half_open, &replica(datapath, &self.directory, now), now);
+        if over {
+            node.handed_over();
+            self.handing_over = None;
+        }
+    }
 }
 
 impl Control {
     /// One turn of replication, and what the election is to know of it.
     pub(super) fn replicate(&mut self) {
-        let Some(Replication { driver, directory }) = &mut self.replication else { return };
+        let Some(replication) = &mut self.replication else { return };
         let now = BootTime::now();
+        replication.tell_half_open(&mut self.datapath, now);
+        let Replication { driver, directory, .. } = replication;
         driver.turn(&mut replica(&mut self.datapath, directory, now));
         for (router, waits) in driver.node().gate_changes(now) {
             self.driver.set_catching_up(router, waits);
@@ -194,18 +241,18 @@ impl Control {
 
     /// The election has decided. Who is owner no longer passes its last flows on first.
     pub(super) fn tell_replication(&mut self, router: usize, owns: bool) {
-        let Some(Replication { driver, directory }) = &mut self.replication else { return };
-        let now = BootTime::now();
         if !owns {
-            driver.flush(&replica(&mut self.datapath, directory, now));
+            flush(&mut self.replication, &mut self.datapath);
         }
+        let Some(Replication { driver, .. }) = &mut self.replication else { return };
+        let now = BootTime::now();
         driver.node().own(router, owns, now);
         self.replicate();
     }
 
     /// Tells the peers of flows that were ended here.
     pub(super) fn tell_ended(&mut self, ended: Vec<(u32, Flow)>) {
-        let Some(Replication { driver, directory }) = &mut self.replication else { return };
+        let Some(Replication { driver, directory, .. }) = &mut self.replication else { return };
         let now = BootTime::now();
         for (slot, flow) in ended {
             driver.node().freed(slot, &flow, now);
@@ -216,13 +263,15 @@ impl Control {
     /// Frees what has expired in a part of the flow table.
     pub(super) fn sweep(&mut self, now: BootTime, slots: u32) -> Result<()> {
         let Datapath { tables, collector, .. } = &mut self.datapath;
-        let Some(Replication { driver, directory }) = &mut self.replication else {
+        let Some(Replication { driver, directory, .. }) = &mut self.replication else {
             collector.sweep(tables.maps(), now.0, slots)?;
             return Ok(());
         };
-        let mut seen = Seen { node: driver.node(), freed: Vec::new(), used: Vec::new(), now };
+        let mut seen =
+            Seen { node: driver.node(), freed: Vec::new(), used: Vec::new(), established: Vec::new(), now };
         collector.sweep_seen(tables.maps(), now.0, slots, &mut seen)?;
-        let Seen { node, freed, used, .. } = seen;
+        let Seen { node, freed, mut used, established, .. } = seen;
+        used.extend(established.into_iter().filter(|slot| collector.establish(tables.maps(), *slot)));
         for (slot, flow) in freed {
             node.freed(slot, &flow, now);
         }
@@ -241,12 +290,20 @@ struct Seen<'a> {
     node: &'a mut Node,
     freed: Vec<(u32, Flow)>,
     used: Vec<u32>,
+    established: Vec<u32>,
     now: BootTime,
 }
 
 impl Witness for Seen<'_> {
-    fn keeps(&self, slot: u32, flow: &Flow) -> bool {
-        self.node.keeps(slot, flow.router as usize, self.now)
+    fn keeps(&mut self, slot: u32, flow: &Flow) -> bool {
+        match self.node.outcome(flow, self.now) {
+            Outcome::Over => self.node.keeps(slot, flow.router as usize, self.now),
+            Outcome::Waits => true,
+            Outcome::Established => {
+                self.established.push(slot);
+                true
+            }
+        }
     }
 
     fn freed(&mut self, slot: u32, flow: &Flow) {

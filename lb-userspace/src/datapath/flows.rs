@@ -4,14 +4,14 @@
 //! Keys are removed before the record is freed, so that no key ever leads to another flow's record; a packet that comes
 //! in between opens a new flow or is refused, like any packet of a flow that has timed out.
 
+pub mod half_open;
 pub mod moving;
 
-use std::sync::atomic::{AtomicU64, Ordering, fence};
+use std::sync::atomic::{Ordering, fence};
 
 use anyhow::{Context, Result};
 use lb_common::{
     flow::{Flow, Stage},
-    half_open::{TAKEN, place},
     maps as names,
     opening::Opening,
     settings::SnatPorts,
@@ -26,7 +26,7 @@ use super::{
 /// Who looks on while the collector goes through the table.
 pub trait Witness {
     /// Whether a flow that has expired stays: another node says when it ends.
-    fn keeps(&self, slot: u32, flow: &Flow) -> bool;
+    fn keeps(&mut self, slot: u32, flow: &Flow) -> bool;
     /// The slot held this flow and is free now.
     fn freed(&mut self, slot: u32, flow: &Flow);
     /// The slot holds a flow.
@@ -35,7 +35,7 @@ pub trait Witness {
 
 /// Nobody.
 impl Witness for () {
-    fn keeps(&self, _: u32, _: &Flow) -> bool {
+    fn keeps(&mut self, _: u32, _: &Flow) -> bool {
         false
     }
 
@@ -278,25 +278,6 @@ impl Collector {
             maps.free_slots.push(slot, 0).context("map FREE_SLOTS")?;
         }
         Ok(freed)
-    }
-
-    /// Ends a half-open flow; its slot stays with its place. The place is taken meanwhile, as programs take it: they
-    /// neither establish the flow nor put another one there. (A daemon killed in these microseconds leaves one place less.)
-    fn empty_place(&self, maps: &mut Maps, slot: u32, flow: &Flow) -> bool {
-        let Some(word) = self.places.element(flow.place.into()) else { return false };
-        // SAFETY: a live element of eight aligned bytes, which everybody accesses as an atomic.
-        let word = unsafe { AtomicU64::from_ptr(word) };
-        let own = place(slot, flow.generation);
-        if word.compare_exchange(own, TAKEN, Ordering::AcqRel, Ordering::Relaxed).is_err() {
-            return false;
-        }
-        self.unlink(maps, slot, flow);
-        let freed = self.records.free_if(slot, flow);
-        if freed {
-            self.release(slot);
-        }
-        word.store(own, Ordering::Release);
-        freed
     }
 
     /// Takes a flow that has ended off the counts.

@@ -98,6 +98,8 @@ impl Lease for KernelLease {
         let words = self.known(router)?;
         let past = words.term.load(Ordering::SeqCst).max(words.fenced.load(Ordering::SeqCst));
         words.term.store(past.wrapping_add(1), Ordering::SeqCst);
+        // What it had been handed over for is over too: with a lease it would mean that it is being handed over again.
+        words.relay.until.store(0, Ordering::SeqCst);
         words.adopt_until.store((BootTime::now() + ADOPTS_FOR).0, Ordering::SeqCst);
         words.until.store(until.0, Ordering::SeqCst);
         Ok(())

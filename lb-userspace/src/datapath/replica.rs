@@ -180,20 +180,33 @@ impl Flows for Replica<'_> {
     fn insert(&mut self, record: &Record, displaced: &mut Vec<u32>) -> Result<u32, Unfit> {
         let place = self.directory.place(record)?;
         let path = self.path(place.backend);
-        let slot = self.maps.free_slots.pop(0).map_err(|_| Unfit::Full)?;
+        let half_open = record.is_half_open();
+        let (slot, index) = if half_open {
+            self.collector.take_place(self.maps).ok_or(Unfit::Full)?
+        } else {
+            (self.maps.free_slots.pop(0).map_err(|_| Unfit::Full)?, 0)
+        };
         let generation = self.read(slot).generation.wrapping_add(1);
         let mut flow = directory::fill(record, &place, &path, generation, self.now.0);
         if flow.mode() == Mode::Nat {
             flow.pool = self.pool(place.backend, flow.snat);
         }
+        flow.place = index;
         self.collector.fill(slot, &flow);
-        if self.enter_keys(slot, &flow, displaced) {
+        let entered = self.enter_keys(slot, &flow, displaced);
+        if entered {
             // Whoever claims it meanwhile finds the key, and passes on.
             self.collector.take_port(&flow);
+        } else {
+            self.collector.fill(slot, &Flow { generation, ..Flow::default() });
+        }
+        if half_open {
+            self.collector.give_place_back(index, slot, generation);
+        }
+        if entered {
             return Ok(slot);
         }
-        self.collector.fill(slot, &Flow { generation, ..Flow::default() });
-        if self.maps.free_slots.push(slot, 0).is_err() {
+        if !half_open && self.maps.free_slots.push(slot, 0).is_err() {
             tracing::warn!("the queue of free slots takes none back: one is lost");
         }
         Err(Unfit::Failed)
@@ -212,6 +225,10 @@ impl Flows for Replica<'_> {
                 ..old
             },
         );
+    }
+
+    fn promote(&mut self, slot: u32) -> Result<(), Unfit> {
+        self.collector.promote(self.maps, slot).ok_or(Unfit::Full)
     }
 
     fn remove(&mut self, slot: u32) {

@@ -5,7 +5,7 @@
 use lb_common::{
     addr::{Addr, PROTO_TCP, PROTO_UDP, Port},
     checksum::{delta, sum_addr, sum2},
-    flow::{DETOUR, Flow, REPLICATED, TIMED},
+    flow::{ADOPTED, DETOUR, Flow, REPLICATED, Stage, TIMED},
     mode::Mode,
     reach::NO_ROUTER,
     service::Path,
@@ -159,7 +159,8 @@ pub fn fill(record: &Record, at: &Place, path: &Path, generation: u16, now: u64)
         generation,
         proto: id.proto,
         stage: record.stage as u8,
-        flags: record.fins | TIMED | REPLICATED,
+        // What the backend will be heard to say, without its SYN, confirms it.
+        flags: record.fins | TIMED | REPLICATED | if record.stage == Stage::SynSent { ADOPTED } else { 0 },
         mode: record.mode as u8,
         mtu: path.least,
     };

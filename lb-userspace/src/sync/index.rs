@@ -37,6 +37,8 @@ pub struct Entry {
     pub generation: u16,
     /// Stage and ends of the record.
     pub mark: u16,
+    /// It was opened here on behalf of the owner, who was handing over.
+    pub delegated: bool,
     /// Position in the bucket's list, plus one; 0: the slot holds no flow.
     pub(super) at: u32,
 }
@@ -76,6 +78,13 @@ impl Index {
     pub fn tell(&mut self, slot: u32, seen: u64) {
         if let Some(entry) = self.entries.get_mut(slot as usize) {
             entry.told = seen;
+        }
+    }
+
+    /// Notes whether the slot's flow was opened on the owner's behalf.
+    pub fn delegate(&mut self, slot: u32, delegated: bool) {
+        if let Some(entry) = self.entries.get_mut(slot as usize) {
+            entry.delegated = delegated;
         }
     }
 

@@ -2,12 +2,15 @@
 //! datagrams come out; `io` has the socket.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, HashMap, VecDeque},
     net::{IpAddr, SocketAddr},
     time::Duration,
 };
 
-use lb_common::{addr::Addr, flow::Flow};
+use lb_common::{
+    addr::Addr,
+    flow::{Flow, REPLICATED, Stage},
+};
 
 use super::{
     auth::{Keys, Refusal, Session},
@@ -26,6 +29,12 @@ const OVERSLEPT: Duration = SILENCE;
 /// A new flow is told of again after each of these times: until a loss is noticed by its sum, a crash of the owner would cost it. Soon,
 /// for an owner may go at any moment, and once after what a full queue takes to drain.
 const AGAIN: [Duration; 3] = [Duration::from_millis(1), Duration::from_millis(4), Duration::from_millis(20)];
+
+/// How often peers are told of a half-open flow while its address is handed over.
+const HANDED: u8 = 3;
+
+/// A backend whose SYN-ACK is not acknowledged has sent it again within this time: the third time after 7 s (Linux).
+const ANSWERED_AGAIN: Duration = Duration::from_secs(10);
 
 /// SYN-ACKs that are taken in between two turns.
 const MOST_HELD: usize = 1024;
@@ -47,6 +56,17 @@ pub struct Setup {
     pub loopback: u32,
     /// This run: random and not 0.
     pub run: u64,
+}
+
+/// What becomes of a flow whose time is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// It ends.
+    Over,
+    /// It is too early to say.
+    Waits,
+    /// It is established.
+    Established,
 }
 
 /// One peer and what secures the talk with it.
@@ -81,6 +101,8 @@ pub struct Node {
     held: Vec<(Record, Vec<u8>)>,
     /// Slots of flows that were told of for the first time, and when they are told again, for each of [`AGAIN`].
     young: [VecDeque<(BootTime, u32)>; AGAIN.len()],
+    /// Half-open flows that peers are told of: in which stage, and how often.
+    handed: HashMap<(u32, u16), (Stage, u8)>,
     turned: BootTime,
     told: Vec<bool>,
 }
@@ -106,6 +128,7 @@ impl Node {
             news: Vec::new(),
             held: Vec::new(),
             young: Default::default(),
+            handed: HashMap::new(),
             turned: now,
             told: vec![false; routers],
         }
@@ -168,7 +191,7 @@ impl Node {
         if !self.waiting.has_room() || self.held.len() >= MOST_HELD {
             return self.waiting.crowded(packet.to_vec());
         }
-        match self.table.hold(slot, generation, flows, now) {
+        match self.table.half_open(slot, generation, flows, now) {
             Some(record) => self.held.push((record, packet.to_vec())),
             None => self.waiting.alone(packet.to_vec()),
         }
@@ -191,6 +214,49 @@ impl Node {
         }
     }
 
+    /// These half-open flows, by slot and generation, are soon another node's, for an address of this one's is being handed over. Each is
+    /// told of a few times, and anew once its backend has answered.
+    pub fn hand_over(&mut self, half_open: &[(u32, u16)], flows: &impl Flows, now: BootTime) {
+        let mut records = Vec::new();
+        for (slot, generation) in half_open {
+            let Some(record) = self.table.half_open(*slot, *generation, flows, now) else { continue };
+            let told = self.handed.entry((*slot, *generation)).or_insert((record.stage, 0));
+            if told.0 != record.stage {
+                *told = (record.stage, 0);
+            }
+            if told.1 < HANDED {
+                told.1 += 1;
+                records.push(record);
+            }
+        }
+        if records.is_empty() {
+            return;
+        }
+        for part in wire::parts(&records) {
+            let nonce = self.waiting.nonce();
+            for link in &mut self.links {
+                link.peer.ask_to_confirm(nonce, part, now);
+            }
+        }
+    }
+
+    /// Nothing is handed over any more.
+    pub fn handed_over(&mut self) {
+        self.handed.clear();
+    }
+
+    /// What becomes of a half-open flow that a peer told of and that nothing has come by of since, though its time is over. Its owner may
+    /// have died without having told that it was established: then the backend has its client's acknowledgement, or would have sent its
+    /// SYN-ACK again meanwhile, past this node.
+    pub fn outcome(&self, flow: &Flow, now: BootTime) -> Outcome {
+        let told = flow.place != 0 && flow.stage() == Stage::SynReceived && flow.flags & REPLICATED != 0;
+        match self.table.scopes.get(flow.router as usize).and_then(|scope| scope.owned) {
+            Some(since) if told && now.since(since) >= ANSWERED_AGAIN => Outcome::Established,
+            Some(_) if told => Outcome::Waits,
+            _ => Outcome::Over,
+        }
+    }
+
     /// Something may have happened to the flow in a slot.
     pub fn note(&mut self, slot: u32, flows: &impl Flows, now: BootTime) {
         let known = self.table.knows(slot);
@@ -200,6 +266,12 @@ impl Node {
                 young.push_back((now + after, slot));
             }
         }
+        self.news.extend(news);
+    }
+
+    /// The flow in a slot was there before this daemon.
+    pub fn found(&mut self, slot: u32, flows: &impl Flows, now: BootTime) {
+        let news = self.table.found(slot, flows, now);
         self.news.extend(news);
     }
 

@@ -213,7 +213,7 @@ impl Peer {
                 let ids = records.iter().map(|record| record.id);
                 let whole = self.pulls[i].hear_part(now, bucket, (part, parts), ids);
                 if let Some((has, asked)) = whole {
-                    table.retain(i, bucket, &has, Stamp { peer: self.number, order: asked }, flows);
+                    table.retain(i, bucket, &has, Stamp { peer: self.number, order: asked }, flows, now);
                     self.pulls[i].settle(bucket, table.sum(i, bucket));
                 }
             }

@@ -14,7 +14,7 @@ use lb_common::{
 
 use super::{
     index::{Entry, Index, Stamp},
-    wire::{FlowId, Op, Record, Summary},
+    wire::{FlowId, Op, Record, Summary, is_half_open},
 };
 use crate::vrrp::BootTime;
 
@@ -26,6 +26,9 @@ const REFRESH: u64 = 30_000_000_000;
 const QUIET: u64 = 2_000_000_000;
 /// How long a new owner takes in flows that it does not know: the last words of the one before it, still on their way.
 const LAST_WORDS: std::time::Duration = std::time::Duration::from_secs(2);
+
+/// A flow that this node has opened on its owner's behalf is not removed for so long, s, because that lacks it.
+const DELEGATED: u32 = 3;
 
 /// Why a flow cannot be taken in, or not be passed on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, thiserror::Error)]
@@ -62,10 +65,12 @@ pub trait Flows {
     fn find(&self, id: &FlowId) -> Option<u32>;
     /// Whether nothing is in a flow's way.
     fn has_way(&self, record: &Record) -> bool;
-    /// Enters a flow in a slot of its own; what is in its way goes, and those slots are added to `displaced`.
+    /// Enters a flow in a slot of its own, a half-open one in a place; what is in its way goes, and those slots are added to `displaced`.
     fn insert(&mut self, record: &Record, displaced: &mut Vec<u32>) -> Result<u32, Unfit>;
     /// Brings stage, times and sequence numbers of the same flow up to date.
     fn update(&mut self, slot: u32, record: &Record);
+    /// Takes the half-open flow in a slot out of its place: it is established.
+    fn promote(&mut self, slot: u32) -> Result<(), Unfit>;
     /// Takes a flow out.
     fn remove(&mut self, slot: u32);
 }
@@ -147,9 +152,6 @@ impl Table {
     pub fn note(&mut self, slot: u32, flows: &impl Flows, now: BootTime) -> Option<Record> {
         let flow = flows.read(slot);
         let scope = usize::try_from(flow.router).ok().filter(|scope| *scope < self.scopes.len())?;
-        if self.is_waited_for(slot, &flow) {
-            return None;
-        }
         if !is_established(&flow) || !self.is_fit(slot, &flow) {
             self.index.forget(slot);
             return None;
@@ -170,36 +172,40 @@ impl Table {
         }
         match known {
             Some(entry) if entry.mark == mark => self.index.tell(slot, flow.seen),
-            _ => self.enter(slot, scope, &record, Stamp::default(), &flow),
+            _ => {
+                self.enter(slot, scope, &record, Stamp::default(), &flow);
+                let delegated = known.map_or(!self.owns(scope), |entry| entry.delegated);
+                self.index.delegate(slot, delegated);
+            }
         }
         self.owns(scope).then_some(record)
     }
 
-    /// A half-open flow whose client hears of its backend's answer once peers have the flow: what they are told of it, as of one that is
-    /// established; nothing if no peer could go on with it.
-    pub fn hold(&mut self, slot: u32, generation: u16, flows: &impl Flows, now: BootTime) -> Option<Record> {
-        let flow = flows.read(slot);
-        let scope = usize::try_from(flow.router).ok().filter(|scope| *scope < self.scopes.len())?;
-        let waits = flow.generation == generation && flow.stage() == Stage::SynReceived;
-        if !waits || !self.owns(scope) || !self.is_fit(slot, &flow) {
-            return None;
-        }
-        let flow = Flow { stage: Stage::Established as u8, ..flow };
-        let record = Record::of(&flow, now.0);
-        self.enter(slot, scope, &record, Stamp::default(), &flow);
-        Some(record)
+    /// The flow in a slot was there before this daemon: it is told like any other, and is nobody's that has just been opened here.
+    pub fn found(&mut self, slot: u32, flows: &impl Flows, now: BootTime) -> Option<Record> {
+        let news = self.note(slot, flows, now);
+        self.index.delegate(slot, false);
+        news
     }
 
-    /// Whether peers have been told of the half-open flow in a slot, so that it counts as established.
-    fn is_waited_for(&self, slot: u32, flow: &Flow) -> bool {
-        flow.place != 0
-            && flow.stage() == Stage::SynReceived
-            && self.index.entry(slot).is_some_and(|entry| entry.generation == flow.generation)
+    /// What peers are told of a half-open flow, because its client is to hear of it only once they have it or because they are about to
+    /// own its address; nothing if no peer could go on with it. Such flows are in no sum: both sides forget them by themselves.
+    pub fn half_open(
+        &mut self,
+        slot: u32,
+        generation: u16,
+        flows: &impl Flows,
+        now: BootTime,
+    ) -> Option<Record> {
+        let flow = flows.read(slot);
+        let scope = usize::try_from(flow.router).ok().filter(|scope| *scope < self.scopes.len())?;
+        let is_it = flow.generation == generation && flow.place != 0 && is_half_open(flow.stage());
+        (is_it && self.owns(scope) && self.is_fit(slot, &flow)).then(|| Record::of(&flow, now.0))
     }
 
     /// Whether this node has the flow that it was told of.
     pub fn has(&self, record: &Record, flows: &impl Flows, now: BootTime) -> bool {
-        flows.find(&record.id).is_some_and(|slot| is_same(&flows.read(slot), record, now))
+        flows.find(&record.id).is_some_and(|slot| Record::of(&flows.read(slot), now.0).is_same(record))
     }
 
     /// Whether peers have been, or can be, told of the flow in a slot.
@@ -273,7 +279,9 @@ impl Table {
         };
         let slot = flows.find(&record.id);
         if let Some(since) = self.scopes[scope].owned {
-            let news = record.op == Op::Is && now.since(since) < LAST_WORDS && flows.has_way(record);
+            let its_own = |slot| flows.read(slot).place != 0 && self.has(record, flows, now);
+            let news = flows.has_way(record) || slot.is_some_and(its_own);
+            let news = record.op == Op::Is && now.since(since) < LAST_WORDS && news;
             if !news {
                 return;
             }
@@ -293,9 +301,7 @@ impl Table {
                 }
             }
             (Op::Is, Some(slot)) if is_same(&flows.read(slot), record, now) => {
-                flows.update(slot, record);
-                self.enter(slot, scope, record, stamp, &flows.read(slot));
-                self.taken += 1;
+                self.bring_up_to_date(slot, scope, record, stamp, flows);
             }
             (Op::Is, _) => {
                 let mut displaced = Vec::new();
@@ -305,13 +311,42 @@ impl Table {
                 }
                 match entered {
                     Ok(slot) => {
-                        self.enter(slot, scope, record, stamp, &flows.read(slot));
+                        if !record.is_half_open() {
+                            self.enter(slot, scope, record, stamp, &flows.read(slot));
+                        }
                         self.taken += 1;
                     }
                     Err(why) => self.count_unfit(record, why),
                 }
             }
         }
+    }
+
+    /// Takes an owner's word for a flow that is here.
+    fn bring_up_to_date(
+        &mut self,
+        slot: u32,
+        scope: usize,
+        record: &Record,
+        stamp: Stamp,
+        flows: &mut impl Flows,
+    ) {
+        let there = flows.read(slot);
+        if record.is_half_open() {
+            // Only forward: what came by here, or was told by another way, is newer.
+            if there.place != 0 && there.stage() == Stage::SynSent && record.stage == Stage::SynReceived {
+                flows.update(slot, record);
+            }
+            return;
+        }
+        if there.place != 0
+            && let Err(why) = flows.promote(slot)
+        {
+            return self.count_unfit(record, why);
+        }
+        flows.update(slot, record);
+        self.enter(slot, scope, record, stamp, &flows.read(slot));
+        self.taken += 1;
     }
 
     fn enter(&mut self, slot: u32, scope: usize, record: &Record, stamp: Stamp, flow: &Flow) {
@@ -340,7 +375,8 @@ impl Table {
         self.scopes.iter().position(|scope| scope.addresses.contains(&record.id.vip))
     }
 
-    /// Removes the flows of a bucket that the owner does not have: those not in `has`, unless they came after `asked`.
+    /// Removes the flows of a bucket that the owner does not have: those not in `has`, unless they came after `asked`, or have just been
+    /// opened here, on the owner's behalf: it is handing over.
     pub fn retain(
         &mut self,
         scope: usize,
@@ -348,20 +384,31 @@ impl Table {
         has: &HashSet<FlowId>,
         asked: Stamp,
         flows: &mut impl Flows,
+        now: BootTime,
     ) {
         if self.owns(scope) {
             return;
         }
         for slot in self.index.slots(scope, bucket).to_vec() {
-            let came = self.index.entry(slot).map_or(Stamp::default(), |entry| entry.stamp);
-            let id = Record::of(&flows.read(slot), 0).id;
-            if !came.is_after(asked) && !has.contains(&id) {
-                flows.remove(slot);
-                self.index.forget(slot);
-                self.removed += 1;
+            let Some(Entry { stamp: came, delegated, .. }) = self.index.entry(slot).copied() else {
+                continue;
+            };
+            let there = Record::of(&flows.read(slot), now.0);
+            let just_opened = delegated && there.life_s < DELEGATED;
+            if came.is_after(asked) || has.contains(&there.id) || just_opened {
+                continue;
             }
+            flows.remove(slot);
+            self.index.forget(slot);
+            self.removed += 1;
         }
     }
+}
+
+/// Whether a record is about the flow that is there; an ended one is another than one that begins.
+fn is_same(flow: &Flow, record: &Record, now: BootTime) -> bool {
+    let anew = record.is_half_open() && flow.has_ended();
+    !anew && Record::of(flow, now.0).is_same(record)
 }
 
 fn is_established(flow: &Flow) -> bool {
@@ -372,8 +419,4 @@ fn is_established(flow: &Flow) -> bool {
 /// What peers are told of but for whose the flow is.
 fn mark(flow: &Flow) -> u16 {
     u16::from(flow.stage) | u16::from(flow.flags & (FIN_CLIENT | FIN_BACKEND)) << 8
-}
-
-fn is_same(flow: &Flow, record: &Record, now: BootTime) -> bool {
-    is_established(flow) && Record::of(flow, now.0).is_same(record)
 }

@@ -75,7 +75,9 @@ impl Flows for Memory {
         }
         self.next += 1;
         let at = Place { service: 0, router: 0, client_if: 2, backend: 0, backend_if: 2 };
-        self.slots.insert(self.next, fill(record, &at, &Path::default(), 1, self.now));
+        let place = u16::from(record.is_half_open());
+        let flow = Flow { place, ..fill(record, &at, &Path::default(), 1, self.now) };
+        self.slots.insert(self.next, flow);
         self.keys.insert(record.id, self.next);
         Ok(self.next)
     }
@@ -85,6 +87,11 @@ impl Flows for Memory {
         let flow = self.slots.get_mut(&slot).expect("a flow");
         (flow.seen, flow.stage, flow.flags) = (seen(record, now), record.stage as u8, record.fins);
         (flow.client_next, flow.backend_next) = (record.client_next, record.backend_next);
+    }
+
+    fn promote(&mut self, slot: u32) -> Result<(), Unfit> {
+        self.slots.get_mut(&slot).expect("a flow").place = 0;
+        Ok(())
     }
 
     fn remove(&mut self, slot: u32) {
@@ -280,7 +287,7 @@ impl Sim {
         }
         let slots: Vec<u32> = fresh.flows.slots.keys().copied().collect();
         for slot in slots {
-            fresh.node.note(slot, &fresh.flows, self.now);
+            fresh.node.found(slot, &fresh.flows, self.now);
         }
         self.hosts[host] = fresh;
     }

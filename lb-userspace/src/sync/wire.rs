@@ -6,7 +6,7 @@
 
 mod record;
 
-pub use record::{FlowId, Op, Record};
+pub use record::{FlowId, Op, Record, is_half_open};
 
 use lb_common::addr::Addr;
 
@@ -92,7 +92,7 @@ pub enum Message {
         /// The flows.
         flows: Vec<Record>,
     },
-    /// News of flows that somebody waits for: they are to be confirmed. Since version 2.
+    /// News of flows that somebody waits for, half-open ones among them: they are to be confirmed. Since version 2.
     Hold {
         /// To be repeated in the answer.
         nonce: u32,
@@ -212,7 +212,7 @@ impl Message {
                 let claims = (0..count).map(|_| decode_claim(&mut from)).collect::<Result<_, _>>()?;
                 Ok(Self::Hello { highest, claims })
             }
-            FLOWS => Ok(Self::Flows(decode_flows(from)?)),
+            FLOWS => Ok(Self::Flows(decode_flows(from, false)?)),
             ASK_SUMS => Ok(Self::AskSums { scope: from.addr()? }),
             SUMS_KIND => {
                 let (scope, first, count) = (from.addr()?, from.u16()?, from.u16()?);
@@ -236,9 +236,9 @@ impl Message {
                 if part >= parts {
                     return Err(Malformed::Value);
                 }
-                Ok(Self::Bucket { scope, nonce, bucket, part, parts, flows: decode_flows(from)? })
+                Ok(Self::Bucket { scope, nonce, bucket, part, parts, flows: decode_flows(from, false)? })
             }
-            HOLD => Ok(Self::Hold { nonce: from.u32()?, flows: decode_flows(from)? }),
+            HOLD => Ok(Self::Hold { nonce: from.u32()?, flows: decode_flows(from, true)? }),
             HAVE => Ok(Self::Have { nonce: from.u32()? }),
             _ => Err(Malformed::Kind),
         }
@@ -259,10 +259,10 @@ fn decode_claim(from: &mut Input<'_>) -> Result<Claim, Malformed> {
     Ok(Claim { scope: item.addr()?, owner: flags & 1 != 0, summary })
 }
 
-fn decode_flows(mut from: Input<'_>) -> Result<Vec<Record>, Malformed> {
+fn decode_flows(mut from: Input<'_>, half_open: bool) -> Result<Vec<Record>, Malformed> {
     let mut flows = Vec::new();
     while !from.0.is_empty() {
-        flows.push(Record::decode(&mut from)?);
+        flows.push(Record::decode(&mut from, half_open)?);
     }
     Ok(flows)
 }

@@ -165,6 +165,11 @@ pub enum Event {
         /// When.
         at: BootTime,
     },
+    /// A router gives its addresses to another node, in a moment.
+    HandsOver {
+        /// Which.
+        router: usize,
+    },
     /// Another router advertises than the one heard before, or with another priority.
     Heard {
         /// Our router.

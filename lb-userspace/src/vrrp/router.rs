@@ -433,9 +433,12 @@ impl Router {
     }
 
     fn drop_lease(&mut self) {
-        if self.state() == State::Master {
-            self.actions.push_back(Action::DropLease);
+        let Phase::Master(master) = self.phase else { return };
+        // Whoever was to have it has not been told that it has.
+        if let Some((asker, _)) = master.giving {
+            self.actions.push_back(Action::Relay { to: asker.mac, until: BootTime(0) });
         }
+        self.actions.push_back(Action::DropLease);
     }
 
     /// Whether the witness says that this node is the one that is cut off, if anybody is.

@@ -1,10 +1,10 @@
-use lb_common::flow::Stage;
+use lb_common::flow::{ADOPTED, Flow, REPLICATED, Stage};
 use proptest::prelude::*;
 
 use super::{
     super::{
         gate::Gate,
-        node::Node,
+        node::{Node, Outcome},
         table::Unfit,
         testing::{Fate, Host, Sim, record},
     },
@@ -72,8 +72,13 @@ fn a_syn_ack_goes_on_once_the_peer_has_its_flow_which_stays_there() {
     sim.run(Duration::from_millis(2), good);
     let now = sim.now;
     assert_eq!(sim.hosts[0].node.waiting.take(now), [[1]]);
-    assert_eq!(sim.hosts[1].flows.slots.values().next().expect("the flow").stage(), Stage::Established);
-    // The collector comes by, some time passes, the client confirms: nothing is to be repaired or told again.
+    let there = |sim: &Sim| *sim.hosts[1].flows.slots.values().next().expect("the flow");
+    assert_eq!(
+        (there(&sim).stage(), there(&sim).place != 0),
+        (Stage::SynReceived, true),
+        "no more than half-open there too"
+    );
+    // The collector comes by, some time passes, the client confirms: nothing is to be repaired.
     let Host { node, flows } = &mut sim.hosts[0];
     node.note(which.0, flows, now);
     sim.run(SECOND, good);
@@ -82,8 +87,76 @@ fn a_syn_ack_goes_on_once_the_peer_has_its_flow_which_stays_there() {
     sim.hosts[0].advance(&record(40_000), Stage::Established, sim.now);
     sim.run(SECOND, good);
     assert!(equal(&sim));
+    assert_eq!((there(&sim).stage(), there(&sim).place), (Stage::Established, 0));
     assert_eq!(sim.hosts[1].node.links[0].peer.exchanged.repairs, 0);
     assert_eq!(sim.hosts[0].node.waiting.counts.confirmed, 1);
+}
+
+#[test]
+fn half_open_flows_are_handed_over_as_they_are_and_again_once_they_are_answered() {
+    let mut sim = met();
+    let which = half_open(&mut sim, 40_000);
+    let slot = which.0;
+    sim.hosts[0].flows.slots.get_mut(&slot).expect("a flow").stage = Stage::SynSent as u8;
+    let there = |sim: &Sim| *sim.hosts[1].flows.slots.values().next().expect("the flow");
+    let hand_over = |sim: &mut Sim| {
+        let now = sim.now;
+        let Host { node, flows } = &mut sim.hosts[0];
+        (0..10).for_each(|_| node.hand_over(&[which], flows, now));
+        let before = sim.sent;
+        sim.run(Duration::from_millis(3), good);
+        assert!(sim.sent - before < 10, "told a few times, not each time: {}", sim.sent - before);
+    };
+    hand_over(&mut sim);
+    assert_eq!((there(&sim).stage(), there(&sim).flags & ADOPTED), (Stage::SynSent, ADOPTED));
+    let flow = sim.hosts[0].flows.slots.get_mut(&slot).expect("a flow");
+    (flow.stage, flow.backend_next) = (Stage::SynReceived as u8, 77);
+    hand_over(&mut sim);
+    assert_eq!((there(&sim).stage(), there(&sim).backend_next), (Stage::SynReceived, 77));
+    // The other one owns it now, and hears last that it was established here.
+    sim.hosts[0].flows.slots.get_mut(&slot).expect("a flow").place = 0;
+    sim.hosts[0].advance(&record(40_000), Stage::Established, sim.now);
+    let now = sim.now;
+    sim.hosts[1].node.own(0, true, now);
+    sim.run(Duration::from_millis(3), good);
+    assert_eq!((there(&sim).stage(), there(&sim).place), (Stage::Established, 0));
+}
+
+#[test]
+fn what_was_opened_for_an_owner_that_hands_over_is_not_removed_because_that_lacks_it() {
+    let mut sim = met();
+    sim.hosts[1].establish(&record(1), sim.now);
+    sim.run(SECOND, good);
+    assert_eq!(
+        sim.hosts[1].flows.slots.len(),
+        1,
+        "its owner's number and sum are others, and were asked for"
+    );
+    let now = sim.now;
+    sim.hosts[0].node.own(0, false, now);
+    sim.hosts[1].node.own(0, true, now);
+    sim.run(SECOND, good);
+    assert!(equal(&sim));
+    assert_eq!(sim.hosts[0].flows.slots.len(), 1);
+}
+
+#[test]
+fn a_flow_whose_owner_died_before_telling_that_it_was_established_is_not_ended() {
+    let mut sim = met();
+    let which = half_open(&mut sim, 40_000);
+    let now = sim.now;
+    let Host { node, flows } = &mut sim.hosts[0];
+    node.hold(which, &[1], flows, now);
+    sim.run(Duration::from_millis(4), good);
+    let flow = *sim.hosts[1].flows.slots.values().next().expect("the flow");
+    let node = &mut sim.hosts[1].node;
+    let later = now + 60 * SECOND;
+    assert_eq!(node.outcome(&flow, later), Outcome::Over, "its owner lives, for all that this node knows");
+    node.own(0, true, later);
+    assert_eq!(node.outcome(&flow, later + SECOND), Outcome::Waits, "a SYN-ACK may still come again");
+    assert_eq!(node.outcome(&flow, later + 11 * SECOND), Outcome::Established);
+    let came_again = Flow { flags: flow.flags & !REPLICATED, ..flow };
+    assert_eq!(node.outcome(&came_again, later + 11 * SECOND), Outcome::Over);
 }
 
 #[test]

@@ -51,7 +51,7 @@ pub struct Record {
     pub snat_port: Port,
     /// How packets reach the backend.
     pub mode: Mode,
-    /// How far it has come; never half-open.
+    /// How far it has come; half-open in what is held or handed over alone ([`Message::Hold`](super::Message)).
     pub stage: Stage,
     /// [`FIN_CLIENT`] and [`FIN_BACKEND`].
     pub fins: u8,
@@ -96,14 +96,18 @@ impl Record {
             snat: if flow.mode() == Mode::Tunnel { flow.client } else { flow.snat },
             snat_port: flow.snat_port,
             mode: flow.mode(),
-            // Peers hear of a half-open flow only if its client hears of the backend's answer afterwards.
-            stage: if flow.stage() == Stage::SynReceived { Stage::Established } else { flow.stage() },
+            stage: flow.stage(),
             fins: flow.flags & (FIN_CLIENT | FIN_BACKEND),
             idle_ms: u32::try_from(idle).unwrap_or(u32::MAX),
             life_s: u32::try_from(life).unwrap_or(u32::MAX),
             client_next: flow.client_next,
             backend_next: flow.backend_next,
         }
+    }
+
+    /// Whether it is not established yet.
+    pub fn is_half_open(&self) -> bool {
+        is_half_open(self.stage)
     }
 
     /// Whether it is the same connection, whatever has become of it.
@@ -179,7 +183,8 @@ impl Record {
         }
     }
 
-    pub(super) fn decode(from: &mut Input<'_>) -> Result<Self, Malformed> {
+    /// `half_open`: whether such ones may be among them.
+    pub(super) fn decode(from: &mut Input<'_>, half_open: bool) -> Result<Self, Malformed> {
         let mut item = from.item(FIXED as u8)?;
         let [op, shape, proto, stage, fins, mode, _] = item.array()?;
         let op = match op {
@@ -190,6 +195,8 @@ impl Record {
         let stage = match (proto, Stage::from_u8(stage)) {
             (PROTO_TCP, stage @ (Stage::Established | Stage::Closing | Stage::Closed)) => stage,
             (PROTO_UDP, stage @ Stage::TwoWay) => stage,
+            (PROTO_TCP, stage @ (Stage::SynSent | Stage::SynReceived)) if half_open => stage,
+            (PROTO_UDP, stage @ Stage::OneWay) if half_open => stage,
             _ => return Err(Malformed::Value),
         };
         let known_mode = Mode::from_u8(mode);
@@ -226,6 +233,11 @@ impl Record {
             backend_next,
         })
     }
+}
+
+/// Whether a flow in this stage has a place among half-open ones.
+pub fn is_half_open(stage: Stage) -> bool {
+    matches!(stage, Stage::SynSent | Stage::SynReceived | Stage::OneWay)
 }
 
 fn encode_addr(addr: Addr, v6: bool, to: &mut Vec<u8>) {

@@ -348,7 +348,12 @@ impl Thread {
                 Action::Offer { nonce } => self.say_to_all(index, Kind::Offer, nonce),
                 Action::Request { to, nonce } => self.say(index, Kind::Request, nonce, to),
                 Action::Grant { to, nonce } => self.say(index, Kind::Grant, nonce, to),
-                Action::Relay { to, until } => self.lease.relay(index, to, until),
+                Action::Relay { to, until } => {
+                    self.lease.relay(index, to, until);
+                    if until > BootTime::now() {
+                        self.tell(Event::HandsOver { router: index });
+                    }
+                }
                 Action::Delegate { from, until } => self.lease.delegate(index, from, until),
                 Action::Rival { from, priority } => self.rival(index, from, priority),
                 Action::Entered { state, reason } => {

@@ -4,7 +4,8 @@
 //!   successor                                  owner
 //!                    ◀──── offer ────────────  leaves (stop, tracker); still owner
 //!   takes what is relayed
-//!       request ───────────────────────────▶   beaten, or leaving: relays what comes, drops the lease
+//!       request ───────────────────────────▶   beaten, or leaving: relays what begins
+//!                                              some ms later: relays all that comes, drops the lease
 //!                    ◀──── grant ────────────  Backup (or Init, Fault)
 //!   takes the lease, announces
 //! ```
@@ -30,6 +31,9 @@ pub const TAKE_BACK: Duration = Duration::from_millis(50);
 const RESEND: Duration = Duration::from_millis(5);
 /// An owner that leaves waits for so long for a better successor than the first that asks.
 const CHOOSE: Duration = Duration::from_millis(3);
+/// Between the end of new connections here and that of the lease: several times what a handshake in a local network takes. What takes longer
+/// is told to the successor as it is (`sync`).
+pub(super) const SETTLE: Duration = Duration::from_millis(5);
 /// Nobody asked for so long: there is no viplb to hand over to.
 const OFFER_LIMIT: Duration = Duration::from_millis(30);
 /// The old owner relays for so long: neighbours learn from the new one's announcements within milliseconds.
@@ -85,6 +89,7 @@ impl Router {
             (granted.to, granted.nonce) == (asker.from, asker.nonce) && now < granted.until
         };
         match self.phase {
+            Phase::Master(Master { giving: Some(_), .. }) => {}
             Phase::Master(mut master) => match &mut master.leaving {
                 Some(leaving) => {
                     let decide_at =
@@ -96,7 +101,7 @@ impl Router {
                     self.phase = Phase::Master(master);
                 }
                 None if master.lease.is_some() && self.beaten_by(asker.from, asker.priority) => {
-                    self.hand_over(now, asker, State::Backup, Reason::HandedOver);
+                    self.give(now, master, asker);
                 }
                 None => {}
             },
@@ -107,8 +112,22 @@ impl Router {
         }
     }
 
+    /// From now on new connections are the successor's: those whose handshake is under way here are completed, or told of, until the lease
+    /// goes. A packet of a connection that neither node knows would be refused by RST.
+    fn give(&mut self, now: BootTime, mut master: Master, asker: Asker) {
+        let at = now + SETTLE.min(self.params.advert_int / 20);
+        self.actions.push_back(Action::Relay { to: asker.mac, until: at + RELAY });
+        master.giving = Some((asker, at));
+        self.phase = Phase::Master(master);
+    }
+
     /// Relays first, so that no frame is lost between the two leases; and the lease is gone before the other hears of it.
-    fn hand_over(&mut self, now: BootTime, asker: Asker, to: State, reason: Reason) {
+    pub(super) fn hand_over(&mut self, now: BootTime, asker: Asker) {
+        let (mut to, mut reason) = (State::Backup, Reason::HandedOver);
+        if let Phase::Master(master) = &mut self.phase {
+            master.giving = None;
+            (to, reason) = master.leaving.map_or((to, reason), |leaving| (leaving.to, leaving.reason));
+        }
         let take_back = now + self.scaled(TAKE_BACK);
         self.actions.push_back(Action::Relay { to: asker.mac, until: now + RELAY });
         self.drop_lease();
@@ -160,14 +179,18 @@ impl Router {
         let (until, resend_at) = (now + self.scaled(OFFER_LIMIT), now + self.scaled(RESEND));
         master.leaving = Some(Leaving { to, reason, nonce, until, resend_at, best: None });
         self.phase = Phase::Master(master);
-        self.actions.push_back(Action::Offer { nonce });
+        if master.giving.is_none() {
+            self.actions.push_back(Action::Offer { nonce });
+        }
     }
 
     /// `true` when the router is owner no longer.
     pub(super) fn leaving_timeout(&mut self, now: BootTime, mut leaving: Leaving) -> bool {
-        if let Some((asker, _)) = leaving.best.filter(|(_, at)| now >= *at) {
-            self.hand_over(now, asker, leaving.to, leaving.reason);
-            return true;
+        if let Some((asker, _)) = leaving.best.filter(|(_, at)| now >= *at)
+            && let Phase::Master(master) = self.phase
+        {
+            self.give(now, master, asker);
+            return false;
         }
         if leaving.best.is_none() && now >= leaving.until {
             self.step_down();

@@ -16,12 +16,13 @@ pub(super) const WATCH_HOLD: Duration = Duration::from_secs(2);
 
 impl Master {
     pub(super) fn deadline(&self) -> BootTime {
-        let leaving = self.leaving.map(|leaving| match leaving.best {
+        let leaving = self.leaving.filter(|_| self.giving.is_none()).map(|leaving| match leaving.best {
             Some((_, at)) => at,
             None => leaving.until.min(leaving.resend_at),
         });
+        let giving = self.giving.map(|(_, at)| at);
         let announce = self.next_announce.map(|(at, _)| at);
-        [self.renew_at, announce, leaving].into_iter().flatten().fold(self.advert_at, BootTime::min)
+        [self.renew_at, announce, leaving, giving].into_iter().flatten().fold(self.advert_at, BootTime::min)
     }
 }
 
@@ -53,7 +54,10 @@ impl Router {
         if self.lacks_a_witness() && alone && master.leaving.is_none() {
             return self.leave(now, State::Backup, Reason::CutOff);
         }
-        if let Some(leaving) = master.leaving
+        if let Some((asker, _)) = master.giving.filter(|(_, at)| now >= *at) {
+            return self.hand_over(now, asker);
+        }
+        if let Some(leaving) = master.leaving.filter(|_| master.giving.is_none())
             && self.leaving_timeout(now, leaving)
         {
             return;
@@ -73,7 +77,7 @@ impl Router {
     /// All of it but the search for a successor, which may have gone on meanwhile.
     fn set_master(&mut self, master: Master) {
         if let Phase::Master(current) = &mut self.phase {
-            *current = Master { leaving: current.leaving, ..master };
+            *current = Master { leaving: current.leaving, giving: current.giving, ..master };
         }
     }
 
@@ -109,6 +113,7 @@ impl Router {
             announced: now,
             next_announce: Some((now, Burst::Once)),
             leaving: None,
+            giving: None,
         });
         (self.watch, self.granted) = (None, None);
     }
@@ -126,6 +131,7 @@ impl Router {
             announced: now,
             next_announce: Some((now, if granted { Burst::Once } else { Burst::Again })),
             leaving: None,
+            giving: None,
         };
         self.phase = Phase::Master(master);
         (self.watch, self.granted) = (None, None);

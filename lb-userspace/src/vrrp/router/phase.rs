@@ -79,6 +79,8 @@ pub(super) struct Master {
     pub(super) next_announce: Option<(BootTime, Burst)>,
     /// A successor is being looked for.
     pub(super) leaving: Option<Leaving>,
+    /// It was found: it takes what belongs to no known connection already, and the lease then.
+    pub(super) giving: Option<(Asker, BootTime)>,
 }
 
 /// Looking for a successor, still owner.

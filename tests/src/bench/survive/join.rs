@@ -79,6 +79,9 @@ impl Flows for List {
         Err(Unfit::Full)
     }
     fn update(&mut self, _: u32, _: &Record) {}
+    fn promote(&mut self, _: u32) -> Result<(), Unfit> {
+        Err(Unfit::Full)
+    }
     fn remove(&mut self, _: u32) {}
 }
 
