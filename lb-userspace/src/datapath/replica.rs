@@ -108,12 +108,12 @@ impl<'a> Replica<'a> {
         }
     }
 
-    /// Enters the keys of a filled record; takes them back if one is refused.
-    fn enter_keys(&mut self, slot: u32, flow: &Flow, displaced: &mut Vec<u32>) -> bool {
+    /// Enters the keys of a filled record; takes them back if one is refused. What is in their way goes if there is a list for it.
+    fn enter_keys(&mut self, slot: u32, flow: &Flow, mut displaced: Option<&mut Vec<u32>>) -> bool {
         let to = |direction| FlowRef { slot, generation: flow.generation, direction, pad: 0 };
         let (forward, reverse) = (flow.forward_key(), flow.reverse_key());
         let two_ways = !flow.mode().is_one_way();
-        if two_ways && !self.enter_key(reverse, to(REVERSE), displaced) {
+        if two_ways && !self.enter_key(reverse, to(REVERSE), displaced.as_deref_mut()) {
             return false;
         }
         let entered = self.enter_key(forward, to(FORWARD), displaced);
@@ -125,10 +125,11 @@ impl<'a> Replica<'a> {
 
     /// Enters a key. Only if the kernel says that it is there already, what has it is looked for, and goes: a system call each is
     /// most of what a flow costs here, and of hundreds of thousands few are in another's way.
-    fn enter_key(&mut self, key: FlowKey, to: FlowRef, displaced: &mut Vec<u32>) -> bool {
+    fn enter_key(&mut self, key: FlowKey, to: FlowRef, displaced: Option<&mut Vec<u32>>) -> bool {
         if self.maps.flow_keys.insert(key, to, NOEXIST).is_ok() {
             return true;
         }
+        let Some(displaced) = displaced else { return false };
         if let Ok(there) = self.maps.flow_keys.get(&key, 0)
             && self.read(there.slot).generation == there.generation
         {
@@ -150,34 +151,9 @@ impl<'a> Replica<'a> {
         let maps = &self.maps;
         *self.pools.entry((backend, source)).or_insert_with(|| pool_of(maps, backend, source))
     }
-}
 
-impl Flows for Replica<'_> {
-    fn read(&self, slot: u32) -> Flow {
-        if slot < self.collector.records() { self.collector.record(slot) } else { Flow::default() }
-    }
-
-    fn find(&self, id: &FlowId) -> Option<u32> {
-        let key = FlowKey {
-            src: id.client,
-            dst: id.vip,
-            sport: id.client_port,
-            dport: id.vip_port,
-            proto: id.proto,
-            pad: [0; 3],
-        };
-        let to = self.maps.flow_keys.get(&key, 0).ok()?;
-        (self.read(to.slot).generation == to.generation).then_some(to.slot)
-    }
-
-    fn has_way(&self, record: &Record) -> bool {
-        let Ok(place) = self.directory.place(record) else { return false };
-        let flow = directory::fill(record, &place, &Path::default(), 0, self.now.0);
-        let free = |key: FlowKey| self.maps.flow_keys.get(&key, 0).is_err();
-        free(flow.forward_key()) && (flow.mode().is_one_way() || free(flow.reverse_key()))
-    }
-
-    fn insert(&mut self, record: &Record, displaced: &mut Vec<u32>) -> Result<u32, Unfit> {
+    /// Enters a flow; what is in its way goes if there is a list for it, else that is [`Unfit::Failed`].
+    fn enter(&mut self, record: &Record, displaced: Option<&mut Vec<u32>>) -> Result<u32, Unfit> {
         let place = self.directory.place(record)?;
         let path = self.path(place.backend);
         let half_open = record.is_half_open();
@@ -210,6 +186,43 @@ impl Flows for Replica<'_> {
             tracing::warn!("the queue of free slots takes none back: one is lost");
         }
         Err(Unfit::Failed)
+    }
+}
+
+impl Flows for Replica<'_> {
+    fn read(&self, slot: u32) -> Flow {
+        if slot < self.collector.records() { self.collector.record(slot) } else { Flow::default() }
+    }
+
+    fn find(&self, id: &FlowId) -> Option<u32> {
+        let key = FlowKey {
+            src: id.client,
+            dst: id.vip,
+            sport: id.client_port,
+            dport: id.vip_port,
+            proto: id.proto,
+            pad: [0; 3],
+        };
+        let to = self.maps.flow_keys.get(&key, 0).ok()?;
+        (self.read(to.slot).generation == to.generation).then_some(to.slot)
+    }
+
+    fn has_way(&self, record: &Record) -> bool {
+        let Ok(place) = self.directory.place(record) else { return false };
+        let flow = directory::fill(record, &place, &Path::default(), 0, self.now.0);
+        let free = |key: FlowKey| self.maps.flow_keys.get(&key, 0).is_err();
+        free(flow.forward_key()) && (flow.mode().is_one_way() || free(flow.reverse_key()))
+    }
+
+    fn insert(&mut self, record: &Record, displaced: &mut Vec<u32>) -> Result<u32, Unfit> {
+        self.enter(record, Some(displaced))
+    }
+
+    fn insert_unknown(&mut self, record: &Record) -> Option<Result<u32, Unfit>> {
+        match self.enter(record, None) {
+            Err(Unfit::Failed) => None,
+            entered => Some(entered),
+        }
     }
 
     fn update(&mut self, slot: u32, record: &Record) {

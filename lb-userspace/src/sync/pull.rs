@@ -73,6 +73,8 @@ pub struct Pull {
     /// take in is not asked for again and again.
     tolerated: BTreeMap<u16, (u64, u64)>,
     theirs: Vec<u64>,
+    /// Buckets of which this node had nothing.
+    empty: Vec<bool>,
     newest: u64,
     compared: BootTime,
 }
@@ -136,6 +138,7 @@ impl Pull {
         };
         // Asked for from the end.
         let left: Vec<u16> = (0..BUCKETS as u16).rev().filter(differs).collect();
+        self.empty = (0..BUCKETS as u16).map(|bucket| own(bucket) == 0).collect();
         self.theirs = theirs;
         if left.is_empty() {
             self.complete = true;
@@ -148,6 +151,11 @@ impl Pull {
     /// Whether a part of a bucket is what was asked for.
     pub fn wants(&self, nonce: u32, bucket: u16) -> bool {
         self.under_way.get(&bucket).is_some_and(|b| b.nonce == nonce)
+    }
+
+    /// Whether this node had nothing of a bucket when that was found to be another.
+    pub fn lacked(&self, bucket: u16) -> bool {
+        self.empty.get(usize::from(bucket)).copied().unwrap_or_default()
     }
 
     /// A part of a bucket has come. Once all have: the flows of all parts, and the peer's newest word when it was asked for.

@@ -82,6 +82,10 @@ impl Flows for Memory {
         Ok(self.next)
     }
 
+    fn insert_unknown(&mut self, record: &Record) -> Option<Result<u32, Unfit>> {
+        self.has_way(record).then(|| self.insert(record, &mut Vec::new()))
+    }
+
     fn update(&mut self, slot: u32, record: &Record) {
         let now = self.now;
         let flow = self.slots.get_mut(&slot).expect("a flow");

@@ -78,6 +78,9 @@ impl Flows for List {
     fn insert(&mut self, _: &Record, _: &mut Vec<u32>) -> Result<u32, Unfit> {
         Err(Unfit::Full)
     }
+    fn insert_unknown(&mut self, _: &Record) -> Option<Result<u32, Unfit>> {
+        None
+    }
     fn update(&mut self, _: u32, _: &Record) {}
     fn promote(&mut self, _: u32) -> Result<(), Unfit> {
         Err(Unfit::Full)
