@@ -12,7 +12,7 @@ use crate::toolchain::{BENCH_NEEDS, FAULTS_NEEDS, FORWARD_NEEDS, Need, PEER_NEED
 use crate::{build, install, process};
 
 /// Measure viplb: bench failover (--runs N, --only stop,freeze, --json FILE, --no-peers, --hogs, …), bench election,
-/// bench program, bench forward, bench flood, bench faults, bench survive, bench change
+/// bench program, bench forward, bench flood, bench faults, bench survive, bench change, bench strict
 #[derive(Debug, clap::Args)]
 #[command(disable_help_flag = true)]
 pub struct Options {

@@ -21,4 +21,5 @@ pub mod punctual;
 pub mod report;
 pub mod row;
 pub mod scene;
+pub mod strict;
 pub mod survive;

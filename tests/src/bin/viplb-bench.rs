@@ -15,7 +15,7 @@ use lb_tests::{
     bench::{
         change, echo, election, failover, faults, flood, forward, hogs, program,
         row::{self, Row},
-        survive,
+        strict, survive,
     },
     console::{self, Console},
     screen::put,
@@ -45,6 +45,7 @@ enum What {
     Faults(faults::Options),
     Survive(survive::Options),
     Change(change::Options),
+    Strict(strict::Options),
     /// An echo server, TCP and UDP.
     #[command(hide = true)]
     Echo {
@@ -123,6 +124,10 @@ fn run(cli: &Cli) -> Result<Vec<Row>> {
         What::Change(options) => {
             console::catch_signals()?;
             change::run(options, &console)?
+        }
+        What::Strict(options) => {
+            console::catch_signals()?;
+            strict::run(options, &console)?
         }
         What::ChangeServer { listen } => return change::server::serve(*listen).map(|()| Vec::new()),
         What::ChangeClient { shape } => {
