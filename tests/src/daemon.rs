@@ -29,7 +29,7 @@ pub const VRID: u8 = 51;
 /// Its password; it is in every user's example configuration.
 pub const AUTH_PASS: &str = "123456";
 
-const READY_LIMIT: Duration = Duration::from_secs(15);
+const READY_LIMIT: Duration = Duration::from_secs(60);
 const ASK_LIMIT: Duration = Duration::from_millis(300);
 
 /// The daemon's binary: `VIPLB_BIN`, else beside the running program (or one directory up, for tests).
