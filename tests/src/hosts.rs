@@ -294,6 +294,21 @@ impl Daemon {
         proc::tail(&self.log, 12)
     }
 
+    /// How often one of its virtual routers has changed its state, as its log has it.
+    pub fn changes_of(&self, router: &str) -> usize {
+        let log = fs::read_to_string(&self.log).expect("a log");
+        let change = format!("vrrp {router}: ");
+        log.lines()
+            .filter(|line| line.contains(&change) && line.contains(" → ") && !line.contains("priority"))
+            .count()
+    }
+
+    /// Until one of its virtual routers is in this state.
+    pub fn wait_state(&self, router: &str, state: &str) {
+        let stands = || self.status().vrrp.iter().any(|v| v.name == router && v.state == state);
+        wait_until(&format!("{router} of {} is {state}", self.node), LIMIT, stands);
+    }
+
     /// Until its first router owns its addresses.
     pub fn wait_master(&self) {
         wait_until(&format!("{} is master", self.node), LIMIT, || self.status().vrrp[0].state == "Master");

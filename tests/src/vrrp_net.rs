@@ -181,11 +181,44 @@ impl Viplb {
         let boxed = Box::new(lease.clone());
         let driver = thread::spawn(move || {
             setns(&namespace, CloneFlags::CLONE_NEWNET).unwrap();
-            Driver::spawn(Setup { routers: setup, groups: Vec::new() }, true, boxed, sender)
+            Driver::spawn(
+                Setup { routers: setup.into_iter().enumerate().collect(), groups: Vec::new() },
+                true,
+                boxed,
+                sender,
+            )
         });
         let driver = Some(driver.join().unwrap()?);
         let runtime = Builder::new_current_thread().enable_time().build().unwrap();
         Ok(Self { driver, events, runtime, lease })
+    }
+
+    /// Adds a router with this number to those that run `before`, or says why not.
+    pub fn add(
+        &self,
+        namespace: &str,
+        before: &[RouterSetup],
+        (number, new): (usize, RouterSetup),
+    ) -> Result<(), StartError> {
+        let namespace = fs::File::open(format!("/run/netns/{namespace}")).unwrap();
+        let opened = thread::scope(|scope| {
+            let open = scope.spawn(|| {
+                setns(&namespace, CloneFlags::CLONE_NEWNET).unwrap();
+                let before: Vec<_> = before.iter().collect();
+                let all: Vec<_> = before.iter().copied().chain([&new]).collect();
+                Driver::open(&before, &all, &[&new])
+            });
+            open.join().unwrap()
+        });
+        self.driver.as_ref().unwrap().add(vec![(number, new)], opened?).close();
+        Ok(())
+    }
+
+    /// Has the router with this number leave, and returns when it has.
+    pub fn remove(&self, number: usize) {
+        let driver = self.driver.as_ref().unwrap();
+        driver.remove(vec![number]).close();
+        driver.tidy().close();
     }
 
     /// The first event that `pick` takes, and when it was seen.

@@ -188,3 +188,48 @@ fn who_steps_down_says_nothing_more_about_the_addresses() {
     assert_eq!(low.counters().announcements(), said);
     high.stop();
 }
+
+#[test]
+fn routers_come_and_go_beside_one_that_keeps_its_lease_and_misses_no_advert() {
+    let Some(net) = Net::new("roster", &[]) else { return };
+    net.link_local(&net.a);
+    let fast = Duration::from_millis(50);
+    let first = setup_v3(101, fast);
+    let owner = Viplb::start(&net.a, first.clone());
+    let peer = Viplb::start(&net.b, setup_v3(100, fast));
+    wait_until("an owner", TAKEOVER, || owner.lease.is_held());
+    let received = |viplb: &Viplb| viplb.counters().received();
+    let kinds = [
+        with_vrid(setup_v3(101, fast), 52, "172.18.0.202"),
+        RouterSetup { virtual_mac: true, ..with_vrid(setup_v6(101, fast), 53, "fd00::203") },
+        with_vrid(with_peers(setup(255), &["172.18.0.8".parse().unwrap()]), 54, "172.18.0.204"),
+    ];
+    for round in 0..12 {
+        let number = 1 + round;
+        let new = kinds[round % kinds.len()].clone();
+        owner.add(&net.a, std::slice::from_ref(&first), (number, new)).unwrap();
+        if new_owns(round) {
+            wait_until("the new one owns", TAKEOVER, || owner.lease.is_held_by(number));
+        }
+        let heard = received(&peer);
+        wait_until("adverts go on", TAKEOVER, || received(&peer) > heard + 3);
+        owner.remove(number);
+        assert!(!owner.lease.is_held_by(number));
+        let sent = owner.driver.as_ref().unwrap().counters(number).unwrap().sent();
+        let heard = received(&peer);
+        wait_until("adverts go on", TAKEOVER, || received(&peer) > heard + 3);
+        let counters = owner.driver.as_ref().unwrap().counters(number).unwrap();
+        assert_eq!(counters.sent(), sent, "nothing more is said of it");
+    }
+    let nowhere = RouterSetup { interface: "eth7".into(), ..with_vrid(setup(100), 55, "172.18.0.205") };
+    assert!(owner.add(&net.a, &[first], (20, nowhere)).is_err());
+    let spans = owner.lease.spans();
+    let whole = spans.windows(2).all(|pair| pair[0].1 >= pair[1].0);
+    assert!(whole && owner.lease.is_held(), "one lease from its beginning: {spans:?}");
+    assert!(peer.lease.spans().is_empty(), "and the peer has never owned");
+}
+
+/// The one with peers waits too long.
+fn new_owns(round: usize) -> bool {
+    round % 3 != 2
+}

@@ -13,9 +13,12 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{model::Model, numbers::Numbers};
+use super::{
+    model::Model,
+    numbers::{Fresh, Numbers},
+};
 use crate::{
-    config::model::{Config, Service},
+    config::model::{Config, Service, VirtualRouter},
     datapath::pins,
     health::{Admin, Restored, State},
     vrrp::BootTime,
@@ -29,11 +32,13 @@ pub const LONGEST: Duration = Duration::from_secs(300);
 pub struct Kept {
     /// Until when it is worth something, boottime ns.
     pub until: u64,
-    /// Numbers from here on were never given to a service, or to a backend.
-    fresh: (u32, u32),
+    fresh: Fresh,
     /// Names and numbers of services.
     services: Vec<(String, u32)>,
     backends: Vec<KeptBackend>,
+    /// Names and numbers of virtual routers: leases are found by these.
+    #[serde(default)]
+    routers: Vec<(String, u32)>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -83,7 +88,8 @@ impl Kept {
             }
         }
         let services = config.services.iter().zip(numbers.services()).map(name).collect();
-        Self { until: until.0, fresh: numbers.fresh(), services, backends }
+        let routers = config.vrrp.iter().zip(numbers.routers()).map(|(r, n)| (r.name.clone(), *n)).collect();
+        Self { until: until.0, fresh: numbers.fresh(), services, backends, routers }
     }
 
     /// Leaves it for the node's next daemon.
@@ -111,7 +117,9 @@ impl Kept {
     pub fn numbers(&self, config: &Config) -> Option<Numbers> {
         let service = |s: &Service| self.services.iter().find(|(name, _)| *name == s.name).map(|(_, n)| *n);
         let backend = |s: &Service, b: usize| self.find(s, b).map(|kept| kept.number);
-        Numbers::restored(self.fresh, config, service, backend)
+        let router =
+            |r: &VirtualRouter| self.routers.iter().find(|(name, _)| *name == r.name).map(|(_, n)| *n);
+        Numbers::restored(self.fresh, config, service, backend, router)
     }
 
     fn find(&self, service: &Service, backend: usize) -> Option<&KeptBackend> {

@@ -175,7 +175,10 @@ impl Control {
             }
             _ => {}
         }
-        self.model.on_vrrp(&event, SystemTime::now());
+        // Of a router that is no longer in the file, its last word.
+        if let Some(event) = event.of(|number| self.model.numbers().place_of_router(number)) {
+            self.model.on_vrrp(&event, SystemTime::now());
+        }
         Ok(())
     }
 
@@ -252,7 +255,7 @@ impl Control {
 
     /// Has the model look at what backends did with their clients' connections, and the checks asked that it doubts.
     fn watch_backends(&mut self) -> Result<()> {
-        let counts = counters::taken(self.datapath.tables.maps(), self.model.numbers().fresh().1)?;
+        let counts = counters::taken(self.datapath.tables.maps(), self.model.numbers().fresh().backends)?;
         let of = |id: u32| counts.get(id as usize).copied().unwrap_or_default();
         for (service, backend) in self.model.on_counts((Instant::now(), SystemTime::now()), of) {
             self.checks.ask(self.model.numbers().backend(service, backend));
@@ -270,11 +273,16 @@ impl Control {
         }
     }
 
+    /// Tells the election what trackers come to.
+    fn tell_tracked(&mut self) {
+        for (router, tracked) in self.model.tracking.changes() {
+            self.driver.set_tracked(self.model.numbers().router(router) as usize, tracked);
+        }
+    }
+
     /// Makes maps and interfaces agree with the model, then publishes a snapshot.
     async fn reconcile(&mut self) -> Result<()> {
-        for (router, tracked) in self.model.tracking.changes() {
-            self.driver.set_tracked(router, tracked);
-        }
+        self.tell_tracked();
         for notice in self.model.take_notices() {
             self.notifier.tell(notice);
         }
@@ -309,8 +317,9 @@ impl Control {
         let Datapath { tables, collector, .. } = &mut self.datapath;
         let maps = tables.maps();
         let mut s = self.model.snapshot(SystemTime::now());
-        for (i, v) in s.vrrp.iter_mut().enumerate() {
-            let lease = maps.leases.get(&(i as u32), 0).context("map LEASES")?;
+        let routers = self.model.numbers().routers();
+        for (number, v) in routers.iter().zip(&mut s.vrrp) {
+            let lease = maps.leases.get(number, 0).context("map LEASES")?;
             let now = vrrp::BootTime::now();
             v.lease_valid = lease.is_valid(now.0);
             v.timers.lease_left = match lease.standing(now.0) {
@@ -318,8 +327,8 @@ impl Control {
                 Standing::Expired | Standing::Released => 0.0,
             };
         }
-        for (i, (v, election)) in s.vrrp.iter_mut().zip(self.model.elections()).enumerate() {
-            if let Some(c) = self.driver.counters(i) {
+        for ((v, election), number) in s.vrrp.iter_mut().zip(self.model.elections()).zip(routers) {
+            if let Some(c) = self.driver.counters(*number as usize) {
                 fill_counters(c, v);
                 fill_timers(c, v, election);
                 if let Some(probe) = &mut v.probe {
@@ -352,7 +361,7 @@ impl Control {
 }
 
 /// Ends connections of this node's own clients from an address that has gone.
-fn end_own_connections(from: IpAddr) {
+pub(super) fn end_own_connections(from: IpAddr) {
     match sockets::end_connections_from(from) {
         Ok(0) => {}
         Ok(n) => tracing::info!("{from} has gone: {n} connections of this node's own from it are ended"),

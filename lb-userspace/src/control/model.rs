@@ -38,6 +38,7 @@ use crate::{
 use super::{numbers::Numbers, tracking::Tracking};
 pub use endings::ToEnd;
 pub use paths::Way;
+pub use reload::places_before;
 
 /// How long an alarm is shown after its cause was last seen.
 const ALARM: Duration = Duration::from_secs(60);
@@ -143,6 +144,8 @@ pub struct Model {
     pub configuration: snapshot::Configuration,
     /// Addresses that a new configuration has taken away.
     lost_addresses: Vec<AddressChange>,
+    /// Virtual routers that are no longer in the file, as long as packets may still come for their addresses.
+    departed: Vec<reload::Departed>,
     /// Backends that are no longer in the file, and whose connections are to end some time.
     leaving: Vec<reload::Leaving>,
     changed: bool,
@@ -180,6 +183,7 @@ impl Model {
             scheduling: None,
             configuration: snapshot::Configuration::default(),
             lost_addresses: Vec::new(),
+            departed: Vec::new(),
             leaving: Vec::new(),
             changed: true,
             numbers: Numbers::of(&config),
@@ -292,9 +296,10 @@ impl Model {
         }
     }
 
-    /// The virtual routers' names, in the order of the file.
-    pub fn router_names(&self) -> impl Iterator<Item = String> + '_ {
-        self.config.vrrp.iter().map(|router| router.name.clone())
+    /// The virtual routers' numbers and names, in the order of the file.
+    pub fn router_names(&self) -> impl Iterator<Item = (usize, String)> + '_ {
+        let names = self.config.vrrp.iter().map(|router| router.name.clone());
+        self.numbers.routers().iter().map(|number| *number as usize).zip(names)
     }
 
     /// Whether the maps have to be written since this was last asked.
@@ -304,7 +309,9 @@ impl Model {
 
     /// What the packet programs shall know.
     pub fn desired(&self) -> Desired {
-        let virtual_ones = (0..).zip(&self.config.vrrp).flat_map(|(i, r)| vips(i, r));
+        let virtual_ones =
+            self.numbers.routers().iter().zip(&self.config.vrrp).flat_map(|(n, r)| vips(*n, r));
+        let departed = self.departed.iter().flat_map(|d| d.vips.iter().copied());
         let own = self.config.services.iter().filter(|s| s.router.is_none());
         let own = own.map(|s| (s.listen.first.ip().into(), Vip::OWN));
         let mac = |i: &MachineInterface| {
@@ -327,7 +334,8 @@ impl Model {
                 snat_ports: self.machine.snat_ports,
                 sync: u32::from(self.config.sync.is_some()),
             },
-            vips: virtual_ones.chain(own).collect(),
+            // Of two that have an address the last one counts.
+            vips: departed.chain(virtual_ones).chain(own).collect::<BTreeMap<_, _>>().into_iter().collect(),
             interfaces: self.machine.interfaces.iter().map(mac).collect(),
             backends: self.numbers.by_backend(backends),
             paths: self.paths(),
@@ -351,7 +359,7 @@ impl Model {
                     Protocol::Tcp => PROTO_TCP,
                     Protocol::Udp => PROTO_UDP,
                 },
-                router: s.router.map_or(NO_ROUTER, |router| router as u32),
+                router: s.router.map_or(NO_ROUTER, |router| self.numbers.router(router)),
                 snat: s.snat.iter().map(|a| Addr::from(*a)).collect(),
                 backends,
                 ring: ring::table(scheduler, &takers, s.hash_table_size),
@@ -367,9 +375,10 @@ impl Model {
         &self.numbers
     }
 
-    /// Which routers own their addresses.
-    pub fn owned(&self) -> Vec<bool> {
-        self.routers.iter().map(|r| r.state == vrrp::State::Master).collect()
+    /// The numbers of the routers that own their addresses.
+    pub fn owned(&self) -> Vec<usize> {
+        let owns = |(_, r): &(&u32, &Router)| r.state == vrrp::State::Master;
+        self.numbers.routers().iter().zip(&self.routers).filter(owns).map(|(n, _)| *n as usize).collect()
     }
 
     /// What runs.
@@ -407,10 +416,10 @@ impl Model {
         self.config.vrrp.iter().enumerate().map(|(i, c)| (c.version, self.tracking.of(i).priority))
     }
 
-    /// All addresses, to be removed: the daemon stops. But those of routers whose lease is `kept` stay.
+    /// All addresses, to be removed: the daemon stops. But those of routers whose lease is `kept`, by number, stay.
     pub fn address_removals(&mut self, kept: &[bool]) -> Vec<AddressChange> {
-        let kept = kept.iter().copied().chain(std::iter::repeat(false));
-        for (r, _) in self.routers.iter_mut().zip(kept).filter(|(_, kept)| !kept) {
+        let stays = |number: &u32| kept.get(*number as usize).copied().unwrap_or(false);
+        for (r, _) in self.routers.iter_mut().zip(self.numbers.routers()).filter(|(_, n)| !stays(n)) {
             r.state = vrrp::State::Init;
             // Or may be, after a failure.
             r.addresses_present = Some(true);

@@ -1,22 +1,38 @@
-//! The numbers of services and backends in the maps: their places in the file at the start, and from then on their own for as
-//! long as the daemon runs, whatever is put before them in the file.
+//! The numbers of services, backends and virtual routers in the maps: their places in the file at the start, and from then on
+//! their own for as long as the daemon runs, whatever is put before them in the file.
 //!
 //! Flows, counters and rings name services and backends by number. A backend is the same one as long as its service, name,
-//! address, port and mode are: one with another address is another server, under another number. Pure.
+//! address, port and mode are: one with another address is another server, under another number. A virtual router is the same one
+//! as long as its name is; leases, elections and replication know it by its number too. Pure.
 
 use std::collections::BTreeSet;
 
-use lb_common::maps::{MAX_BACKENDS, MAX_SERVICES};
+use lb_common::maps::{MAX_BACKENDS, MAX_ROUTERS, MAX_SERVICES};
 
-use crate::config::model::{Backend, Config, Service};
+use serde::{Deserialize, Serialize};
+
+use crate::config::model::{Backend, Config, Service, VirtualRouter};
 
 /// Who has which number.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Numbers {
     services: Vec<u32>,
     backends: Vec<Vec<u32>>,
+    routers: Vec<u32>,
     /// Numbers from here on were never given to anybody.
-    fresh: (u32, u32),
+    fresh: Fresh,
+}
+
+/// Numbers that were never given to anybody begin here.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fresh {
+    /// Of services.
+    pub services: u32,
+    /// Of backends.
+    pub backends: u32,
+    /// Of virtual routers.
+    #[serde(default)]
+    pub routers: u32,
 }
 
 /// Numbers that flows still have.
@@ -26,6 +42,8 @@ pub struct InUse {
     pub services: BTreeSet<u32>,
     /// Of backends.
     pub backends: BTreeSet<u32>,
+    /// Of virtual routers.
+    pub routers: BTreeSet<u32>,
 }
 
 /// Why there is no number for somebody.
@@ -37,6 +55,11 @@ pub enum Full {
     /// All are taken.
     #[error("there is room for {MAX_BACKENDS} backends, those whose connections still go on counted in")]
     Backends,
+    /// All are taken.
+    #[error(
+        "there is room for {MAX_ROUTERS} virtual routers, those whose connections still go on counted in"
+    )]
+    Routers,
 }
 
 /// Whether both are the same server, for flows and checks alike.
@@ -52,20 +75,23 @@ impl Numbers {
         let all: Vec<Vec<u32>> = config.services.iter().map(of).collect();
         let count = all.iter().map(|b| b.len() as u32).sum();
         let services: Vec<u32> = (0..config.services.len() as u32).collect();
-        Self { fresh: (services.len() as u32, count), services, backends: all }
+        let routers: Vec<u32> = (0..config.vrrp.len() as u32).collect();
+        let fresh = Fresh { services: services.len() as u32, backends: count, routers: routers.len() as u32 };
+        Self { services, backends: all, routers, fresh }
     }
 
-    /// Numbers that were never given to anybody begin here: of services, of backends.
-    pub fn fresh(&self) -> (u32, u32) {
+    /// Numbers that were never given to anybody begin here.
+    pub fn fresh(&self) -> Fresh {
         self.fresh
     }
 
     /// Those that a former daemon has left, and new ones, from `fresh` on, for whom it did not know. None if there are not so many.
     pub fn restored(
-        mut fresh: (u32, u32),
+        mut fresh: Fresh,
         config: &Config,
         service: impl Fn(&Service) -> Option<u32>,
         backend: impl Fn(&Service, usize) -> Option<u32>,
+        router: impl Fn(&VirtualRouter) -> Option<u32>,
     ) -> Option<Self> {
         let known: Vec<_> = config.services.iter().map(&service).collect();
         let of = |s: &Service| (0..s.backends.len()).map(|b| backend(s, b)).collect::<Vec<_>>();
@@ -76,13 +102,17 @@ impl Numbers {
                 *fresh - 1
             })
         };
-        let services = known.into_iter().map(|known| next(&mut fresh.0, known)).collect();
+        let services = known.into_iter().map(|known| next(&mut fresh.services, known)).collect();
         let mut backends = Vec::new();
         for all in all {
-            backends.push(all.into_iter().map(|known| next(&mut fresh.1, known)).collect());
+            backends.push(all.into_iter().map(|known| next(&mut fresh.backends, known)).collect());
         }
-        let fits = fresh.0 as usize <= MAX_SERVICES && fresh.1 as usize <= MAX_BACKENDS;
-        fits.then_some(Self { services, backends, fresh })
+        let routers = config.vrrp.iter().map(&router).collect::<Vec<_>>();
+        let routers = routers.into_iter().map(|known| next(&mut fresh.routers, known)).collect();
+        let fits = fresh.services as usize <= MAX_SERVICES
+            && fresh.backends as usize <= MAX_BACKENDS
+            && fresh.routers as usize <= MAX_ROUTERS;
+        fits.then_some(Self { services, backends, routers, fresh })
     }
 
     /// Those of `new`, in which whoever was in `old` keeps his own. `in_use` tells which numbers of others are still needed; it is
@@ -90,7 +120,7 @@ impl Numbers {
     pub fn follow(&self, old: &Config, new: &Config, in_use: impl FnOnce() -> InUse) -> Result<Self, Full> {
         let mut next = Self { fresh: self.fresh, ..Self::default() };
         let mut in_use = Lazy::Unasked(in_use);
-        let mut given = (BTreeSet::new(), BTreeSet::new());
+        let mut given = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
         let service_of = |s: &Service| old.services.iter().position(|o| o.name == s.name);
         let backend_of = |s: Option<usize>, b: &Backend| {
             let place =
@@ -98,16 +128,16 @@ impl Numbers {
             place.map(|(s, b)| self.backends[s][b])
         };
         // Nobody is given a number that had an owner until now: packets are under way by the old tables.
-        let had = (self.services.iter().copied(), self.backends.iter().flatten().copied());
-        given.0.extend(had.0);
-        given.1.extend(had.1);
+        given.0.extend(self.services.iter().copied());
+        given.1.extend(self.all_backends());
+        given.2.extend(self.routers.iter().copied());
         for s in &new.services {
             let place = service_of(s);
             let number = match place {
                 Some(place) => self.services[place],
                 None => {
                     let used = |i: &mut InUse| std::mem::take(&mut i.services);
-                    take(&mut next.fresh.0, MAX_SERVICES, &mut given.0, || used(in_use.ask()))
+                    take(&mut next.fresh.services, MAX_SERVICES, &mut given.0, || used(in_use.ask()))
                         .ok_or(Full::Services)?
                 }
             };
@@ -118,14 +148,39 @@ impl Numbers {
                     Some(number) => number,
                     None => {
                         let used = |i: &mut InUse| std::mem::take(&mut i.backends);
-                        take(&mut next.fresh.1, MAX_BACKENDS, &mut given.1, || used(in_use.ask()))
+                        take(&mut next.fresh.backends, MAX_BACKENDS, &mut given.1, || used(in_use.ask()))
                             .ok_or(Full::Backends)?
                     }
                 });
             }
             next.backends.push(backends);
         }
+        for r in &new.vrrp {
+            next.routers.push(match old.vrrp.iter().position(|o| o.name == r.name) {
+                Some(place) => self.routers[place],
+                None => {
+                    let used = |i: &mut InUse| std::mem::take(&mut i.routers);
+                    take(&mut next.fresh.routers, MAX_ROUTERS, &mut given.2, || used(in_use.ask()))
+                        .ok_or(Full::Routers)?
+                }
+            });
+        }
         Ok(next)
+    }
+
+    /// The number of the virtual router in this place of the file.
+    pub fn router(&self, router: usize) -> u32 {
+        self.routers[router]
+    }
+
+    /// The numbers of all virtual routers, in the order of the file.
+    pub fn routers(&self) -> &[u32] {
+        &self.routers
+    }
+
+    /// The place in the file of the virtual router with this number.
+    pub fn place_of_router(&self, number: usize) -> Option<usize> {
+        self.routers.iter().position(|n| *n as usize == number)
     }
 
     /// The number of the service in this place of the file.
@@ -159,8 +214,8 @@ impl Numbers {
             numbers.filter(|n| *n < fresh && !had(*n)).collect()
         };
         let services =
-            again((&mut self.services.iter().copied(), old.fresh.0), &|n| old.services.contains(&n));
-        let backends = again((&mut self.all_backends(), old.fresh.1), &|n| old.place(n).is_some());
+            again((&mut self.services.iter().copied(), old.fresh.services), &|n| old.services.contains(&n));
+        let backends = again((&mut self.all_backends(), old.fresh.backends), &|n| old.place(n).is_some());
         (services, backends)
     }
 

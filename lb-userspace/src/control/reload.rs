@@ -1,12 +1,14 @@
 //! Reload: a new configuration is taken in whole or not at all, and of the running state only what it changes is touched.
 //!
 //! Everything that can be refused is refused before the first map is written: mistakes in the file, what needs a restart (`align`),
-//! what this machine lacks, what the maps have no room for. Then trackers and sockets are opened, then the tables are written, the
-//! services last; should the kernel refuse one, the old tables are written again. What follows cannot fail.
+//! what this machine lacks, what the maps have no room for. Then trackers and sockets are opened, then virtual routers that are gone
+//! leave (`routers`), then the tables are written, the services last; should the kernel refuse one, the old tables are written
+//! again, and who has left joins again. What follows cannot fail.
 
 pub mod align;
 pub mod diff;
 pub mod edit;
+mod routers;
 pub mod watch;
 
 use std::{
@@ -86,6 +88,11 @@ struct Prepared {
 struct Trackers {
     events: mpsc::UnboundedReceiver<track::Event>,
     cancel: CancellationToken,
+}
+
+/// They are not needed.
+fn forget(trackers: &Option<Trackers>) {
+    trackers.iter().for_each(|trackers| trackers.cancel.cancel());
 }
 
 impl Control {
@@ -221,7 +228,8 @@ impl Control {
 
     /// Finds out whether the configuration can run here. Touches nothing.
     async fn prepare(&self, config: Config) -> Result<Prepared> {
-        vrrp::check(&config.vrrp.iter().map(vrrp::RouterSetup::from).collect::<Vec<_>>())?;
+        let routers = routers::setups(&config);
+        vrrp::check(&routers.iter().collect::<Vec<_>>())?;
         let machine = self.machine_for(&config).await?;
         start::reach::check_sources(&config)?;
         let attached: BTreeSet<_> = machine.interfaces.iter().map(|i| i.name.as_str()).collect();
@@ -233,7 +241,11 @@ impl Control {
         }
         self.has_room(&config)?;
         let (old, collector) = (self.model.config(), &self.datapath.collector);
-        let numbers = self.model.numbers().follow(old, &config, || collector.numbers_in_use())?;
+        let numbers = self.model.numbers().follow(old, &config, || {
+            let mut in_use = collector.numbers_in_use();
+            in_use.routers.extend(self.model.departed());
+            in_use
+        })?;
         let http = match config.http.filter(|addr| old.http != Some(*addr)) {
             Some(addr) => Some(api::http::bind(addr).await?),
             None => None,
@@ -295,7 +307,10 @@ impl Control {
         let rules: usize =
             config.services.iter().map(|s| s.access.allow.len() + s.access.deny.len() + 1).sum();
         ensure!(rules <= MAX_RULES, "there is room for {MAX_RULES} rules about clients");
-        let vips: usize = config.vrrp.iter().map(|r| r.addresses.len() + r.excluded.len()).sum();
+        // Those of routers that leave stay for a while.
+        let leave = self.model.routers_gone_in(config);
+        let leave = leave.iter().map(|(_, place)| &self.model.config().vrrp[*place]);
+        let vips: usize = config.vrrp.iter().chain(leave).map(|r| r.addresses.len() + r.excluded.len()).sum();
         ensure!(vips + config.services.len() <= MAX_VIPS, "there is room for {MAX_VIPS} virtual addresses");
         Ok(())
     }
@@ -305,10 +320,15 @@ impl Control {
         let at = (Instant::now(), SystemTime::now());
         let mut next = self.model.follow(config, machine, numbers, at);
         let trackers = self.new_trackers(&mut next).await?;
+        let opened = self.open_for_new(&next).inspect_err(|_| forget(&trackers))?;
+        // Places are others in the next model.
+        self.model.take_notices().into_iter().for_each(|notice| self.notifier.tell(notice));
         // From here on what fails is undone.
+        let left = self.depart(&next).await;
         if let Err(e) = self.publish(&next) {
-            trackers.iter().for_each(|trackers| trackers.cancel.cancel());
+            forget(&trackers);
             let back = self.publish_again();
+            self.come_back(&left);
             return match back {
                 Ok(()) => Err(e),
                 Err(worse) => {
@@ -327,12 +347,9 @@ impl Control {
         self.datapath
             .collector
             .change_timeouts(self.model.numbers().services().iter().copied().zip(timeouts));
-        for (i, router) in config.vrrp.iter().enumerate() {
-            let setup = vrrp::RouterSetup::from(router);
-            if setup != vrrp::RouterSetup::from(&old.config().vrrp[i]) {
-                self.driver.change(i, setup);
-            }
-        }
+        self.datapath.collector.leave(left.iter().map(|(number, _)| *number));
+        self.change_elections(&old, opened);
+        let config = self.model.config();
         let notifies = |c: &Config| -> Vec<_> {
             c.vrrp.iter().map(|r| r.notify.clone()).chain(c.groups.iter().map(|g| g.notify.clone())).collect()
         };

@@ -25,10 +25,10 @@ pub(super) const NOTIFY_LIMIT: Duration = Duration::from_secs(5);
 const API_LIMIT: Duration = Duration::from_secs(1);
 
 /// The election takes less time to end.
-const ELECTION_LIMIT: Duration = Duration::from_secs(2);
+pub(super) const ELECTION_LIMIT: Duration = Duration::from_secs(2);
 
 /// How often flows are told while the election ends.
-const FLUSH: Duration = Duration::from_millis(1);
+pub(super) const FLUSH: Duration = Duration::from_millis(1);
 
 impl Control {
     /// Is to end, so that another daemon goes on.

@@ -24,6 +24,7 @@ use super::{
     exhaustion::Exhaustion,
     kept::Kept,
     model::{Machine, MachineInterface, Model},
+    numbers::Numbers,
     reload::{Metrics, watch::Watch},
 };
 use crate::{
@@ -31,7 +32,7 @@ use crate::{
         self,
         snapshot::{Configuration, Snapshot},
     },
-    config::model::{Config, Mode, Service, Track},
+    config::model::{Config, Mode, Service, SyncGroup, Track},
     datapath::{
         build::Build,
         lease::KernelLease,
@@ -72,7 +73,8 @@ pub async fn run(start: Start, stop: CancellationToken) -> Result<Option<PathBuf
         preflight::ifindex(&router.interface)?;
     }
     // Before the routes: without an address there is none either, and that would name the wrong thing.
-    vrrp::check(&config.vrrp.iter().map(vrrp::RouterSetup::from).collect::<Vec<_>>())?;
+    let routers: Vec<_> = config.vrrp.iter().map(vrrp::RouterSetup::from).collect();
+    vrrp::check(&routers.iter().collect::<Vec<_>>())?;
     let placements = ways::placements(&config)?;
     let lock = preflight::lock(&config.node.name)?;
     let pins = Pins::of(&config.node.name);
@@ -350,16 +352,24 @@ fn elect(
     model: &mut Model,
 ) -> Result<(vrrp::Driver, mpsc::UnboundedReceiver<vrrp::Event>)> {
     let (sender, events) = mpsc::unbounded_channel();
-    let setup = vrrp::Setup {
-        routers: config.vrrp.iter().map(vrrp::RouterSetup::from).collect(),
-        groups: config.groups.iter().map(|group| group.members.clone()).collect(),
-    };
-    let lease = Box::new(KernelLease::open(pins)?);
-    let driver = vrrp::Driver::spawn(setup, config.node.realtime, lease, sender)?;
+    let numbers = model.numbers();
+    let routers = config.vrrp.iter().map(vrrp::RouterSetup::from);
+    let routers = numbers.routers().iter().map(|number| *number as usize).zip(routers).collect();
+    let setup = vrrp::Setup { routers, groups: groups(config, numbers) };
+    let lease = KernelLease::open(pins)?;
+    // A later router may be given such a number.
+    lease.drop_others(numbers.routers());
+    let driver = vrrp::Driver::spawn(setup, config.node.realtime, Box::new(lease), sender)?;
     for (router, tracked) in model.tracking.changes() {
-        driver.set_tracked(router, tracked);
+        driver.set_tracked(model.numbers().router(router) as usize, tracked);
     }
     Ok((driver, events))
+}
+
+/// The sync groups, by the numbers of their routers.
+pub(super) fn groups(config: &Config, numbers: &Numbers) -> Vec<Vec<usize>> {
+    let of = |group: &SyncGroup| group.members.iter().map(|m| numbers.router(*m) as usize).collect();
+    config.groups.iter().map(of).collect()
 }
 
 /// The configured source ports, or those that the host's own sockets are not given.

@@ -51,12 +51,9 @@ pub(super) fn open(
     let Some(sync) = &config.sync else { return Ok(None) };
     let secrets: Vec<_> = sync.keys.iter().map(|key| (key.id, key.secret.clone())).collect();
     let Some(keys) = Keys::new(&secrets) else { return Ok(None) };
-    let addresses = |r: &crate::config::model::VirtualRouter| {
-        r.addresses.iter().chain(&r.excluded).map(|a| Addr::from(a.addr)).collect()
-    };
     let setup = Setup {
         peers: sync.peers.clone(),
-        routers: config.vrrp.iter().map(addresses).collect(),
+        routers: routers(config, numbers),
         keys,
         wait: sync.failback_wait,
         hold: sync.strict_wait,
@@ -77,20 +74,34 @@ pub(super) fn open(
     Ok(Some(replication))
 }
 
+/// The addresses of all virtual routers, by their numbers.
+fn routers(config: &Config, numbers: &Numbers) -> Vec<Vec<Addr>> {
+    let room = numbers.routers().iter().max().map_or(0, |last| *last as usize + 1);
+    let mut routers = vec![Vec::new(); room];
+    for (router, number) in config.vrrp.iter().zip(numbers.routers()) {
+        let all = router.addresses.iter().chain(&router.excluded);
+        routers[*number as usize] = all.map(|a| Addr::from(a.addr)).collect();
+    }
+    routers
+}
+
 fn directory(config: &Config, machine: &Machine, numbers: &Numbers) -> Directory {
     Directory::new(config, numbers, |router, addr| client_if(config, machine, router, addr), &machine.routes)
 }
 
-/// Goes over to the services of the next model, and where peers, keys or virtual addresses are others, to new sessions.
+/// Goes over to the services and virtual routers of the next model, and where peers, keys or the addresses of a router that stays are
+/// others, to new sessions.
 pub(super) fn follow(control: &mut Control, next: &Model) -> Result<()> {
     let (old, new) = (control.model.config(), next.config());
-    let addresses = |c: &Config| -> Vec<Vec<_>> {
-        c.vrrp.iter().map(|r| r.addresses.iter().chain(&r.excluded).map(|a| a.addr).collect()).collect()
-    };
-    if old.sync == new.sync && addresses(old) == addresses(new) {
+    let before = routers(old, control.model.numbers());
+    let after = routers(new, next.numbers());
+    let stays =
+        |(before, after): (&Vec<Addr>, &Vec<Addr>)| before == after || before.is_empty() || after.is_empty();
+    if old.sync == new.sync && before.iter().zip(&after).all(stays) {
         if let Some(replication) = &mut control.replication {
             replication.directory = directory(new, next.machine(), next.numbers());
         }
+        place(control, &after);
         return Ok(());
     }
     // The old socket is at the same address.
@@ -102,6 +113,18 @@ pub(super) fn follow(control: &mut Control, next: &Model) -> Result<()> {
     Ok(())
 }
 
+/// Routers that have come or gone come or go for the peers; the others go on.
+fn place(control: &mut Control, routers: &[Vec<Addr>]) {
+    let Some(Replication { driver, .. }) = &mut control.replication else { return };
+    let (node, now) = (driver.node(), BootTime::now());
+    for number in 0..routers.len().max(node.gates.len()) {
+        let addresses = routers.get(number).map_or(&[][..], Vec::as_slice);
+        if node.table.addresses(number) != addresses {
+            node.place(number, addresses.to_vec(), now);
+        }
+    }
+}
+
 /// Back to what the model says.
 pub(super) fn reopen(control: &mut Control) -> Result<()> {
     if control.replication.is_some() || control.model.config().sync.is_none() {
@@ -109,6 +132,8 @@ pub(super) fn reopen(control: &mut Control) -> Result<()> {
             let model = &control.model;
             replication.directory = directory(model.config(), model.machine(), model.numbers());
         }
+        let all = routers(control.model.config(), control.model.numbers());
+        place(control, &all);
         return Ok(());
     }
     let pins = control.datapath.pins().clone();
@@ -121,11 +146,11 @@ pub(super) fn reopen(control: &mut Control) -> Result<()> {
 }
 
 /// New sessions are told what the election has decided.
-fn own(control: &mut Control, owned: Vec<bool>) {
+fn own(control: &mut Control, owned: Vec<usize>) {
     let Some(replication) = &mut control.replication else { return };
     let now = BootTime::now();
-    for (router, owns) in owned.into_iter().enumerate().filter(|(_, owns)| *owns) {
-        replication.driver.node().own(router, owns, now);
+    for router in owned {
+        replication.driver.node().own(router, true, now);
     }
 }
 
@@ -227,7 +252,7 @@ impl Control {
         driver.turn(&mut replica(&mut self.datapath, directory, now));
         for (router, waits) in driver.node().gate_changes(now) {
             self.driver.set_catching_up(router, waits);
-            if let Some(name) = self.model.router_names().nth(router) {
+            if let Some((_, name)) = self.model.router_names().find(|(number, _)| *number == router) {
                 match driver.node().gates[router] {
                     Gate::Closed(_) => tracing::info!("sync: {name} pre-empts once it has the owner's flows"),
                     Gate::Open => tracing::info!("sync: {name} has the owner's flows, or owns the addresses"),
@@ -239,7 +264,7 @@ impl Control {
         }
     }
 
-    /// The election has decided. Who is owner no longer passes its last flows on first.
+    /// The election has decided about the router with this number. Who is owner no longer passes its last flows on first.
     pub(super) fn tell_replication(&mut self, router: usize, owns: bool) {
         if !owns {
             flush(&mut self.replication, &mut self.datapath);

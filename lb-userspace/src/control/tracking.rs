@@ -6,6 +6,7 @@
 
 use std::time::SystemTime;
 
+use super::model::places_before;
 use crate::{
     api::snapshot,
     config::model::{self as config, Config, TrackKind, TrackUse},
@@ -81,7 +82,7 @@ impl Tracking {
         }
     }
 
-    /// The trackers of a new configuration, going on from these. Virtual routers and sync groups are the same in both.
+    /// The trackers of a new configuration, going on from these. Virtual routers are known by their names.
     pub fn follow(&self, old: &Config, config: &Config, now: SystemTime) -> Self {
         let mut next = Self::new(config, now);
         for (track, new) in next.tracks.iter_mut().zip(&config.tracks) {
@@ -91,14 +92,20 @@ impl Tracking {
                 (track.cause, track.since) = (before.cause.clone(), before.since);
             }
         }
-        for (router, before) in next.routers.iter_mut().zip(&self.routers) {
-            router.told = before.told;
+        let places = places_before(old, config);
+        for (router, place) in next.routers.iter_mut().zip(&places) {
+            router.told = place.and_then(|place| self.routers[place].told);
             for (member, serves) in &mut router.serving {
-                let said = before.serving.iter().find(|(m, _)| m == member);
-                *serves = said.is_none_or(|(_, serves)| *serves);
+                *serves = places[*member].is_none_or(|place| self.said_of(place));
             }
         }
         next
+    }
+
+    /// Whether the services of a router were last said to be of use.
+    fn said_of(&self, router: usize) -> bool {
+        let said = self.routers[router].serving.iter().find(|(member, _)| *member == router);
+        said.is_none_or(|(_, serves)| *serves)
     }
 
     /// Takes in the word of a tracker.

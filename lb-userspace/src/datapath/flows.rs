@@ -7,7 +7,10 @@
 pub mod half_open;
 pub mod moving;
 
-use std::sync::atomic::{Ordering, fence};
+use std::{
+    collections::BTreeSet,
+    sync::atomic::{Ordering, fence},
+};
 
 use anyhow::{Context, Result};
 use lb_common::{
@@ -20,7 +23,8 @@ use lb_common::{
 use crate::{config::model::Timeouts, control::numbers::InUse};
 
 use super::{
-    mapped::Mapped, maps::Maps, occupancy::Counts, pins::Pins, ports::Bits, renumber, tables::Desired,
+    mapped::Mapped, maps::Maps, occupancy::Counts, pins::Pins, ports::Bits, renumber, renumber::Owners,
+    tables::Desired,
 };
 
 /// Who looks on while the collector goes through the table.
@@ -59,6 +63,8 @@ pub struct Collector {
     used: u64,
     /// By service index; others have the defaults.
     timeouts: Vec<Timeouts>,
+    /// Virtual routers, by number, that this node has left: no flow of theirs is its own any more.
+    left: BTreeSet<u32>,
 }
 
 impl Collector {
@@ -76,6 +82,7 @@ impl Collector {
             used_in_pass: 0,
             used: 0,
             timeouts: Vec::new(),
+            left: BTreeSet::new(),
         })
     }
 
@@ -90,7 +97,17 @@ impl Collector {
         }
     }
 
-    /// The indices of services and backends that flows have.
+    /// Flows of these virtual routers, by number, are forgotten from now on, without a word to their ends: another node may have them.
+    pub fn leave(&mut self, routers: impl IntoIterator<Item = u32>) {
+        self.left.extend(routers);
+    }
+
+    /// These virtual routers are this node's again, or for the first time.
+    pub fn join(&mut self, routers: &[u32]) {
+        self.left.retain(|router| !routers.contains(router));
+    }
+
+    /// The numbers of services, backends and virtual routers that flows have.
     pub fn numbers_in_use(&self) -> InUse {
         let mut in_use = InUse::default();
         for slot in 0..self.records.capacity() {
@@ -98,6 +115,7 @@ impl Collector {
             if flow.stage() != Stage::Free {
                 in_use.services.insert(flow.service);
                 in_use.backends.insert(flow.backend_id);
+                in_use.routers.insert(flow.router);
             }
         }
         in_use
@@ -144,15 +162,16 @@ impl Collector {
                 continue;
             }
             let found = renumber::of(&flow, desired);
-            if found == Some((flow.service, flow.backend_id)) {
+            let was = Owners { service: flow.service, backend: flow.backend_id, router: flow.router };
+            if found == Some(was) {
                 continue;
             }
             moved += 1;
             let record = self.records.at(slot);
             // SAFETY: records are freed by this thread alone, and without new connections no slot of a place is used again.
             let counted = unsafe { self.counts.release(record) };
-            if let Some(numbers) = found {
-                self.records.set_numbers(slot, numbers);
+            if let Some(owners) = found {
+                self.records.set_owners(slot, owners);
                 // SAFETY: likewise.
                 unsafe { self.counts.restore(record, counted) };
             }
@@ -197,6 +216,9 @@ impl Collector {
     }
 
     fn is_expired(&self, flow: &Flow, now: u64) -> bool {
+        if self.left.contains(&flow.router) {
+            return true;
+        }
         let timeouts = self.timeouts.get(flow.service as usize).copied().unwrap_or_default();
         u128::from(now.saturating_sub(flow.seen)) > timeouts.of(flow.stage()).as_nanos()
     }
@@ -370,12 +392,13 @@ impl Records {
         }
     }
 
-    fn set_numbers(&self, slot: u32, (service, backend): (u32, u32)) {
+    fn set_owners(&self, slot: u32, Owners { service, backend, router }: Owners) {
         let p = self.at(slot);
-        // SAFETY: a live element; both are single words, which programs only read.
+        // SAFETY: a live element; each is a single word, which programs only read.
         unsafe {
             (&raw mut (*p).service).write_volatile(service);
             (&raw mut (*p).backend_id).write_volatile(backend);
+            (&raw mut (*p).router).write_volatile(router);
         }
     }
 

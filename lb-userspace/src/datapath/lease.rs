@@ -49,6 +49,15 @@ impl KernelLease {
         Ok(Self { leases: Mapped::open(pins, names::LEASES, names::MAX_ROUTERS as u32)? })
     }
 
+    /// Ends whatever leases a former daemon has left to routers but these, by number: nobody runs those.
+    pub fn drop_others(&self, routers: &[u32]) {
+        let others = (0..self.leases.len()).filter(|router| !routers.contains(router));
+        for words in others.filter_map(|router| self.words(router as usize)) {
+            words.kept.store(0, Ordering::SeqCst);
+            words.until.store(0, Ordering::SeqCst);
+        }
+    }
+
     fn words(&self, router: usize) -> Option<Words<'_>> {
         let p = self.leases.element(u32::try_from(router).ok()?)?;
         // SAFETY: fields of a live element, aligned as in any `Lease`; every access to these words is atomic, or, for the

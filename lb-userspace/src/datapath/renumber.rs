@@ -1,14 +1,23 @@
-//! Flows that a former daemon's programs opened, whose services and backends may have other numbers in this daemon's file.
+//! Flows that a former daemon's programs opened, whose services, backends and virtual routers may have other numbers in this daemon's
+//! file.
 //!
 //! Numbers are places in the file. A record tells of the addresses too, and by these its flow is found its service and backend again,
-//! so that it counts for those, for statistics and limits alike. `start` asks for it once, when the services are published.
+//! so that it counts for those, for statistics and limits alike, and is under the lease of that service's router. `start` asks for it once, when the services are published.
 
 use lb_common::{addr::Port, flow::Flow};
 
 use super::tables::{Desired, DesiredService};
 
-/// The service and the backend of a flow, by its addresses.
-pub(super) fn of(flow: &Flow, desired: &Desired) -> Option<(u32, u32)> {
+/// What a record says of whom its flow belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Owners {
+    pub(super) service: u32,
+    pub(super) backend: u32,
+    pub(super) router: u32,
+}
+
+/// The service, the backend and the virtual router of a flow, by its addresses.
+pub(super) fn of(flow: &Flow, desired: &Desired) -> Option<Owners> {
     let of_port = |s: &DesiredService| s.last.is_none() && s.port == flow.vip_port;
     let of_range = |s: &DesiredService| {
         let number = flow.vip_port.number();
@@ -25,5 +34,5 @@ pub(super) fn of(flow: &Flow, desired: &Desired) -> Option<(u32, u32)> {
             b.addr == flow.backend && port == flow.backend_port
         })
     })?;
-    Some((service as u32, backend))
+    Some(Owners { service: service as u32, backend, router: desired.services[service].router })
 }

@@ -50,7 +50,7 @@ struct Backend {
 pub struct Place {
     /// Index of its service.
     pub service: u32,
-    /// Index of its virtual router.
+    /// Number of its virtual router.
     pub router: u32,
     /// Interface towards the client, until its first packet shows another one.
     pub client_if: u32,
@@ -88,7 +88,7 @@ impl Directory {
                 },
                 first: s.listen.first.port(),
                 last: s.listen.last.unwrap_or(s.listen.first.port()),
-                router: s.router.map_or(NO_ROUTER, |router| router as u32),
+                router: s.router.map_or(NO_ROUTER, |router| numbers.router(router)),
                 client_if: s.router.map_or(0, |router| client_if(router, addr)),
                 backends: backends.collect(),
             }

@@ -65,8 +65,22 @@ struct Bucket {
 impl Index {
     /// An empty index of so many routers.
     pub fn new(scopes: usize) -> Self {
+        let mut index = Self::default();
+        index.grow(scopes);
+        index
+    }
+
+    /// Room for so many routers.
+    pub fn grow(&mut self, scopes: usize) {
         let scope = Scope { total: Summary::default(), buckets: vec![Bucket::default(); BUCKETS] };
-        Self { entries: Vec::new(), scopes: vec![scope; scopes] }
+        self.scopes.resize(self.scopes.len().max(scopes), scope);
+    }
+
+    /// Removes all flows of a router.
+    pub fn clear(&mut self, scope: usize) {
+        let all: Vec<u32> =
+            self.scopes[scope].buckets.iter().flat_map(|bucket| bucket.slots.clone()).collect();
+        all.into_iter().for_each(|slot| _ = self.forget(slot));
     }
 
     /// What is known of a slot's flow.

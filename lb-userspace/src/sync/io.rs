@@ -183,8 +183,8 @@ impl Driver {
         true
     }
 
-    /// What is shown of it.
-    pub fn shown(&self, routers: impl Iterator<Item = String>) -> snapshot::Sync {
+    /// What is shown of it. Routers have numbers and names.
+    pub fn shown(&self, routers: impl Iterator<Item = (usize, String)>) -> snapshot::Sync {
         snapshot::Sync {
             listen: self.listen.to_string(),
             unsent: self.unsent,

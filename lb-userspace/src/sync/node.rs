@@ -44,7 +44,7 @@ const MOST_HELD: usize = 1024;
 pub struct Setup {
     /// The peers' addresses and ports.
     pub peers: Vec<SocketAddr>,
-    /// All addresses of each virtual router, in the order of the configuration.
+    /// All addresses of each virtual router, by their numbers; none where nobody has that number.
     pub routers: Vec<Vec<Addr>>,
     /// The keys.
     pub keys: Keys,
@@ -134,12 +134,23 @@ impl Node {
         }
     }
 
+    /// Another virtual router has this number from now on, or nobody: then there are no addresses. The others go on.
+    pub fn place(&mut self, router: usize, addresses: Vec<Addr>, now: BootTime) {
+        let routers = self.gates.len().max(router + 1);
+        self.gates.resize(routers, Gate::Open);
+        self.told.resize(routers, false);
+        self.gates[router] = if addresses.is_empty() { Gate::Open } else { Gate::Closed(now) };
+        self.told[router] = false;
+        self.table.place(router, addresses);
+        self.links.iter_mut().for_each(|link| link.peer.place(router, now));
+    }
+
     /// To be called first in each turn: notices when this node has slept (was frozen).
     pub fn wake(&mut self, now: BootTime) {
         if now.since(self.turned) > OVERSLEPT {
             self.links.iter_mut().for_each(|link| link.peer.forget());
             for (gate, scope) in self.gates.iter_mut().zip(&self.table.scopes) {
-                if scope.owned.is_none() {
+                if scope.is_placed() && scope.owned.is_none() {
                     *gate = Gate::Closed(now);
                 }
             }
@@ -149,6 +160,9 @@ impl Node {
 
     /// The election has decided about a router.
     pub fn own(&mut self, router: usize, owns: bool, now: BootTime) {
+        if !self.table.is_placed(router) {
+            return;
+        }
         let owned = &mut self.table.scopes[router].owned;
         if owned.is_some() == owns {
             return;

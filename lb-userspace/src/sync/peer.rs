@@ -82,6 +82,8 @@ pub struct Peer {
     pulls: Vec<Pull>,
     /// By router that it does not own: what it says that it has of it, and when.
     has: Vec<Option<(BootTime, Summary)>>,
+    /// By router: when it last said anything of it. Of one that it has no more it says nothing.
+    said: Vec<BootTime>,
     /// The highest version that it speaks.
     highest: u8,
     /// Messages that it has confirmed, by their nonces.
@@ -109,6 +111,7 @@ impl Peer {
             greeted: BootTime(0),
             pulls: (0..routers).map(|_| Pull::default()).collect(),
             has: vec![None; routers],
+            said: vec![BootTime(0); routers],
             highest: 1,
             confirmed: Vec::new(),
             urgent: VecDeque::new(),
@@ -118,6 +121,18 @@ impl Peer {
             nonces: 0,
             exchanged: Exchanged::default(),
         }
+    }
+
+    /// Another router has this number now, or nobody: nothing is known of it.
+    pub fn place(&mut self, scope: usize, now: BootTime) {
+        let routers = self.pulls.len().max(scope + 1);
+        self.pulls.resize_with(routers, Pull::default);
+        self.has.resize(routers, None);
+        self.said.resize(routers, BootTime(0));
+        (self.pulls[scope], self.has[scope], self.said[scope]) = (Pull::default(), None, BootTime(0));
+        self.asked.retain(|(asked, ..)| *asked != scope);
+        self.parts.retain(|part| part.scope != scope);
+        self.greet(now);
     }
 
     /// Whether it lives.
@@ -132,7 +147,12 @@ impl Peer {
 
     /// How far this node has come with a router that the peer owns; `None` if it does not own it, or is silent.
     pub fn standing(&self, scope: usize, now: BootTime) -> Option<Standing> {
-        self.pulls[scope].standing().filter(|_| self.is_alive(now))
+        self.pulls[scope].standing().filter(|_| self.is_alive(now) && self.speaks_of(scope, now))
+    }
+
+    /// Whether it has a router at all.
+    fn speaks_of(&self, scope: usize, now: BootTime) -> bool {
+        now < self.said[scope] + SILENCE
     }
 
     /// What it says that it has of a router.
@@ -149,6 +169,7 @@ impl Peer {
     pub fn forget(&mut self) {
         self.pulls.iter_mut().for_each(|pull| *pull = Pull::default());
         self.has.fill(None);
+        self.said.fill(BootTime(0));
         self.confirmed.clear();
         self.urgent.clear();
         self.asked.clear();
@@ -230,6 +251,11 @@ impl Peer {
 
     fn hear_claim(&mut self, now: BootTime, claim: &Claim, table: &Table) {
         let Some(i) = table.scope(&claim.scope) else { return };
+        if !self.speaks_of(i, now) {
+            // It has it anew: whatever was true of it before.
+            self.pulls[i] = Pull::default();
+        }
+        self.said[i] = now;
         self.has[i] = (!claim.owner).then_some((now, claim.summary));
         let owner = claim.owner && !table.owns(i);
         self.pulls[i].hear_claim(now, owner.then_some(claim.summary), table.total(i));
@@ -290,6 +316,9 @@ impl Peer {
             return None;
         }
         for i in 0..self.pulls.len() {
+            if !self.speaks_of(i, now) {
+                continue;
+            }
             let repairs = &mut self.exchanged.repairs;
             let asked = self.pulls[i].poll(now, table.scopes[i].addr, &mut self.nonces, repairs);
             if asked.is_some() {
@@ -302,7 +331,8 @@ impl Peer {
     fn say_hello(&mut self, table: &Table) {
         let claim =
             |i: usize| Claim { scope: table.scopes[i].addr, owner: table.owns(i), summary: table.total(i) };
-        let claims: Vec<_> = (0..table.scopes.len()).map(claim).collect();
+        let placed = (0..table.scopes.len()).filter(|i| table.is_placed(*i));
+        let claims: Vec<_> = placed.map(claim).collect();
         for claims in claims.chunks(MAX_CLAIMS) {
             self.urgent.push_back(Message::Hello { highest: wire::VERSION, claims: claims.to_vec() });
         }
@@ -350,7 +380,8 @@ impl Peer {
             return self.hello_at;
         }
         let paced = (!self.asked.is_empty() || !self.parts.is_empty()).then_some(self.paced);
-        let pulls = self.pulls.iter().filter_map(Pull::deadline);
+        let pulls = self.pulls.iter().enumerate().filter(|(i, _)| self.speaks_of(*i, now));
+        let pulls = pulls.filter_map(|(_, pull)| pull.deadline());
         pulls.chain(paced).fold(self.hello_at, BootTime::min)
     }
 }

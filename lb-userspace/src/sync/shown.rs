@@ -5,12 +5,16 @@ use std::time::Duration;
 use super::{gate::Gate, hold::Counts, node::Node, pull::Standing};
 use crate::{api::snapshot, vrrp::BootTime};
 
-/// Peers and routers, whose names come in their order.
-pub(super) fn of(node: &Node, routers: impl Iterator<Item = String>, now: BootTime) -> snapshot::Sync {
+/// Peers and routers, of which numbers and names are given.
+pub(super) fn of(
+    node: &Node,
+    routers: impl Iterator<Item = (usize, String)>,
+    now: BootTime,
+) -> snapshot::Sync {
     let words = |why: &dyn ToString, count: u64| (why.to_string(), count);
     snapshot::Sync {
         peers: node.links.iter().map(|link| peer(link, now)).collect(),
-        routers: routers.enumerate().map(|(i, name)| router(node, i, name, now)).collect(),
+        routers: routers.map(|(number, name)| router(node, number, name, now)).collect(),
         taken: node.table.taken,
         removed: node.table.removed,
         unfit: node.table.unfit.iter().map(|(why, count)| words(why, *count)).collect(),

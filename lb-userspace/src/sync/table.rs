@@ -88,10 +88,21 @@ pub struct Scope {
     pub owned: Option<BootTime>,
 }
 
+impl Scope {
+    fn of(addresses: Vec<Addr>) -> Self {
+        Self { addr: addresses.iter().copied().min().unwrap_or_default(), addresses, owned: None }
+    }
+
+    /// Whether there is such a router.
+    pub fn is_placed(&self) -> bool {
+        !self.addresses.is_empty()
+    }
+}
+
 /// All of it.
 #[derive(Debug)]
 pub struct Table {
-    /// The virtual routers, by their index in the configuration.
+    /// The virtual routers, by their numbers; without an address where nobody has that number.
     pub scopes: Vec<Scope>,
     index: Index,
     /// The loopback interface: clients on this node.
@@ -109,14 +120,9 @@ pub struct Table {
 impl Table {
     /// Of virtual routers with these addresses.
     pub fn new(routers: Vec<Vec<Addr>>, loopback: u32) -> Self {
-        let scope = |addresses: Vec<Addr>| Scope {
-            addr: addresses.iter().copied().min().unwrap_or_default(),
-            addresses,
-            owned: None,
-        };
         Self {
             index: Index::new(routers.len()),
-            scopes: routers.into_iter().map(scope).collect(),
+            scopes: routers.into_iter().map(Scope::of).collect(),
             loopback,
             kept: BTreeMap::new(),
             unfit: BTreeMap::new(),
@@ -125,9 +131,29 @@ impl Table {
         }
     }
 
+    /// Another virtual router has this number now, or nobody (no addresses): its flows are forgotten.
+    pub fn place(&mut self, scope: usize, addresses: Vec<Addr>) {
+        self.index.grow(scope + 1);
+        self.index.clear(scope);
+        if self.scopes.len() <= scope {
+            self.scopes.resize(scope + 1, Scope::of(Vec::new()));
+        }
+        self.scopes[scope] = Scope::of(addresses);
+    }
+
+    /// The addresses of the virtual router with this number; none if nobody has it.
+    pub fn addresses(&self, scope: usize) -> &[Addr] {
+        self.scopes.get(scope).map_or(&[], |scope| &scope.addresses)
+    }
+
+    /// Whether a virtual router has this number.
+    pub fn is_placed(&self, scope: usize) -> bool {
+        self.scopes.get(scope).is_some_and(Scope::is_placed)
+    }
+
     /// The virtual router that peers call by this address.
     pub fn scope(&self, addr: &Addr) -> Option<usize> {
-        self.scopes.iter().position(|scope| scope.addr == *addr)
+        self.scopes.iter().position(|scope| scope.is_placed() && scope.addr == *addr)
     }
 
     /// Whether this node owns a router.
@@ -153,7 +179,7 @@ impl Table {
     /// Something may have happened to the flow in a slot: what peers are to be told of it.
     pub fn note(&mut self, slot: u32, flows: &impl Flows, now: BootTime) -> Option<Record> {
         let flow = flows.read(slot);
-        let scope = usize::try_from(flow.router).ok().filter(|scope| *scope < self.scopes.len())?;
+        let scope = usize::try_from(flow.router).ok().filter(|scope| self.is_placed(*scope))?;
         if !is_established(&flow) || !self.is_fit(slot, &flow) {
             self.index.forget(slot);
             return None;
@@ -200,7 +226,7 @@ impl Table {
         now: BootTime,
     ) -> Option<Record> {
         let flow = flows.read(slot);
-        let scope = usize::try_from(flow.router).ok().filter(|scope| *scope < self.scopes.len())?;
+        let scope = usize::try_from(flow.router).ok().filter(|scope| self.is_placed(*scope))?;
         let is_it = flow.generation == generation && flow.place != 0 && is_half_open(flow.stage());
         (is_it && self.owns(scope) && self.is_fit(slot, &flow)).then(|| Record::of(&flow, now.0))
     }

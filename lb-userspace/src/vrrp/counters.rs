@@ -95,6 +95,16 @@ impl Counters {
         self.watched.load(Relaxed)
     }
 
+    /// Begins anew, for another router.
+    pub(super) fn clear(&self) {
+        let Self { sent, send_errors, received, refused, announcements, late_wakes, .. } = self;
+        let counts = [sent, send_errors, received, announcements, late_wakes].into_iter().chain(refused);
+        let times =
+            [&self.lateness_max_ns, &self.lateness_in_time_ns, &self.deadline_ns, &self.master_int_ns];
+        counts.chain(times).for_each(|count| count.store(0, Relaxed));
+        self.note_probes(None, false);
+    }
+
     pub(super) fn note_probes(&self, peer: Option<(PeerState, Option<BootTime>)>, watched: bool) {
         let state = match peer {
             None => 0,

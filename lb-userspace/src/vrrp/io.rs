@@ -12,9 +12,10 @@ use std::{
     time::Duration,
 };
 
+use lb_common::maps::MAX_ROUTERS;
 use tokio::sync::mpsc::UnboundedSender;
 
-use self::thread::Thread;
+use self::{port::Port, thread::Thread};
 use super::{
     announce::{self, Mac},
     counters::Counters,
@@ -32,12 +33,14 @@ mod groups;
 mod hearing;
 mod peers;
 mod port;
+mod roster;
 mod thread;
 mod unit;
 
 pub(crate) use self::port::check;
+pub use self::roster::{Opened, Spent};
 
-/// Where leases are written: the map that the packet programs check. `router` is the index into the setup.
+/// Where leases are written: the map that the packet programs check. `router` is the router's number.
 ///
 /// Called from the driver's thread on its timing path: stores and loads of mapped memory, no waiting.
 pub trait Lease: Send {
@@ -151,7 +154,7 @@ impl RouterSetup {
     }
 }
 
-/// What the control loop is told. `router` is the index into the setup.
+/// What the control loop is told. `router` is the router's number.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
     /// A router changed its state.
@@ -252,11 +255,11 @@ pub struct Driver {
     commands: mpsc::Sender<Command>,
     wake: PipeWriter,
     thread: Option<std::thread::JoinHandle<Vec<bool>>>,
+    /// By number; of all there may be, for they are read without asking the thread.
     counters: Arc<[Counters]>,
 }
 
-/// What the thread is told to do.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What the thread is told to do, by routers' numbers.
 enum Command {
     /// The trackers of a router come to this.
     Tracked(usize, Tracked),
@@ -264,6 +267,14 @@ enum Command {
     CatchingUp(usize, bool),
     /// A router is set to do something else.
     Change(usize, Box<RouterSetup>),
+    /// Routers join.
+    Add(Vec<(usize, RouterSetup)>, Vec<Port>, mpsc::Sender<Port>),
+    /// Routers leave, and do not come back.
+    Remove(Vec<usize>, mpsc::Sender<Port>),
+    /// Sockets of interfaces without a router are of no use.
+    Tidy(mpsc::Sender<Port>),
+    /// The sync groups are these.
+    Groups(Vec<Vec<usize>>),
     /// Leave, but keep the leases that nobody else waits for until then.
     Keep(BootTime),
     /// Leave all elections.
@@ -273,10 +284,30 @@ enum Command {
 /// All that a node takes part in.
 #[derive(Debug, Clone, Default)]
 pub struct Setup {
-    /// Its virtual routers.
-    pub routers: Vec<RouterSetup>,
-    /// Sync groups: routers that own together or not at all, by their index.
+    /// Its virtual routers, each with its number below [`MAX_ROUTERS`], by which leases, events, counters and orders know it.
+    pub routers: Vec<(usize, RouterSetup)>,
+    /// Sync groups: routers that own together or not at all, by their numbers.
     pub groups: Vec<Vec<usize>>,
+}
+
+impl Event {
+    /// The same of a router that goes by another number with the reader; none if it has none.
+    pub fn of(mut self, name: impl Fn(usize) -> Option<usize>) -> Option<Self> {
+        match &mut self {
+            Self::Entered { router, .. }
+            | Self::HandsOver { router }
+            | Self::Heard { router, .. }
+            | Self::IntervalLearnt { router, .. }
+            | Self::Refused { router, .. }
+            | Self::TwoOwners { router, .. }
+            | Self::ForeignOwner { router, .. }
+            | Self::NoSource { router }
+            | Self::LeaseFailed { router, .. }
+            | Self::NotWatched { router, .. } => *router = name(*router)?,
+            Self::Scheduling(_) | Self::ThreadFailed { .. } => {}
+        }
+        Some(self)
+    }
 }
 
 impl Driver {
@@ -288,7 +319,7 @@ impl Driver {
         lease: Box<dyn Lease>,
         events: UnboundedSender<Event>,
     ) -> Result<Self, StartError> {
-        let counters: Arc<[Counters]> = setup.routers.iter().map(|_| Counters::default()).collect();
+        let counters: Arc<[Counters]> = (0..MAX_ROUTERS).map(|_| Counters::default()).collect();
         let (woken, wake) = io::pipe().map_err(StartError::Thread)?;
         let (commands, told) = mpsc::channel();
         let thread = Thread::open(setup, lease, events, Arc::clone(&counters), (woken, told))?;
@@ -299,17 +330,12 @@ impl Driver {
         Ok(Self { commands, wake, thread: Some(thread), counters })
     }
 
-    /// Counters of one router, by its index in the setup.
+    /// Counters of one router, by its number.
     pub fn counters(&self, router: usize) -> Option<&Counters> {
         self.counters.get(router)
     }
 
-    /// Counters of all routers, for whoever outlives the driver.
-    pub fn all_counters(&self) -> Arc<[Counters]> {
-        Arc::clone(&self.counters)
-    }
-
-    /// What the trackers of a router, by its index in the setup, come to from now on.
+    /// What the trackers of a router come to from now on.
     pub fn set_tracked(&self, router: usize, tracked: Tracked) {
         self.tell(Command::Tracked(router, tracked));
     }
@@ -319,10 +345,48 @@ impl Driver {
         self.tell(Command::CatchingUp(router, catching_up));
     }
 
-    /// A router, by its index in the setup, is set to do this from now on, and goes on in its state. Its interface, transport, source,
+    /// A router is set to do this from now on, and goes on in its state. Its interface, transport, source,
     /// version, id and hardware address are as they were, and whether it probes.
     pub fn change(&self, router: usize, setup: RouterSetup) {
         self.tell(Command::Change(router, Box::new(setup)));
+    }
+
+    /// Opens the sockets for routers that are to be [added](Self::add), in the caller's network namespace: `all` are those that shall run in
+    /// the end, `before` those that run now, `new` those that are not among them. To be called just before that. Nothing that runs is
+    /// touched.
+    pub fn open(
+        before: &[&RouterSetup],
+        all: &[&RouterSetup],
+        new: &[&RouterSetup],
+    ) -> Result<Opened, StartError> {
+        roster::open(before, all, new)
+    }
+
+    /// Routers with numbers that nobody has join their elections, as at a start. The others do not notice.
+    pub fn add(&self, routers: Vec<(usize, RouterSetup)>, opened: Opened) -> Spent {
+        let (done, spent) = mpsc::channel();
+        self.tell(Command::Add(routers, opened.0, done));
+        Spent(spent)
+    }
+
+    /// Routers leave their elections, as all do in [`stop`](Self::stop). [`Spent::close`] waits for that. For their sockets there may be others,
+    /// until it is [tidied up](Self::tidy).
+    pub fn remove(&self, routers: Vec<usize>) -> Spent {
+        let (done, spent) = mpsc::channel();
+        self.tell(Command::Remove(routers, done));
+        Spent(spent)
+    }
+
+    /// Gives the sockets away that no router needs any more.
+    pub fn tidy(&self) -> Spent {
+        let (done, spent) = mpsc::channel();
+        self.tell(Command::Tidy(done));
+        Spent(spent)
+    }
+
+    /// The sync groups are these from now on, by the numbers of their routers; those of routers that do not run yet count once they do.
+    pub fn set_groups(&self, groups: Vec<Vec<usize>>) {
+        self.tell(Command::Groups(groups));
     }
 
     /// Leaves all elections: an owner that a viplb peer watches hands over, another one drops its lease and sends an
@@ -336,7 +400,7 @@ impl Driver {
     }
 
     /// Leaves all elections, but where no other router was heard since the start: there the leases last until `until`, for the next
-    /// daemon. Whose lease is kept so. Blocks until that is done.
+    /// daemon. Whose lease is kept so, by number. Blocks until that is done.
     pub fn stop_keeping(mut self, until: BootTime) -> Vec<bool> {
         self.tell(Command::Keep(until));
         self.thread.take().and_then(|thread| thread.join().ok()).unwrap_or_default()
@@ -359,6 +423,6 @@ impl Drop for Driver {
 
 impl fmt::Debug for Driver {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Driver").field("routers", &self.counters.len()).finish_non_exhaustive()
+        f.debug_struct("Driver").finish_non_exhaustive()
     }
 }

@@ -22,7 +22,7 @@ pub mod timers;
 
 pub use counters::Counters;
 pub(crate) use io::check;
-pub use io::{Driver, Event, Lease, Noted, RouterSetup, Setup};
+pub use io::{Driver, Event, Lease, Noted, Opened, RouterSetup, Setup, Spent};
 pub use realtime::Scheduling;
 pub use router::{PeerState, Reason, State, Tracked};
 pub use socket::StartError;

@@ -80,6 +80,7 @@ impl Model {
             self.with_pool(s, (at, now), |pool| pool.tick(at, |b| flows(numbers[b])));
         }
         self.look_at_leaving(flows);
+        self.forget_departed(at);
     }
 
     /// Takes in what the packet programs have counted of each backend, by its number. Gives those whose checks are

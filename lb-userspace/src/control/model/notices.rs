@@ -55,6 +55,15 @@ impl Model {
         std::mem::take(&mut self.notices)
     }
 
+    /// The notices of the end of the routers in these places.
+    pub fn leave_notices(&self, places: impl IntoIterator<Item = usize>) -> Vec<Notice> {
+        let stop = |place: usize| {
+            let old = self.routers[place].state.into();
+            self.notice_of(Subject::Router(place), old, notify::State::Stop, "no longer in the configuration")
+        };
+        places.into_iter().map(stop).collect()
+    }
+
     /// The notices of the daemon's stop.
     pub fn stop_notices(&self) -> Vec<Notice> {
         let routers = self.routers.iter().enumerate().map(|(i, r)| (Subject::Router(i), r.state));

@@ -1,14 +1,17 @@
 //! A new configuration in the place of the old one: what both know goes on as it was, what is new begins unchecked, and what is
-//! gone is remembered until its connections have ended.
+//! gone is remembered until its connections have ended, or a virtual router's peers have taken over.
 
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
-use super::{AddressChange, Machine, Model, ToEnd};
+use lb_common::{addr::Addr, service::Vip};
+
+use super::{AddressChange, Alarm, Machine, Model, ToEnd};
 use crate::{
     api::snapshot,
     config::model::{Config, Then, VirtualRouter},
     control::{kept::Kept, numbers::Numbers},
     health::{Pool, Restored},
+    vrrp::group::Group,
 };
 
 /// A backend that is no longer in the file. Nobody new comes to it.
@@ -24,9 +27,25 @@ pub(super) struct Leaving {
     seen: bool,
 }
 
+/// For so long after its end packets for a router's addresses may come: a successor has them relayed for a second.
+const RELAYED: Duration = Duration::from_secs(3);
+
+/// A virtual router that is no longer in the file. The packet programs swallow what comes for its addresses, or relay it.
+#[derive(Debug, Clone)]
+pub(super) struct Departed {
+    number: u32,
+    pub(super) vips: Vec<(Addr, Vip)>,
+    until: Instant,
+}
+
+/// For each virtual router of `new` its place in `old`, if it was there.
+pub fn places_before(old: &Config, new: &Config) -> Vec<Option<usize>> {
+    let before = |r: &VirtualRouter| old.vrrp.iter().position(|o| o.name == r.name);
+    new.vrrp.iter().map(before).collect()
+}
+
 impl Model {
-    /// The model of `config` on `machine`, going on from this one. Virtual routers and sync groups are the same in both, in the same
-    /// order.
+    /// The model of `config` on `machine`, going on from this one. Virtual routers and sync groups are known by their names.
     pub fn follow(
         &self,
         config: Config,
@@ -39,20 +58,37 @@ impl Model {
         if self.config.node.datapath_log == next.config.node.datapath_log {
             next.datapath_log = self.datapath_log;
         }
-        next.routers.clone_from(&self.routers);
-        next.groups.clone_from(&self.groups);
-        next.alarms.clone_from(&self.alarms);
-        next.notices.clone_from(&self.notices);
+        let before = places_before(&self.config, &next.config);
+        for (router, place) in next.routers.iter_mut().zip(&before) {
+            if let Some(place) = place {
+                router.clone_from(&self.routers[*place]);
+            }
+        }
+        for (group, state) in next.config.groups.iter().zip(&mut next.groups) {
+            let same = self.config.groups.iter().position(|g| g.name == group.name);
+            *state = same.map_or_else(
+                || Group::state(group.members.iter().map(|m| next.routers[*m].state)),
+                |same| self.groups[same],
+            );
+        }
+        for (alarm, since) in &self.alarms {
+            if let Some(router) = before.iter().position(|place| *place == Some(alarm.router)) {
+                next.alarms.insert(Alarm { router, ..alarm.clone() }, *since);
+            }
+        }
         next.scheduling.clone_from(&self.scheduling);
         next.configuration.clone_from(&self.configuration);
         next.lost_addresses.clone_from(&self.lost_addresses);
         next.tracking = self.tracking.follow(&self.config, &next.config, now);
+        next.departed = self.departed_in(&next, at);
         for s in 0..next.pools.len() {
             next.take_over(self, s);
         }
         next.leaving = self.leaving_in(&next, at);
-        for router in 0..next.routers.len() {
-            next.move_addresses(self, router);
+        for (router, place) in before.into_iter().enumerate() {
+            if let Some(place) = place {
+                next.move_addresses(self, place, router);
+            }
         }
         for s in 0..next.pools.len() {
             next.with_pool(s, (at, now), |pool| pool.settle(at));
@@ -111,6 +147,9 @@ impl Model {
                     Then::Reset(after) => Some(at + after),
                 };
                 let due = [drained, self.backends[s][b].ending.due()].into_iter().flatten().min();
+                // Of a router that has left another node may have them.
+                let stays = service.router.is_none_or(|r| next.has_router(&self.config.vrrp[r].name));
+                let due = due.filter(|_| stays);
                 let (service, backend) = (service.name.clone(), backend.name.clone());
                 leaving.push(Leaving { number, service, backend, connections: 0, due, seen: false });
             }
@@ -119,9 +158,9 @@ impl Model {
     }
 
     /// Addresses that a router has no longer go from their interfaces; which others it has is asked anew.
-    fn move_addresses(&mut self, old: &Self, router: usize) {
-        let (before, after) = (&old.config.vrrp[router], &self.config.vrrp[router]);
-        let is_there = old.routers[router].addresses_present == Some(true);
+    fn move_addresses(&mut self, old: &Self, place: usize, router: usize) {
+        let (before, after) = (&old.config.vrrp[place], &self.config.vrrp[router]);
+        let is_there = old.routers[place].addresses_present == Some(true);
         let placed = |m: &Model, r: &VirtualRouter| -> Vec<AddressChange> { m.placed(r, false).collect() };
         let (had, has) = (placed(old, before), placed(self, after));
         if is_there && (had != has || before.assign != after.assign) {
@@ -129,6 +168,46 @@ impl Model {
             self.lost_addresses.extend(had.into_iter().filter(|a| !kept(a)));
             self.routers[router].addresses_present = if after.assign { None } else { Some(false) };
         }
+    }
+
+    fn has_router(&self, name: &str) -> bool {
+        self.config.vrrp.iter().any(|r| r.name == name)
+    }
+
+    /// The numbers and places of the virtual routers that are not in `new`.
+    pub fn routers_gone_in(&self, new: &Config) -> Vec<(u32, usize)> {
+        let gone = |(_, r): &(usize, &VirtualRouter)| new.vrrp.iter().all(|n| n.name != r.name);
+        let all = self.config.vrrp.iter().enumerate();
+        all.filter(gone).map(|(place, _)| (self.numbers.router(place), place)).collect()
+    }
+
+    /// Those that depart, and those that have done so lately.
+    fn departed_in(&self, next: &Self, at: Instant) -> Vec<Departed> {
+        let mut departed = self.departed.clone();
+        departed.retain(|d| !next.numbers.routers().contains(&d.number));
+        for (number, place) in self.routers_gone_in(&next.config) {
+            let vips = super::vips(number, &self.config.vrrp[place]).collect();
+            departed.push(Departed { number, vips, until: at + RELAYED });
+        }
+        departed
+    }
+
+    /// Nobody asks any more for those that departed a while ago.
+    pub(super) fn forget_departed(&mut self, now: Instant) {
+        let before = self.departed.len();
+        self.departed.retain(|d| now < d.until);
+        self.changed |= self.departed.len() != before;
+    }
+
+    /// The numbers of virtual routers that have departed lately.
+    pub fn departed(&self) -> impl Iterator<Item = u32> + '_ {
+        self.departed.iter().map(|d| d.number)
+    }
+
+    /// The addresses of the router in this place, which are to go from their interfaces.
+    pub fn addresses_of(&self, place: usize) -> Vec<AddressChange> {
+        let assigned = self.config.vrrp[place].assign;
+        self.placed(&self.config.vrrp[place], false).filter(|_| assigned).collect()
     }
 
     /// The placed addresses of a router, to be added or removed.

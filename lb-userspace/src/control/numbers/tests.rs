@@ -71,3 +71,32 @@ fn a_number_is_given_again_only_once_no_flow_has_it() {
     let all = || InUse { backends: (0..MAX_BACKENDS as u32).collect(), ..InUse::default() };
     assert_eq!(numbers.follow(now, other, all), Err(Full::Backends));
 }
+
+#[test]
+fn routers_keep_their_numbers_whatever_is_put_before_them_and_a_following_daemon_has_the_same() {
+    let with = |names: &[&str]| {
+        let mut config = file(&[]);
+        let router = config.vrrp[0].clone();
+        let of = |name: &&str| VirtualRouter { name: (*name).into(), ..router.clone() };
+        config.vrrp = names.iter().map(of).collect();
+        config
+    };
+    let (one, two, other) = (with(&["v"]), with(&["w", "v"]), with(&["w", "x"]));
+    let numbers = Numbers::of(&one).follow(&one, &two, nobody).unwrap();
+    assert_eq!((numbers.routers(), numbers.place_of_router(1)), (&[1, 0][..], Some(0)));
+    let next = numbers.follow(&two, &other, nobody).unwrap();
+    assert_eq!(
+        (next.routers(), next.place_of_router(0)),
+        (&[1, 2][..], None),
+        "nobody gets the one that went"
+    );
+    let known = |r: &VirtualRouter| (r.name == "w").then_some(1);
+    let restored = Numbers::restored(next.fresh(), &two, |_| None, |_, _| None, known).unwrap();
+    assert_eq!(restored.routers(), [1, 3]);
+    // All were given out once: one that no connection has is given again.
+    let full = Numbers { fresh: Fresh { routers: MAX_ROUTERS as u32, ..numbers.fresh() }, ..numbers };
+    let in_use = || InUse { routers: (1..5).collect(), ..InUse::default() };
+    assert_eq!(full.follow(&two, &other, in_use).unwrap().routers(), [1, 5]);
+    let all = || InUse { routers: (0..MAX_ROUTERS as u32).collect(), ..InUse::default() };
+    assert_eq!(full.follow(&two, &other, all), Err(Full::Routers));
+}

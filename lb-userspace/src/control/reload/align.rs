@@ -1,7 +1,10 @@
-//! A new configuration against the one that runs: what only a restart can change is refused by name, and virtual routers are put
-//! into the order in which they run, since leases and flows know them by it.
+//! A new configuration against the one that runs: what only a restart can change is refused by name, and virtual routers and sync
+//! groups are put into the order in which they run, those that are new behind them.
 
-use crate::config::model::{Config, Node, SyncGroup, VirtualRouter};
+use crate::{
+    config::model::{Config, Node, SyncGroup, Transport, VirtualRouter},
+    vrrp::packet::is_link_local,
+};
 
 /// The new configuration with its routers and groups in the order of the old one; or everything that needs a restart, by its
 /// keys in the file.
@@ -9,24 +12,22 @@ pub fn align(old: &Config, mut new: Config) -> Result<Config, Vec<String>> {
     let mut restart = node(&old.node, &new.node);
     let mut order = Vec::new();
     for router in &old.vrrp {
-        match new.vrrp.iter().position(|r| r.name == router.name) {
-            Some(place) => {
-                restart.extend(self::router(router, &new.vrrp[place]));
-                order.push(place);
-            }
-            None => restart.push(format!("[vrrp.{}] is gone", router.name)),
+        if let Some(place) = new.vrrp.iter().position(|r| r.name == router.name) {
+            restart.extend(self::router(router, &new.vrrp[place]));
+            order.push(place);
         }
     }
-    let is_new = |r: &&VirtualRouter| old.vrrp.iter().all(|o| o.name != r.name);
-    restart.extend(new.vrrp.iter().filter(is_new).map(|r| format!("[vrrp.{}] is new", r.name)));
-    if restart.is_empty() {
-        put_in_order(&mut new, &order);
-        restart.extend(groups(old, &mut new));
+    if !restart.is_empty() {
+        return Err(restart);
     }
-    if restart.is_empty() { Ok(new) } else { Err(restart) }
+    let is_new = |place: &usize| !order.contains(place);
+    order.extend((0..new.vrrp.len()).filter(is_new).collect::<Vec<_>>());
+    put_in_order(&mut new, &order);
+    groups(old, &mut new);
+    Ok(new)
 }
 
-/// `order` names the place of each router that runs.
+/// `order` names the place of each router in the new file.
 fn put_in_order(config: &mut Config, order: &[usize]) {
     let place_of = |router: usize| order.iter().position(|place| *place == router).unwrap_or(router);
     let mut routers: Vec<_> = config.vrrp.drain(..).map(Some).collect();
@@ -56,7 +57,7 @@ fn router(old: &VirtualRouter, new: &VirtualRouter) -> Vec<String> {
         ("interface", old.interface != new.interface),
         ("virtual_router_id", old.vrid != new.vrid),
         ("version", old.version != new.version),
-        ("unicast_peer", old.transport != new.transport),
+        ("unicast_peer", !alike(old, new)),
         ("source", old.source != new.source),
         ("virtual_mac", old.virtual_mac != new.virtual_mac),
         ("probe", old.probe.is_some() != new.probe.is_some()),
@@ -65,27 +66,38 @@ fn router(old: &VirtualRouter, new: &VirtualRouter) -> Vec<String> {
     changed.map(|(key, _)| format!("`{key}` of [vrrp.{}]", new.name)).collect()
 }
 
-/// Groups in the order of the old file, with the same members.
-fn groups(old: &Config, new: &mut Config) -> Vec<String> {
-    let members = |g: &SyncGroup| {
-        let mut members = g.members.clone();
-        members.sort_unstable();
-        members
-    };
-    let mut restart = Vec::new();
-    let mut groups = Vec::new();
-    for group in &old.groups {
-        match new.groups.iter().position(|g| g.name == group.name) {
-            Some(place) if members(&new.groups[place]) == members(group) => {
-                groups.push(SyncGroup { members: group.members.clone(), ..new.groups.remove(place) });
-            }
-            _ => restart.push(format!("[sync_group.{}] has other members, or is gone", group.name)),
+/// Whether adverts travel by the same sockets, from the same kind of address: which peers they go to may change.
+fn alike(old: &VirtualRouter, new: &VirtualRouter) -> bool {
+    let afar = |r: &VirtualRouter| match &r.transport {
+        Transport::Multicast => None,
+        Transport::Unicast(peers) => {
+            Some(peers.iter().any(|peer| peer.addr.is_ipv6() && !is_link_local(peer.addr)))
         }
+    };
+    afar(old) == afar(new)
+}
+
+/// Groups in the order of the old file, and so their members.
+fn groups(old: &Config, new: &mut Config) {
+    let names = |config: &Config, g: &SyncGroup| -> Vec<String> {
+        g.members.iter().map(|m| config.vrrp[*m].name.clone()).collect()
+    };
+    let sorted = |mut names: Vec<String>| {
+        names.sort_unstable();
+        names
+    };
+    let mut rest = std::mem::take(&mut new.groups);
+    for group in &old.groups {
+        let Some(place) = rest.iter().position(|g| g.name == group.name) else { continue };
+        let mut found = rest.remove(place);
+        let before = names(old, group);
+        if sorted(before.clone()) == sorted(names(new, &found)) {
+            let place_of = |name: &String| new.vrrp.iter().position(|r| r.name == *name);
+            found.members = before.iter().filter_map(place_of).collect();
+        }
+        new.groups.push(found);
     }
-    let known = |g: &&SyncGroup| old.groups.iter().all(|o| o.name != g.name);
-    restart.extend(new.groups.iter().filter(known).map(|g| format!("[sync_group.{}] is new", g.name)));
-    new.groups = groups;
-    restart
+    new.groups.extend(rest);
 }
 
 #[cfg(test)]
@@ -145,12 +157,40 @@ mod tests {
                 "`probe` of [vrrp.b]"
             ]
         );
+    }
+
+    #[test]
+    fn who_stays_keeps_the_order_and_who_is_new_comes_behind_whatever_is_put_before() {
+        let old = parse(FILE);
+        let new = FILE
+            .replace("[vrrp.a]", "[vrrp.c]")
+            .replace("\"a\", \"b\"", "\"b\", \"c\"")
+            .replace("virtual_router_id = 51", "virtual_router_id = 50");
+        let new = align(&old, parse(&new)).unwrap();
+        let names: Vec<_> = new.vrrp.iter().map(|r| r.name.as_str()).collect();
+        assert_eq!(names, ["b", "c"], "a is gone");
+        assert_eq!((new.services[0].router, &new.groups[0].members), (Some(0), &vec![0, 1]));
+    }
+
+    #[test]
+    fn groups_come_and_go_and_their_members_keep_their_order() {
+        let old = parse(FILE);
+        let turned = FILE.replace("\"a\", \"b\"", "\"b\", \"a\"");
+        assert_eq!(align(&old, parse(&turned)).unwrap(), old);
         let without = FILE.replace("[sync_group.g]\n        group = [\"a\", \"b\"]", "");
-        assert_eq!(
-            align(&old, parse(&without)).unwrap_err(),
-            ["[sync_group.g] has other members, or is gone"]
-        );
-        let renamed = FILE.replace("[vrrp.a]", "[vrrp.c]").replace("\"a\"", "\"c\"");
-        assert_eq!(align(&old, parse(&renamed)).unwrap_err(), ["[vrrp.a] is gone", "[vrrp.c] is new"]);
+        let without = align(&old, parse(&without)).unwrap();
+        assert_eq!(without.groups, []);
+        assert_eq!(align(&without, parse(FILE)).unwrap().groups, old.groups);
+    }
+
+    #[test]
+    fn the_peers_of_unicast_change_but_not_to_multicast_or_farther() {
+        let peers = |list: &str| {
+            let peers = format!("virtual_router_id = 52\n        unicast_peer = [{list}]");
+            parse(&FILE.replace("virtual_router_id = 52", &peers))
+        };
+        let old = peers("\"172.18.0.8\"");
+        assert!(align(&old, peers("\"172.18.0.8\", \"172.18.0.9\"")).is_ok());
+        assert_eq!(align(&old, parse(FILE)).unwrap_err(), ["`unicast_peer` of [vrrp.b]"]);
     }
 }

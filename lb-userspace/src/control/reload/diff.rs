@@ -8,7 +8,7 @@ use std::{fmt, time::Duration};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    config::model::{Backend, Config, Service, Then, VirtualRouter},
+    config::model::{Backend, Config, Service, SyncGroup, Then, VirtualRouter},
     control::{numbers::is_same, tracking},
 };
 
@@ -47,21 +47,26 @@ impl fmt::Display for Change {
     }
 }
 
-/// All that differs, in the order of the new file; what is gone comes last of its kind. Routers are in the same order in both.
+/// All that differs, in the order of the new file; what is gone comes last of its kind.
 pub fn diff(old: &Config, new: &Config) -> Vec<Change> {
     let mut changes = Vec::new();
     let mut node = Details::default();
     node.values("datapath_log", &old.node.datapath_log, &new.node.datapath_log);
     node.values("watch_config", &old.node.watch_config, &new.node.watch_config);
     node.into_change(&mut changes, "node".into());
-    for (a, b) in old.vrrp.iter().zip(&new.vrrp) {
-        router((old, a), (new, b)).into_change(&mut changes, format!("vrrp {}", b.name));
+    for b in &new.vrrp {
+        let what = format!("vrrp {}", b.name);
+        match old.vrrp.iter().find(|a| a.name == b.name) {
+            Some(a) => router((old, a), (new, b)).into_change(&mut changes, what),
+            None => changes.push(Change { sign: Sign::Added, what, details: joins(b) }),
+        }
     }
-    for (a, b) in old.groups.iter().zip(&new.groups) {
-        let mut details = Details::default();
-        details.keys("notify", a.notify != b.notify);
-        details.into_change(&mut changes, format!("sync_group {}", b.name));
+    for a in old.vrrp.iter().filter(|a| new.vrrp.iter().all(|b| b.name != a.name)) {
+        let what = format!("vrrp {}", a.name);
+        let details = vec!["gives its addresses up, its connections are another node's or forgotten".into()];
+        changes.push(Change { sign: Sign::Removed, what, details });
     }
+    groups(old, new, &mut changes);
     tracks(old, new, &mut changes);
     for s in &new.services {
         match old.services.iter().find(|o| o.name == s.name) {
@@ -99,6 +104,37 @@ pub fn diff(old: &Config, new: &Config) -> Vec<Change> {
         (a, b) => present(&mut changes, "http", a.is_some(), b.is_some()),
     }
     changes
+}
+
+/// What becomes of a virtual router that is new.
+fn joins(r: &VirtualRouter) -> Vec<String> {
+    let addresses: Vec<_> = r.addresses.iter().map(|a| a.addr.to_string()).collect();
+    let id = format!("virtual_router_id {} on {}, priority {}", r.vrid, r.interface, r.priority);
+    vec![id, addresses.join(" "), "begins as Backup".into()]
+}
+
+fn groups(old: &Config, new: &Config, changes: &mut Vec<Change>) {
+    for b in &new.groups {
+        let what = format!("sync_group {}", b.name);
+        let names = |config: &Config, g: &SyncGroup| -> Vec<_> {
+            g.members.iter().map(|m| config.vrrp[*m].name.clone()).collect()
+        };
+        let Some(a) = old.groups.iter().find(|a| a.name == b.name) else {
+            changes.push(Change { sign: Sign::Added, what, details: vec![names(new, b).join(" ")] });
+            continue;
+        };
+        let mut details = Details::default();
+        details.lists("group", &names(old, a), &names(new, b));
+        details.keys("notify", a.notify != b.notify);
+        details.into_change(changes, what);
+    }
+    for a in old.groups.iter().filter(|a| new.groups.iter().all(|b| b.name != a.name)) {
+        changes.push(Change {
+            sign: Sign::Removed,
+            what: format!("sync_group {}", a.name),
+            details: Vec::new(),
+        });
+    }
 }
 
 fn present(changes: &mut Vec<Change>, what: &str, before: bool, after: bool) {
@@ -187,6 +223,7 @@ fn router((old, a): (&Config, &VirtualRouter), (new, b): (&Config, &VirtualRoute
         r.track.iter().map(of).collect()
     };
     d.keys("track", uses(old, a) != uses(new, b));
+    d.keys("unicast_peer", a.transport != b.transport);
     d.keys("notify", a.notify != b.notify);
     d
 }

@@ -497,3 +497,35 @@ proptest! {
         prop_assert_eq!(total(owner).count as usize, sim.hosts[owner].flows.slots.len());
     }
 }
+
+#[test]
+fn a_router_that_its_owner_has_no_more_is_nobodys_and_under_another_number_it_is_fetched_anew() {
+    let mut sim = met();
+    for port in 40_000..40_020 {
+        sim.hosts[0].establish(&record(port), sim.now);
+    }
+    sim.run(SECOND, good);
+    assert!(equal(&sim) && standing(&sim) == Some(Standing::InSync));
+    let now = sim.now;
+    let Host { node, flows } = &mut sim.hosts[0];
+    node.place(0, Vec::new(), now);
+    let slots: Vec<_> = flows.slots.keys().copied().collect();
+    for slot in slots {
+        let flow = flows.slots[&slot];
+        flows.remove(slot);
+        node.freed(slot, &flow, now);
+    }
+    node.own(0, false, now);
+    sim.run(SILENCE + SECOND, good);
+    assert_eq!(standing(&sim), None, "nobody owns it");
+    assert_eq!(sim.hosts[1].flows.slots.len(), 20, "and nobody has said that its connections have ended");
+    assert!(sim.hosts[1].node.links[0].peer.is_alive(sim.now));
+    // The other node owns it, and the first one has it again.
+    sim.hosts[1].node.own(0, true, sim.now);
+    sim.hosts[0].node.place(1, vec![super::super::testing::VIP], sim.now);
+    assert_eq!(sim.hosts[0].node.gate_changes(sim.now), [(1, true)]);
+    sim.run(2 * SECOND, good);
+    assert_eq!(sim.hosts[0].node.best(1, sim.now), Some(Standing::InSync));
+    assert!(equal(&sim) && sim.hosts[0].flows.slots.len() == 20);
+    assert_eq!(sim.hosts[0].node.gates[1], Gate::Open);
+}

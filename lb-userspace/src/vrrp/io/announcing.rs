@@ -125,7 +125,7 @@ impl Thread {
             turn.unit = index + 1;
             turn.at = now + gap;
             if port_ref.frames.send(frame).is_ok() {
-                self.counters[index].count_announcement();
+                self.counters[unit.number].count_announcement();
             }
             return;
         }

@@ -10,7 +10,7 @@ impl Thread {
         // What waits to be announced is laid out anew.
         self.fall_silent(index);
         let before = self.units[index].addresses().to_vec();
-        let mut unit = Unit::new(setup, &self.ports, now);
+        let mut unit = Unit::new(self.units[index].number, setup, &self.ports, now);
         std::mem::swap(&mut unit, &mut self.units[index]);
         let (port, addresses) = (unit.port, self.units[index].addresses().to_vec());
         let others = before != addresses;
@@ -24,12 +24,13 @@ impl Thread {
         }
     }
 
-    fn watch(&mut self, router: usize, port: usize, new: Vec<IpAddr>) {
+    fn watch(&mut self, index: usize, port: usize, new: Vec<IpAddr>) {
         let addresses = |units: &[Unit]| units.iter().flat_map(|unit| unit.addresses().to_vec()).collect();
         let foreign: Vec<IpAddr> = addresses(&self.units);
         let here = self.units.iter().filter(|unit| unit.port == port);
         let watched: Vec<_> = here.flat_map(|unit| unit.addresses().to_vec()).collect();
         if let Err(error) = self.ports[port].watch(&watched, &new, foreign) {
+            let router = self.units[index].number;
             self.tell(Event::NotWatched { router, error: error.to_string() });
         }
         self.list_descriptors();

@@ -20,7 +20,7 @@ use crate::vrrp::{
 /// Datagrams read from one socket in a round: only what was queued, even if more keeps coming.
 const BATCH: usize = 64;
 /// As much as a socket's queue can hold, for a thread that overslept and believes none of it.
-const WHOLE_QUEUE: usize = 8192;
+pub(super) const WHOLE_QUEUE: usize = 8192;
 
 impl Thread {
     pub(super) fn read_adverts(&mut self, now: BootTime, port: usize) {
@@ -44,7 +44,8 @@ impl Thread {
             unit.port == port && Some(unit.identity.vrid) == vrid && unit.identity.family() == family
         };
         let Some(index) = self.units.iter().position(ours) else { return };
-        let (unit, counters, from) = (&mut self.units[index], &self.counters[index], datagram.source);
+        let (unit, from) = (&mut self.units[index], datagram.source);
+        let (router, counters) = (unit.number, &self.counters[unit.number]);
         if unit.deaf || !unit.takes_part() {
             return;
         }
@@ -58,7 +59,7 @@ impl Thread {
             Err(reason) => {
                 let count = counters.count_refused(reason);
                 if count.is_power_of_two() {
-                    self.tell(Event::Refused { router: index, from, reason, count });
+                    self.tell(Event::Refused { router, from, reason, count });
                 }
             }
         }
@@ -67,11 +68,12 @@ impl Thread {
     fn note_heard(
         &mut self,
         now: BootTime,
-        router: usize,
+        index: usize,
         from: IpAddr,
         Advert { priority, interval }: Advert,
     ) {
-        let unit = &mut self.units[router];
+        let unit = &mut self.units[index];
+        let router = unit.number;
         if priority == 0 {
             return;
         }
@@ -110,8 +112,9 @@ impl Thread {
     /// Somebody else has one of our addresses. Normal for a Backup; and a node whose adverts are heard is dealt with by
     /// the election.
     fn suspect(&mut self, now: BootTime, port: usize, mac: Mac, addr: IpAddr) {
-        for router in 0..self.units.len() {
-            let unit = &mut self.units[router];
+        for index in 0..self.units.len() {
+            let unit = &mut self.units[index];
+            let router = unit.number;
             let ours = unit.port == port && unit.owns(addr) && unit.core.state() == State::Master;
             if ours && unit.core.living(now).is_none() && now >= unit.next_foreign_alarm {
                 unit.next_foreign_alarm = now + ALARM_GAP;

@@ -53,9 +53,10 @@ impl Thread {
             }
             Ok(None) => {}
             Err(reason) => {
-                let count = self.counters[index].count_refused(reason);
+                let router = unit.number;
+                let count = self.counters[router].count_refused(reason);
                 if count.is_power_of_two() {
-                    self.tell(Event::Refused { router: index, from, reason, count });
+                    self.tell(Event::Refused { router, from, reason, count });
                 }
             }
         }

@@ -1,19 +1,19 @@
 //! An interface with its sockets, shared by all virtual routers on it, whatever family and transport they have.
 //!
 //! Opened at the start, all or none, so that what cannot work is refused with a reason. Only the driver's thread uses
-//! it afterwards.
+//! it afterwards. For a router that comes later all sockets are opened anew (`roster`), and take the place of the old ones.
 
 use std::{net::IpAddr, os::fd::RawFd};
 
-use super::{RouterSetup, announcing::Turns};
+use super::{RouterSetup, announcing::Turns, hearing::WHOLE_QUEUE};
 use crate::{
     config::model::Transport,
     vrrp::{
         announce,
         packet::{Family, MAX_IPV6_ADDRESSES, Version, is_link_local},
         socket::{
-            AdvertSocket, FrameSender, Interface, LinkNews, NeighbourSocket, PeerSocket, StartError, Wanted,
-            is_local,
+            AdvertSocket, FrameSender, Interface, LinkNews, NeighbourSocket, PeerSocket, Received,
+            StartError, Wanted, is_local,
         },
     },
 };
@@ -37,21 +37,27 @@ pub(super) struct Port {
 
 impl Port {
     /// One for each interface in the setup.
-    pub(super) fn open_all(setup: &[RouterSetup]) -> Result<Vec<Self>, StartError> {
+    pub(super) fn open_all(setup: &[&RouterSetup]) -> Result<Vec<Self>, StartError> {
         check(setup)?;
-        let foreign: Vec<_> = setup.iter().flat_map(RouterSetup::addresses).collect();
+        let foreign: Vec<_> = setup.iter().flat_map(|router| router.addresses()).collect();
         let mut ports: Vec<Self> = Vec::new();
         for router in setup {
             if ports.iter().all(|port| port.interface.name != router.interface) {
                 let interface = Interface::find(&router.interface, &foreign)?;
-                let routers: Vec<_> = setup.iter().filter(|r| r.interface == router.interface).collect();
-                ports.push(Self::open(interface, &routers)?);
+                let here = |r: &&&RouterSetup| r.interface == router.interface;
+                let routers: Vec<_> = setup.iter().filter(here).copied().collect();
+                ports.push(Self::open(interface, &routers, |_| false)?);
             }
         }
         Ok(ports)
     }
 
-    fn open(interface: Interface, routers: &[&RouterSetup]) -> Result<Self, StartError> {
+    /// For all routers on an interface; but for those families that the thread `has` the peers' socket of already.
+    pub(super) fn open(
+        interface: Interface,
+        routers: &[&RouterSetup],
+        has: impl Fn(Family) -> bool,
+    ) -> Result<Self, StartError> {
         let addresses: Vec<IpAddr> = routers.iter().flat_map(|router| router.addresses()).collect();
         let mut adverts = Vec::new();
         let mut neighbours = Vec::new();
@@ -76,11 +82,35 @@ impl Port {
             let taken = frames.take_frames_for(mac);
             taken.map_err(StartError::on(&interface.name, "take frames for a virtual hardware address"))?;
         }
-        let peers = families(routers).map(|family| PeerSocket::open(&interface, family));
+        let missing = families(routers).filter(|family| !has(*family));
+        let peers = missing.map(|family| PeerSocket::open(&interface, family));
         let peers = peers.collect::<Result<_, _>>()?;
         let running = interface.is_running();
         let turns = Turns::default();
         Ok(Self { interface, running, news: false, adverts, frames, neighbours, turns, peers })
+    }
+
+    /// As it is now: what was said before the thread had it went unheard.
+    pub(super) fn begin(mut self) -> Self {
+        self.running = self.interface.is_running();
+        self
+    }
+
+    /// Goes on with the sockets of `new`, and gives its own away; peers' sockets are shared by families, and stay.
+    pub(super) fn renew(&mut self, new: Self) -> Self {
+        let mut old = std::mem::replace(self, new);
+        self.peers.append(&mut old.peers);
+        (self.running, self.news) = (old.running, old.news);
+        self.turns = std::mem::take(&mut old.turns);
+        old
+    }
+
+    /// Adverts that have waited here were heard already.
+    pub(super) fn discard_adverts(&self, buffer: &mut [u8]) {
+        for (_, socket) in &self.adverts {
+            let more = |_: &usize| !matches!(socket.receive(buffer), Received::Nothing);
+            (0..WHOLE_QUEUE).take_while(more).for_each(drop);
+        }
     }
 
     /// Watches these addresses from now on, of which some are `new` here. `foreign` are those that the interface may carry but that
@@ -166,8 +196,8 @@ fn families<'a>(routers: &'a [&RouterSetup]) -> impl Iterator<Item = Family> + '
 }
 
 /// Whether all this can be started, as far as that can be said without sockets.
-pub(crate) fn check(setup: &[RouterSetup]) -> Result<(), StartError> {
-    let foreign: Vec<_> = setup.iter().flat_map(RouterSetup::addresses).collect();
+pub(crate) fn check(setup: &[&RouterSetup]) -> Result<(), StartError> {
+    let foreign: Vec<_> = setup.iter().flat_map(|router| router.addresses()).collect();
     for router in setup {
         check_addresses(router)?;
         check_source(router, &Interface::find(&router.interface, &foreign)?)?;

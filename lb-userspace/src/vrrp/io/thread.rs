@@ -30,7 +30,7 @@ use crate::vrrp::{
 /// Alarms of one router and kind are not closer than this.
 pub(super) const ALARM_GAP: Duration = Duration::from_secs(10);
 /// No hand-over keeps a daemon from stopping for longer.
-const LEAVE_LIMIT: Duration = Duration::from_millis(200);
+pub(super) const LEAVE_LIMIT: Duration = Duration::from_millis(200);
 /// The thread looks round this often where something may happen without an event.
 const TICK: Duration = Duration::from_millis(20);
 
@@ -45,12 +45,11 @@ pub(super) struct Thread {
     commands: mpsc::Receiver<Command>,
     /// Since when it has been told to stop.
     stopping: Option<BootTime>,
-    lease: Box<dyn Lease>,
-    /// Leases that the former daemon has left.
-    left: Vec<Option<BootTime>>,
-    /// Whose leases are left to the next daemon; all of them once it is decided.
-    kept: Vec<bool>,
+    pub(super) lease: Box<dyn Lease>,
+    /// Whose leases are left to the next daemon, by number, once it is decided.
+    kept: Option<Vec<bool>>,
     events: UnboundedSender<Event>,
+    /// By number.
     pub(super) counters: Arc<[Counters]>,
     pub(super) buffer: Vec<u8>,
     /// With real-time priority: what was obtained, and what watches over its use.
@@ -76,10 +75,12 @@ impl Thread {
         // Subscribed before any interface is asked for its state, so that no change falls in between.
         let links = LinkSocket::open().map_err(StartError::Thread)?;
         let Setup { routers, groups } = setup;
-        let ports = Port::open_all(&routers)?;
-        let names: Vec<String> = routers.iter().map(|router| router.name.clone()).collect();
+        let setups: Vec<_> = routers.iter().map(|(_, router)| router).collect();
+        let ports = Port::open_all(&setups)?;
+        let names: Vec<String> = setups.iter().map(|router| router.name.clone()).collect();
         let now = BootTime::now();
-        let units = routers.into_iter().map(|router| Unit::new(router, &ports, now)).collect();
+        let unit = |(number, router)| Unit::new(number, router, &ports, now);
+        let units = routers.into_iter().map(unit).collect();
         let buffer = vec![0; 16 * 1024];
         let mut thread = Self {
             ports,
@@ -90,8 +91,7 @@ impl Thread {
             commands,
             stopping: None,
             lease,
-            left: Vec::new(),
-            kept: Vec::new(),
+            kept: None,
             events,
             counters,
             buffer,
@@ -100,12 +100,12 @@ impl Thread {
         };
         thread.list_descriptors();
         for (index, router) in names.into_iter().enumerate() {
-            let left = thread.lease.take_kept(index, thread.units[index].mark, now);
-            thread.left.push(left);
-            if left.is_some() {
+            let unit = &mut thread.units[index];
+            unit.left = thread.lease.take_kept(unit.number, unit.mark, now);
+            if unit.left.is_some() {
                 continue;
             }
-            let cleared = thread.lease.set(index, BootTime(0));
+            let cleared = thread.lease.set(unit.number, BootTime(0));
             cleared.map_err(|source| StartError::Lease { router, source })?;
         }
         for port in 0..thread.ports.len() {
@@ -121,7 +121,7 @@ impl Thread {
         self.fds = own.into_iter().chain(sockets).collect();
     }
 
-    /// Whose leases it has kept.
+    /// Whose leases it has kept, by number.
     pub(super) fn run(mut self, realtime: bool) -> Vec<bool> {
         // Signals are for the runtime's threads; here they would only cost wake-ups.
         let _ = SigSet::all().thread_block();
@@ -133,17 +133,18 @@ impl Thread {
         if let Err(error) = self.rounds() {
             let _ = self.events.send(Event::ThreadFailed { error: error.to_string() });
         }
-        self.kept.clone()
+        self.kept.clone().unwrap_or_default()
     }
 
     /// Goes on with a lease that was left. Not before the rounds begin: it is long, and the ones that follow are short.
     fn resume(&mut self, index: usize) {
-        let Some(until) = self.left[index].take() else { return };
-        let (now, core) = (BootTime::now(), &mut self.units[index].core);
-        if core.state() == State::Backup && now < until {
-            core.resume(now, until);
+        let unit = &mut self.units[index];
+        let Some(until) = unit.left.take() else { return };
+        let now = BootTime::now();
+        if unit.core.state() == State::Backup && now < until {
+            unit.core.resume(now, until);
         } else {
-            let _ = self.lease.set(index, BootTime(0));
+            let _ = self.lease.set(unit.number, BootTime(0));
         }
     }
 
@@ -183,6 +184,7 @@ impl Thread {
                 self.announce_due(now, port);
             }
             self.keep_groups_together(now);
+            self.let_go(now);
         }
     }
 
@@ -190,7 +192,7 @@ impl Thread {
     fn read_notes(&mut self, now: BootTime) {
         for index in 0..self.units.len() {
             if self.units[index].core.state() == State::Master {
-                let noted = self.lease.noted(index);
+                let noted = self.lease.noted(self.units[index].number);
                 self.units[index].core.handle_noted(now, noted);
                 self.flush(index);
             }
@@ -202,16 +204,21 @@ impl Thread {
         let driver_is_gone = matches!(self.woken.read(&mut [0; 64]), Ok(0) | Err(_));
         while let Ok(command) = self.commands.try_recv() {
             match command {
-                Command::Tracked(index, tracked) if index < self.units.len() => {
-                    self.units[index].core.handle_local(now, LocalEvent::Tracked(tracked));
-                    self.flush(index);
+                Command::Tracked(router, tracked) => {
+                    self.happen(now, router, LocalEvent::Tracked(tracked));
                 }
-                Command::CatchingUp(index, catching_up) if index < self.units.len() => {
-                    self.units[index].core.handle_local(now, LocalEvent::CatchingUp(catching_up));
-                    self.flush(index);
+                Command::CatchingUp(router, catching_up) => {
+                    self.happen(now, router, LocalEvent::CatchingUp(catching_up));
                 }
-                Command::Change(index, setup) if index < self.units.len() => self.change(now, index, *setup),
-                Command::Tracked(..) | Command::CatchingUp(..) | Command::Change(..) => {}
+                Command::Change(router, setup) => {
+                    if let Some(index) = self.index_of(router) {
+                        self.change(now, index, *setup);
+                    }
+                }
+                Command::Add(routers, ports, spent) => self.add(now, routers, ports, &spent),
+                Command::Remove(routers, spent) => self.dismiss(now, &routers, &spent),
+                Command::Tidy(spent) => self.tidy(&spent),
+                Command::Groups(groups) => self.regroup(now, groups),
                 Command::Keep(until) => self.keep(now, until),
                 Command::Stop => self.leave(now),
             }
@@ -221,21 +228,35 @@ impl Thread {
         }
     }
 
+    /// Where the router with this number is among the units.
+    pub(super) fn index_of(&self, number: usize) -> Option<usize> {
+        self.units.iter().position(|unit| unit.number == number)
+    }
+
+    fn happen(&mut self, now: BootTime, router: usize, event: LocalEvent) {
+        if let Some(index) = self.index_of(router) {
+            self.units[index].core.handle_local(now, event);
+            self.flush(index);
+        }
+    }
+
     /// Leases that nobody waits for are kept, all or none: members of a group belong together.
     fn keep(&mut self, now: BootTime, until: BootTime) {
         let is_master = |unit: &Unit| unit.core.state() == State::Master;
         if self.units.iter().any(|unit| is_master(unit) && !unit.core.is_alone()) {
             return self.leave(now);
         }
+        let mut kept = vec![false; self.counters.len()];
         for index in 0..self.units.len() {
             let unit = &self.units[index];
-            let keeps = is_master(unit) && self.lease.keep(index, until, unit.mark).is_ok();
+            let keeps = is_master(unit) && self.lease.keep(unit.number, until, unit.mark).is_ok();
+            kept[unit.number] = keeps;
             if !keeps {
                 self.units[index].core.handle_local(now, LocalEvent::Stop);
                 self.flush(index);
             }
-            self.kept.push(keeps);
         }
+        self.kept = Some(kept);
     }
 
     fn leave(&mut self, now: BootTime) {
@@ -247,7 +268,7 @@ impl Thread {
 
     /// Told to stop, and nobody looks for a successor any more.
     fn has_left(&self, now: BootTime) -> bool {
-        if !self.kept.is_empty() {
+        if self.kept.is_some() {
             return true;
         }
         let leaving = |unit: &Unit| unit.core.is_leaving(now);
@@ -258,7 +279,8 @@ impl Thread {
     fn wait(&mut self) -> io::Result<Ready> {
         let now = BootTime::now();
         let mut deadline = self.ports.iter().filter_map(|port| port.turns.deadline()).min();
-        for (unit, counters) in self.units.iter().zip(&*self.counters) {
+        for unit in &self.units {
+            let counters = &self.counters[unit.number];
             let own = unit.core.poll_deadline();
             counters.note_timers(own, unit.core.master_int());
             let peer = unit.core.watched().map(|(_, state, contact)| (state, contact));
@@ -266,7 +288,7 @@ impl Thread {
             deadline = deadline.into_iter().chain(own).min();
         }
         let mut wait = deadline.map(|deadline| deadline.since(now));
-        if self.stopping.is_some() || !self.groups.is_empty() {
+        if self.stopping.is_some() || !self.groups.is_empty() || self.units.iter().any(Unit::leaves) {
             // The end of a grant and a rival's silence are nobody's deadlines.
             wait = Some(wait.map_or(TICK, |wait| wait.min(TICK)));
         }
@@ -285,7 +307,8 @@ impl Thread {
 
     fn find_oversleepers(&mut self, now: BootTime) {
         for index in 0..self.units.len() {
-            let (unit, counters) = (&mut self.units[index], &self.counters[index]);
+            let unit = &mut self.units[index];
+            let counters = &self.counters[unit.number];
             if let Some(deadline) = unit.core.poll_deadline() {
                 counters.note_lateness(now.since(deadline), unit.core.lease(now));
             }
@@ -316,32 +339,33 @@ impl Thread {
     }
 
     /// Tells the routers on an interface whether they can take part.
-    fn look_at(&mut self, now: BootTime, port: usize) {
-        for router in 0..self.units.len() {
-            if self.units[router].port != port {
+    pub(super) fn look_at(&mut self, now: BootTime, port: usize) {
+        for index in 0..self.units.len() {
+            if self.units[index].port != port {
                 continue;
             }
-            let change = self.units[router].look(&self.ports[port]);
+            let change = self.units[index].look(&self.ports[port]);
             if change.waits {
-                self.tell(Event::NoSource { router });
+                self.tell(Event::NoSource { router: self.units[index].number });
             }
             if let Some(event) = change.link {
-                self.units[router].core.handle_local(now, event);
-                self.flush(router);
+                self.units[index].core.handle_local(now, event);
+                self.flush(index);
             }
         }
     }
 
     /// Does what the router wants done.
     pub(super) fn flush(&mut self, index: usize) {
+        let router = self.units[index].number;
         while let Some(action) = self.units[index].core.poll_action() {
             match action {
                 Action::Send { priority } => self.send(index, priority),
-                Action::TakeLease { until } => self.lease_written(index, |lease| lease.take(index, until)),
-                Action::RenewLease { until } => self.lease_written(index, |lease| lease.set(index, until)),
+                Action::TakeLease { until } => self.lease_written(index, |lease| lease.take(router, until)),
+                Action::RenewLease { until } => self.lease_written(index, |lease| lease.set(router, until)),
                 Action::DropLease => {
                     self.fall_silent(index);
-                    self.lease_written(index, |lease| lease.set(index, BootTime(0)));
+                    self.lease_written(index, |lease| lease.set(router, BootTime(0)));
                 }
                 Action::Announce { repeat } => self.announce(BootTime::now(), index, repeat),
                 Action::Probe { to, nonce } => self.say(index, Kind::Probe, nonce, to),
@@ -349,25 +373,26 @@ impl Thread {
                 Action::Request { to, nonce } => self.say(index, Kind::Request, nonce, to),
                 Action::Grant { to, nonce } => self.say(index, Kind::Grant, nonce, to),
                 Action::Relay { to, until } => {
-                    self.lease.relay(index, to, until);
+                    self.lease.relay(router, to, until);
                     if until > BootTime::now() {
-                        self.tell(Event::HandsOver { router: index });
+                        self.tell(Event::HandsOver { router });
                     }
                 }
-                Action::Delegate { from, until } => self.lease.delegate(index, from, until),
+                Action::Delegate { from, until } => self.lease.delegate(router, from, until),
                 Action::Rival { from, priority } => self.rival(index, from, priority),
                 Action::Entered { state, reason } => {
                     if state == State::Master {
                         self.probe(index);
                     }
-                    self.tell(Event::Entered { router: index, state, reason, at: BootTime::now() });
+                    self.tell(Event::Entered { router, state, reason, at: BootTime::now() });
                 }
             }
         }
     }
 
     fn send(&mut self, index: usize, priority: u8) {
-        let (unit, counters) = (&mut self.units[index], &self.counters[index]);
+        let unit = &mut self.units[index];
+        let counters = &self.counters[unit.number];
         if unit.send(priority, &self.ports[unit.port]) {
             counters.count_sent();
         } else {
@@ -378,7 +403,7 @@ impl Thread {
 
     fn lease_written(&mut self, index: usize, write: impl FnOnce(&mut dyn Lease) -> io::Result<()>) {
         let Err(error) = write(&mut *self.lease) else { return };
-        self.tell(Event::LeaseFailed { router: index, error: error.to_string() });
+        self.tell(Event::LeaseFailed { router: self.units[index].number, error: error.to_string() });
         self.units[index].core.handle_local(BootTime::now(), LocalEvent::LeaseFailed);
     }
 
@@ -390,10 +415,11 @@ impl Thread {
         }
     }
 
-    fn rival(&mut self, router: usize, from: IpAddr, priority: u8) {
-        let now = BootTime::now();
-        if now >= self.units[router].next_rival_alarm {
-            self.units[router].next_rival_alarm = now + ALARM_GAP;
+    fn rival(&mut self, index: usize, from: IpAddr, priority: u8) {
+        let (now, unit) = (BootTime::now(), &mut self.units[index]);
+        if now >= unit.next_rival_alarm {
+            unit.next_rival_alarm = now + ALARM_GAP;
+            let router = unit.number;
             self.tell(Event::TwoOwners { router, from, priority });
         }
     }
@@ -407,9 +433,9 @@ impl Thread {
 impl Drop for Thread {
     /// However the thread ends, a panic included.
     fn drop(&mut self) {
-        for index in 0..self.units.len() {
-            if !self.kept.get(index).is_some_and(|kept| *kept) {
-                let _ = self.lease.set(index, BootTime(0));
+        for Unit { number, .. } in &self.units {
+            if !self.kept.as_ref().is_some_and(|kept| kept[*number]) {
+                let _ = self.lease.set(*number, BootTime(0));
             }
         }
     }

@@ -4,6 +4,7 @@
 
 use std::{
     net::{IpAddr, Ipv6Addr},
+    sync::mpsc,
     time::Duration,
 };
 
@@ -26,6 +27,8 @@ use crate::{
 
 /// A virtual router.
 pub(super) struct Unit {
+    /// What leases, events and counters know it by.
+    pub(super) number: usize,
     pub(super) port: usize,
     pub(super) identity: Identity,
     pub(super) path: Path,
@@ -46,6 +49,10 @@ pub(super) struct Unit {
     pub(super) next_interval_news: BootTime,
     /// What its kept lease is known by.
     pub(super) mark: u64,
+    /// The end of a lease that the former daemon has left, until it goes on with it.
+    pub(super) left: Option<BootTime>,
+    /// Since when it is leaving for good, and who waits for that.
+    pub(super) dismissed: Option<(BootTime, mpsc::Sender<Port>)>,
     /// All virtual addresses, those that are not in the advert too.
     addresses: Vec<IpAddr>,
     /// Which source the interface has to have; `None`: it is set.
@@ -75,7 +82,7 @@ pub(super) struct Change {
 }
 
 impl Unit {
-    pub(super) fn new(setup: RouterSetup, ports: &[Port], now: BootTime) -> Self {
+    pub(super) fn new(number: usize, setup: RouterSetup, ports: &[Port], now: BootTime) -> Self {
         let port = ports.iter().position(|port| port.interface.name == setup.interface).unwrap_or_default();
         let interface = &ports[port].interface;
         let wanted = setup.source.is_none().then(|| port::wanted(&setup));
@@ -104,6 +111,7 @@ impl Unit {
             Lane::new(of_family.map(frame).collect(), gap)
         };
         Self {
+            number,
             port,
             core: Router::new(params, now),
             lanes: [lane(Family::V4, setup.garp.interval), lane(Family::V6, setup.garp.gna_interval)],
@@ -120,6 +128,8 @@ impl Unit {
             next_foreign_alarm: now,
             next_interval_news: now,
             mark,
+            left: None,
+            dismissed: None,
             addresses,
             wanted,
             up: true,
@@ -143,6 +153,12 @@ impl Unit {
         self.next_foreign_alarm = old.next_foreign_alarm;
         self.next_interval_news = old.next_interval_news;
         (self.up, self.waits) = (old.up, old.waits);
+        (self.left, self.dismissed) = (old.left, old.dismissed);
+    }
+
+    /// Whether it is leaving for good.
+    pub(super) fn leaves(&self) -> bool {
+        self.dismissed.is_some()
     }
 
     /// Whether `address` is one of the virtual ones, in the advert or not.

@@ -101,7 +101,7 @@ fn an_owners_addresses_follow_the_file_and_a_backups_do_not() {
     let expected = [("172.18.0.201".to_owned(), false), ("172.18.0.202".to_owned(), true)];
     assert_eq!(addresses(next.address_changes()), expected);
     assert_eq!(addresses(next.address_changes()), []);
-    assert_eq!(next.owned(), [true]);
+    assert_eq!(next.owned(), [0]);
     let mut unassigned = follow(&next, |c| c.vrrp[0].assign = false);
     assert_eq!(addresses(unassigned.address_changes()), [("172.18.0.202".to_owned(), false)]);
     assert_eq!(addresses(unassigned.address_changes()), []);
@@ -136,4 +136,79 @@ fn numbers_of_a_former_daemon_are_gone_on_with() {
     assert_eq!(next.numbers(), m.numbers());
     assert_eq!(states(&next), states(&m));
     assert_eq!(next.desired().services, m.desired().services, "connections go on to whom they went");
+}
+
+/// Another virtual router before all others, with a service of its own.
+fn put_another_before(c: &mut Config) {
+    let mut new = c.vrrp[0].clone();
+    (new.name, new.vrid) = ("w".into(), 52);
+    new.addresses[0].addr = "172.18.0.202".parse().unwrap();
+    c.vrrp.insert(0, new);
+    c.services.iter_mut().for_each(|s| s.router = s.router.map(|r| r + 1));
+    let mut service = c.services[1].clone();
+    (service.name, service.router) = ("c".into(), Some(0));
+    service.listen.first.set_ip("172.18.0.202".parse().unwrap());
+    c.services.push(service);
+}
+
+fn vips(m: &Model) -> Vec<(Addr, u32)> {
+    m.desired().vips.iter().map(|(addr, vip)| (*addr, vip.router)).collect()
+}
+
+const V: Addr = Addr::v4([172, 18, 0, 201]);
+const W: Addr = Addr::v4([172, 18, 0, 202]);
+
+#[test]
+fn a_router_that_is_put_before_the_others_begins_anew_and_they_keep_number_state_and_alarms() {
+    let mut m = all_up();
+    entered(&mut m, vrrp::State::Master);
+    m.address_changes();
+    let from = "172.18.0.8".parse().unwrap();
+    m.on_vrrp(&vrrp::Event::TwoOwners { router: 0, from, priority: 7 }, T);
+    let mut next = follow(&m, put_another_before);
+    let shown = next.snapshot(T);
+    let stands: Vec<_> = shown.vrrp.iter().map(|v| (v.name.as_str(), v.state.as_str())).collect();
+    assert_eq!(stands, [("w", "Init"), ("v", "Master")]);
+    assert_eq!(shown.alarm_list[0].router, "v");
+    assert_eq!((vips(&next), next.owned()), (vec![(V, 0), (W, 1)], vec![0]));
+    let routers: Vec<_> = next.desired().services.iter().map(|s| s.router).collect();
+    assert_eq!(routers, [0, 0, 1]);
+    assert_eq!(next.address_changes(), [], "what is there stays, and who has not spoken has nothing");
+    entered(&mut next, vrrp::State::Master);
+    let changes = next.address_changes();
+    assert_eq!((Addr::from(changes[0].addr), changes[0].present), (W, true));
+    assert_eq!(next.owned(), [1, 0]);
+}
+
+#[test]
+fn a_router_that_goes_is_answered_for_by_nobody_and_its_connections_are_not_reset() {
+    let mut m = follow(&all_up(), put_another_before);
+    m.config.services[2].sessions.drain = Then::Reset(Duration::ZERO);
+    entered(&mut m, vrrp::State::Master);
+    let now = Instant::now();
+    let without = |c: &mut Config| {
+        c.vrrp.remove(0);
+        c.services.pop();
+        c.services.iter_mut().for_each(|s| s.router = Some(0));
+    };
+    let mut next = follow(&m, without);
+    assert_eq!(m.routers_gone_in(next.config()), [(1, 0)]);
+    assert_eq!(vips(&next), [(V, 0), (W, 1)], "programs still swallow or relay what comes");
+    assert_eq!(next.departed().collect::<Vec<_>>(), [1]);
+    let later = now + Duration::from_secs(10);
+    assert_eq!(next.take_endings(later), [], "they may be another node's");
+    next.on_tick((later, T), |_| 0);
+    assert!(next.take_changed());
+    assert_eq!((vips(&next), next.departed().count()), (vec![(V, 0)], 0));
+    // Its address goes to the one that stays: that counts at once.
+    let mut moved = follow(&m, |c| {
+        without(c);
+        c.vrrp[0].addresses[0].addr = "172.18.0.202".parse().unwrap();
+    });
+    assert_eq!(vips(&moved), [(W, 0)]);
+    moved.on_tick((later, T), |_| 0);
+    assert_eq!(vips(&moved), [(W, 0)]);
+    // One that comes again has a number of its own.
+    let again = follow(&next, put_another_before);
+    assert_eq!(again.numbers().routers(), [2, 0]);
 }

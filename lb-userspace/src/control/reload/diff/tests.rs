@@ -81,3 +81,33 @@ fn each_kind_of_change_is_a_line() {
     );
     assert_eq!(lines("[service.web]", "[http]\nlisten = \"127.0.0.1:9112\"\n[service.web]"), ["+ http"]);
 }
+
+#[test]
+fn routers_and_groups_that_come_and_go_are_lines_whatever_their_places_are() {
+    let more = "[vrrp.other]\ninterface = \"eth0\"\nvirtual_router_id = 52\npriority = 90\n\
+                virtual_ipaddress = [\"172.18.0.209\"]\n[vrrp.vip]";
+    assert_eq!(
+        lines("[vrrp.vip]", more),
+        ["+ vrrp other: virtual_router_id 52 on eth0, priority 90, 172.18.0.209, begins as Backup"]
+    );
+    let grouped = format!("[sync_group.g]\ngroup = [\"other\", \"vip\"]\n{more}");
+    let (one, two, three) = (
+        parse(FILE),
+        parse(&FILE.replacen("[vrrp.vip]", more, 1)),
+        parse(&FILE.replacen("[vrrp.vip]", &grouped, 1)),
+    );
+    let lines = |old: &Config, new: &Config| -> Vec<_> {
+        diff(old, &crate::control::reload::align::align(old, new.clone()).unwrap())
+            .iter()
+            .map(Change::to_string)
+            .collect()
+    };
+    assert_eq!(lines(&two, &three), ["+ sync_group g: other vip"]);
+    assert_eq!(
+        lines(&three, &one),
+        [
+            "- vrrp other: gives its addresses up, its connections are another node's or forgotten",
+            "- sync_group g"
+        ]
+    );
+}
