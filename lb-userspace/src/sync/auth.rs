@@ -178,14 +178,20 @@ impl Session {
 
     /// Opens a datagram that came from the peer's address.
     pub fn open(&mut self, datagram: &[u8], keys: &Keys) -> Result<Opened, Refusal> {
-        let opened = self.judge(datagram, keys);
+        self.open_beside(datagram, keys, false)
+    }
+
+    /// Likewise; `lives`: the peer's present run was heard a moment ago. Then another one that knows this node's run is one from before,
+    /// whose datagram was a long time on its way: believed, it would end the present one for good.
+    pub fn open_beside(&mut self, datagram: &[u8], keys: &Keys, lives: bool) -> Result<Opened, Refusal> {
+        let opened = self.judge(datagram, keys, lives);
         if let Err(refusal) = &opened {
             *self.refused.entry(*refusal).or_default() += 1;
         }
         opened
     }
 
-    fn judge(&mut self, datagram: &[u8], keys: &Keys) -> Result<Opened, Refusal> {
+    fn judge(&mut self, datagram: &[u8], keys: &Keys, lives: bool) -> Result<Opened, Refusal> {
         let (head, body) = verified(datagram, keys)?;
         // Before anything is believed of it: what was not understood is not taken as seen either.
         let message = Message::decode(head.kind, body).map_err(|_| Refusal::Malformed)?;
@@ -201,6 +207,9 @@ impl Session {
                 }
                 self.candidate = head.from;
                 return Ok(Opened { stamp: 0, begins: false, greet: true, message: None });
+            }
+            if self.peer.is_some() && lives {
+                return Err(Refusal::StaleSession);
             }
             self.begin(head.from);
             self.take(head.sequence)?;

@@ -36,6 +36,9 @@ const HANDED: u8 = 3;
 /// A backend whose SYN-ACK is not acknowledged has sent it again within this time: the third time after 7 s (Linux).
 const ANSWERED_AGAIN: Duration = Duration::from_secs(10);
 
+/// A run of a peer's that is silent for so long may have been succeeded by another: two signs of life are missing.
+const SUCCEEDS: Duration = HELLO.saturating_mul(2);
+
 /// SYN-ACKs that are taken in between two turns.
 const MOST_HELD: usize = 1024;
 
@@ -185,7 +188,8 @@ impl Node {
             self.strangers += 1;
             return;
         };
-        let Ok(opened) = link.session.open(datagram, &self.keys) else { return };
+        let lives = link.peer.heard().is_some_and(|at| now < at + SUCCEEDS);
+        let Ok(opened) = link.session.open_beside(datagram, &self.keys, lives) else { return };
         if opened.begins {
             link.peer.forget();
         }

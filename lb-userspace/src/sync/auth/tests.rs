@@ -123,3 +123,16 @@ fn a_session_survives_neither_end_starting_anew_at_once() {
     assert!(a.open(&b.seal(&hello(), &k), &k).expect("an answer").begins);
     assert!(b.open(&a.seal(&news(1), &k), &k).expect("any message shows it").begins);
 }
+
+#[test]
+fn a_run_before_the_present_one_does_not_end_that_however_late_it_is_heard() {
+    let k = keys(&[1]);
+    let [mut a, mut b1, mut b2] = [1, 2, 3].map(Session::new);
+    // The first run has heard of a, and what it says then is long on its way.
+    let _ = b1.open(&a.seal(&hello(), &k), &k);
+    let delayed = b1.seal(&news(1), &k);
+    let _ = b2.open(&a.seal(&hello(), &k), &k);
+    assert!(a.open(&b2.seal(&hello(), &k), &k).expect("the present run").begins);
+    assert_eq!(refused(a.open_beside(&delayed, &k, true)), Refusal::StaleSession);
+    assert!(a.open(&b2.seal(&news(2), &k), &k).is_ok(), "the present run goes on");
+}
