@@ -70,6 +70,9 @@ pub struct Flow {
     pub snat_port: Port,
     /// Boottime of the last packet of either direction, ns; while an answer is waited for ([`ASKED`]), of the question.
     pub seen: u64,
+    /// Nothing; it moves those behind it.
+    #[cfg(feature = "other-layout")]
+    pub spare: u64,
     /// Boottime of the first packet, s.
     pub born: u32,
     /// Its place among half-open flows (`half_open`), 0 once it is established.
@@ -107,6 +110,11 @@ pub struct Flow {
     /// The longest IP packet, in bytes, that is simply sent on, in either direction; 0: any. [`DETOUR`]: none.
     pub mtu: u16,
 }
+#[cfg(feature = "other-layout")]
+layout!(Flow = 136: client, vip, backend, snat, client_port, vip_port, backend_port, snat_port, seen, spare, born, place, pool,
+    service, backend_id, router, client_if, backend_if, client_next, backend_next, addr_delta, port_delta, generation, proto,
+    stage, flags, mode, mtu);
+#[cfg(not(feature = "other-layout"))]
 layout!(Flow = 128: client, vip, backend, snat, client_port, vip_port, backend_port, snat_port, seen, born, place, pool, service,
     backend_id, router, client_if, backend_if, client_next, backend_next, addr_delta, port_delta, generation, proto,
     stage, flags, mode, mtu);

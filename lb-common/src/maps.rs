@@ -1,7 +1,7 @@
 //! Names and capacities of the maps: the schema that programs, daemon and a status command after a crash share.
 
-/// Number of the map layout. A daemon refuses pins of another number.
-pub const SCHEMA: u32 = 6;
+/// Number of the map layout. What maps of another number hold is brought over by their description (`describe`).
+pub const SCHEMA: u32 = if cfg!(feature = "other-layout") { 1006 } else { 6 };
 
 /// `Addr → Vip`: virtual addresses.
 pub const VIPS: &str = "VIPS";
@@ -50,6 +50,8 @@ pub const FRAGMENTS: &str = "FRAGMENTS";
 pub const HALF_OPEN: &str = "HALF_OPEN";
 /// `0 → Build`: whose programs run.
 pub const BUILD: &str = "BUILD";
+/// `0 → Text`: what the maps beside it look like, for later releases (`describe`).
+pub const LAYOUT: &str = "LAYOUT";
 /// `u32 ifindex → Interface`.
 pub const INTERFACES: &str = "INTERFACES";
 /// `0 → Settings`.
@@ -115,9 +117,14 @@ pub enum Tail {
 
 /// Slots of [`TAILS`].
 pub const TAIL_SLOTS: usize = 16;
+/// The slot of the program that was attached before, while flows are brought over from its maps: it is asked about packets of flows
+/// that are not known here. Empty at all other times.
+pub const FORMER: u32 = 14;
+/// Likewise, for as long as it opens the new flows, too.
+pub const FORMER_OPENS: u32 = 15;
 
 /// All maps that a later daemon adopts.
-pub const ALL: [&str; 37] = [
+pub const ALL: [&str; 38] = [
     VIPS,
     LEASES,
     SERVICES,
@@ -143,6 +150,7 @@ pub const ALL: [&str; 37] = [
     INTERFACES,
     SETTINGS,
     BUILD,
+    LAYOUT,
     SERVICE_STATS,
     BACKEND_STATS,
     LATENCY,
@@ -158,7 +166,7 @@ pub const ALL: [&str; 37] = [
 ];
 
 /// Virtual addresses.
-pub const MAX_VIPS: usize = 1024;
+pub const MAX_VIPS: usize = if cfg!(feature = "other-layout") { 1000 } else { 1024 };
 /// Virtual routers.
 pub const MAX_ROUTERS: usize = 256;
 /// Services.

@@ -15,6 +15,9 @@ layout!(Traffic = 16: packets, bytes);
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ServiceStats {
+    /// Nothing; it moves those behind it.
+    #[cfg(feature = "other-layout")]
+    pub spare: u64,
     /// New flows.
     pub flows: u64,
     /// Refused for want of a backend, a known flow, a place in the table or a source port: TCP with RST, UDP in silence.
@@ -34,6 +37,9 @@ pub struct ServiceStats {
     /// Backend to client.
     pub reverse: Traffic,
 }
+#[cfg(feature = "other-layout")]
+layout!(ServiceStats = 96: spare, flows, refused, displaced, ports_exhausted, table_full, denied, limited, forward, reverse);
+#[cfg(not(feature = "other-layout"))]
 layout!(ServiceStats = 88: flows, refused, displaced, ports_exhausted, table_full, denied, limited, forward,
     reverse);
 

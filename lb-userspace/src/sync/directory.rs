@@ -139,8 +139,6 @@ pub fn fill(record: &Record, at: &Place, path: &Path, generation: u16, now: u64)
         snat_port: record.snat_port,
         seen: seen(record, now),
         born: (now / 1_000_000_000).saturating_sub(record.life_s.into()) as u32,
-        place: 0,
-        pool: 0,
         service: at.service,
         backend_id: at.backend,
         router: at.router,
@@ -163,6 +161,8 @@ pub fn fill(record: &Record, at: &Place, path: &Path, generation: u16, now: u64)
         flags: record.fins | TIMED | REPLICATED | if record.stage == Stage::SynSent { ADOPTED } else { 0 },
         mode: record.mode as u8,
         mtu: path.least,
+        // It is in no place, and from no pool.
+        ..Flow::default()
     };
     if flow.mode() == Mode::Tunnel || flow.is_mixed() {
         flow.mtu = DETOUR;
