@@ -12,7 +12,7 @@ use lb_common::{
     addr::{PROTO_TCP, PROTO_UDP, Port},
     flow::{FORWARD, FlowRef, Stage},
     fragment::{FragmentKey, FragmentRef, TIMEOUT_NS},
-    maps::Tail,
+    maps::{FORMER, Tail},
     mode::Mode,
     reason::Reason,
 };
@@ -297,6 +297,7 @@ fn following<P: Packet, T: Tables>(ip: &Ip, chain: &Chain, p: &P, t: &T, at: &Ar
         let reason = if r.flow.direction == FORWARD { Reason::Forwarded } else { Reason::Returned };
         return Plan::to_backend(reason, r.flow.slot, r.flow.direction, f.mode());
     }
+    p.leave_to(FORMER);
     service::unserved(ip, Plan::drop(unknown), p, t, at)
 }
 

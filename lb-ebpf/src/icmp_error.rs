@@ -13,7 +13,7 @@ use lb_common::{
     addr::{Addr, PROTO_TCP, PROTO_UDP, Port},
     checksum::{delta, fold, sum_addr, sum2, update},
     flow::{FORWARD, Flow, FlowKey, REVERSE, Stage},
-    maps::Tail,
+    maps::{FORMER, Tail},
     mode::Mode,
     reason::Reason,
 };
@@ -60,6 +60,7 @@ pub fn handle<P: Packet, T: Tables>(p: &mut P, t: &T, at: &Arrival) -> Result<Ve
     let quotes = quotation(p, &ip, &mut quoted);
     let mut plan = if quotes.is_ok() { about_flow(&ip, &quoted, p, t, at) } else { Plan::undecided() };
     if plan.step == Step::Undecided {
+        p.leave_to(FORMER);
         // One place for all: each would take its part of the stack.
         let plain = match quotes {
             Err(Reason::Malformed) => Plan::drop(Reason::Malformed),

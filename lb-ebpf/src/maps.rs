@@ -39,6 +39,7 @@ use lb_common::{
     service::{Backend, Interface, Path, Service, ServiceKey, Vip},
     settings::Settings,
     stats::{BackendStats, ServiceStats},
+    text::LayoutText,
 };
 use lb_ebpf::{
     handshake::Block,
@@ -110,6 +111,8 @@ static INTERFACES: HashMap<u32, Interface, MAX_INTERFACES> = HashMap::new();
 static SETTINGS: Array<Settings, 1> = Array::new();
 #[btf_map]
 static BUILD: Array<Build, 1> = Array::new();
+#[btf_map]
+static LAYOUT: Array<LayoutText, 1> = Array::new();
 #[btf_map]
 static SERVICE_STATS: PerCpuArray<ServiceStats, MAX_SERVICES> = PerCpuArray::new();
 #[btf_map]
@@ -201,6 +204,13 @@ static TAILS: ProgramArray<TAIL_SLOTS> = ProgramArray::new();
 pub fn tail_call<C: EbpfContext>(ctx: &C, tail: Tail) {
     // SAFETY: the other program is of the same type, and nothing here waits to be dropped.
     unsafe { TAILS.tail_call(ctx, tail as u32) };
+}
+
+/// Likewise in the program in a slot that is mostly empty: [`FORMER`](lb_common::maps::FORMER).
+#[inline(always)]
+pub fn leave_to<C: EbpfContext>(ctx: &C, slot: u32) {
+    // SAFETY: likewise.
+    unsafe { TAILS.tail_call(ctx, slot) };
 }
 
 const EEXIST: i32 = 17;

@@ -80,6 +80,11 @@ pub trait Packet {
     /// Whether this node's own stack has a TCP socket for a frame with these ends.
     fn has_socket(&self, ends: &FlowKey) -> bool;
 
+    /// Leaves the frame to the program in this slot of `TAILS` (`maps::FORMER`, `maps::FORMER_OPENS`): does not come back if there is
+    /// one, and that decides all about the frame, which nothing may have been done to or counted. There is one only while flows are
+    /// brought over from another layout of the maps.
+    fn leave_to(&self, slot: u32);
+
     /// Tells the program that the frame is left to.
     fn hand_on(&mut self, words: [u32; 2]);
 

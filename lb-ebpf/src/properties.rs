@@ -12,6 +12,7 @@ use lb_common::{
     flow::{FORWARD, Flow, FlowKey, REVERSE, Stage},
     half_open,
     lease::Lease,
+    maps::{FORMER, FORMER_OPENS},
     occupancy::of_service,
     reason::Reason,
     schedule::{self, Scheduler},
@@ -384,6 +385,23 @@ fn check_emitted(frame: &[u8]) {
     assert_eq!(found, sum.expect("short"));
 }
 
+/// While flows are brought over from other maps, the program that has those decides about what no flow is known for here, and
+/// about nothing else.
+fn check_offered(b: &Buffer, reason: Reason) {
+    let offered = b.offered.borrow();
+    match reason {
+        Reason::Forwarded | Reason::Returned => assert!(offered.is_empty(), "{reason:?}: {offered:?}"),
+        Reason::NewFlow | Reason::Redispatched => {
+            assert!(
+                !offered.is_empty() && offered.iter().all(|s| *s == FORMER_OPENS),
+                "{reason:?}: {offered:?}"
+            );
+        }
+        Reason::UnknownFlow | Reason::NotVirtual => assert_eq!(*offered, [FORMER], "{reason:?}"),
+        _ => {}
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(512))]
 
@@ -402,6 +420,7 @@ proptest! {
                 Action::Pass => prop_assert_eq!(&b.bytes, &frame(packet), "a passed packet is left as it was"),
                 Action::Drop => {}
             }
+            check_offered(&b, v.reason);
             check_pairs(&m);
             check_counts(&m);
         }

@@ -3,6 +3,7 @@
 use lb_common::{
     addr::{Addr, Port},
     flow::FORWARD,
+    maps::{FORMER, FORMER_OPENS},
     mode::Mode,
     reach::{NO_ROUTER, RangeKey},
     reason::{Kind, Reason},
@@ -22,7 +23,11 @@ use crate::{
 /// Decides about an IP packet that belongs to no known flow.
 #[inline(always)]
 pub fn decide<P: Packet, T: Tables>(ip: &Ip, p: &P, t: &T, at: &Arrival) -> Plan {
-    let Some(vip) = t.vip(&ip.key.dst) else { return Plan::pass(Reason::NotVirtual) };
+    let Some(vip) = t.vip(&ip.key.dst) else {
+        // What a backend sends to an address of the node's own may be of a flow that is still to be brought over.
+        p.leave_to(FORMER);
+        return Plan::pass(Reason::NotVirtual);
+    };
     let router = vip.router;
     let right = ownership::right_to_begin(p, t, router, at.now);
     if !matches!(right, Right::Owner | Right::Delegate) {
@@ -62,6 +67,10 @@ fn owned<P: Packet, T: Tables>(ip: &Ip, vip: &Vip, p: &P, t: &T, at: &Arrival) -
 #[inline(always)]
 fn connection<P: Packet, T: Tables>(ip: &Ip, vip: &Vip, p: &P, t: &T, at: &Arrival) -> Plan {
     let service = named(&ip.key.dst, ip.key.proto, ip.key.dport, t);
+    // What opens no flow may be of one that is still to be brought over from the program before.
+    if service.is_none() || ip.payload == Payload::Tcp && !ip.tcp.opens() && t.flow_ref(&ip.key).is_none() {
+        p.leave_to(FORMER);
+    }
     // One place for all that is refused: each would take its part of the stack.
     let reason = match service {
         Some(service) => match served(ip, service, p, t, at) {
@@ -99,6 +108,7 @@ fn served<P: Packet, T: Tables>(
     if ip.ttl <= 1 {
         return Ok(Plan::drop(Reason::TtlExpired));
     }
+    p.leave_to(FORMER_OPENS);
     let mut unreached = 0;
     match open(ip, service, &mut unreached, p, t, at) {
         Ok(slot) => {

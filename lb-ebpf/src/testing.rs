@@ -54,6 +54,8 @@ pub struct Buffer {
     pub noted: [u32; 2],
     /// Whether the node's own stack has a socket for it.
     pub socket: bool,
+    /// The slots of programs that it would have been left to, had they been there.
+    pub offered: RefCell<Vec<u32>>,
 }
 
 impl Buffer {
@@ -67,6 +69,7 @@ impl Buffer {
             handed: [0; 2],
             noted: [0; 2],
             socket: false,
+            offered: RefCell::default(),
         }
     }
 
@@ -171,6 +174,10 @@ impl Packet for Buffer {
 
     fn has_socket(&self, _: &FlowKey) -> bool {
         self.socket
+    }
+
+    fn leave_to(&self, slot: u32) {
+        self.offered.borrow_mut().push(slot);
     }
 
     fn hand_on(&mut self, words: [u32; 2]) {

@@ -25,6 +25,8 @@ use lb_ebpf::{
 };
 use network_types::{eth::EtherType, tcp::TcpHdr};
 
+use crate::maps;
+
 /// `BPF_F_PSEUDO_HDR`: the changed words are part of the pseudo-header, so that frames whose checksum is completed
 /// later (CHECKSUM_PARTIAL) need them too.
 const PSEUDO_HEADER: u64 = 1 << 4;
@@ -293,6 +295,11 @@ impl Packet for Frame<'_> {
     #[inline(always)]
     fn has_socket(&self, ends: &FlowKey) -> bool {
         has_socket(self.ctx.skb.skb, ends)
+    }
+
+    #[inline(always)]
+    fn leave_to(&self, slot: u32) {
+        maps::leave_to(self.ctx, slot);
     }
 
     #[inline(always)]

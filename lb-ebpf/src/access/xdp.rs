@@ -193,6 +193,9 @@ impl Packet for Frame<'_> {
     }
 
     #[inline(always)]
+    fn leave_to(&self, _: u32) {}
+
+    #[inline(always)]
     fn hand_on(&mut self, words: [u32; 2]) {
         self.handed = words;
     }
