@@ -19,7 +19,9 @@ fn main() {
         assert!(named.is_file(), "VIPLB_BPF_OBJECT names {}, which is not a file", named.display());
         named
     } else {
-        let object = target_dir(&out_dir).join("bpf/viplb.bpf.o");
+        let other = env::var_os("CARGO_FEATURE_OTHER_LAYOUT").is_some();
+        let name = if other { "viplb-other-layout.bpf.o" } else { "viplb.bpf.o" };
+        let object = target_dir(&out_dir).join("bpf").join(name);
         if let Err(error) = hold_place(&object) {
             panic!("cannot write {}: {error}", object.display());
         }

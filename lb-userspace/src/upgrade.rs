@@ -12,6 +12,7 @@ use std::{
     },
     path::Path,
     process::{self, Stdio},
+    sync::atomic::{AtomicBool, Ordering},
     time::Duration,
 };
 
@@ -74,9 +75,17 @@ pub fn exec(program: &Path) -> anyhow::Error {
     anyhow::Error::from(next.exec()).context(format!("cannot go on as {}", program.display()))
 }
 
+static TRIED: AtomicBool = AtomicBool::new(false);
+
+/// Whether the program before this one has tried it.
+pub fn has_been_tried() -> bool {
+    TRIED.load(Ordering::Relaxed)
+}
+
 /// The program that this one came after, which is not to be asked a second time. Called once, before there are threads.
 pub fn predecessor() -> Option<fs::File> {
     let fd: i32 = env::var(FALLBACK).ok()?.parse().ok()?;
+    TRIED.store(true, Ordering::Relaxed);
     // SAFETY: no other thread reads or writes the environment yet.
     unsafe { env::remove_var(FALLBACK) };
     let exe = fs::File::open(format!("/proc/self/fd/{fd}")).ok();

@@ -32,6 +32,12 @@ pub const AUTH_PASS: &str = "123456";
 const READY_LIMIT: Duration = Duration::from_secs(60);
 const ASK_LIMIT: Duration = Duration::from_millis(300);
 
+/// The daemon whose maps have another layout, beside the daemon; none if it is not built.
+pub fn other_layout() -> Option<PathBuf> {
+    let path = binary().ok()?.with_file_name("viplb-other-layout");
+    path.is_file().then_some(path)
+}
+
 /// The daemon's binary: `VIPLB_BIN`, else beside the running program (or one directory up, for tests).
 pub fn binary() -> Result<PathBuf> {
     if let Some(named) = std::env::var_os("VIPLB_BIN") {

@@ -8,7 +8,7 @@ use std::{
     io::{self, Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
     os::unix::fs::OpenOptionsExt,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::{
         Arc,
@@ -77,6 +77,11 @@ impl Hosts {
         Some(Self { name, dir, spaces: Vec::new(), _bpffs: bpffs })
     }
 
+    /// What the names of all its nodes begin with.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// A new host.
     pub fn add(&mut self, host: &str) -> Netns {
         let space = Netns::create(format!("{}{host}", self.name)).expect("a namespace");
@@ -133,11 +138,16 @@ impl Hosts {
 
     /// Likewise while packets come and go, so that they cannot be accounted for.
     pub fn start_in_traffic(&self, host: &str, flows: u32, config: &str) -> Daemon {
+        self.start_build(&daemon::binary().expect("viplb is built"), host, flows, config)
+    }
+
+    /// Likewise of this build.
+    pub fn start_build(&self, program: &Path, host: &str, flows: u32, config: &str) -> Daemon {
         let node = format!("{}{host}", self.name);
         let file = self.configure(host, flows, config);
         let log = self.dir.join(format!("{host}.log"));
         let out = fs::File::options().create(true).append(true).open(&log).expect("a log");
-        let mut command = Command::new(daemon::binary().expect("viplb is built"));
+        let mut command = Command::new(program);
         command.arg("run").arg("-c").arg(&file).stdin(Stdio::null());
         command.stdout(out.try_clone().expect("a descriptor")).stderr(out);
         let mut child = self.host(host).spawn(command).expect("a daemon");
@@ -357,12 +367,21 @@ impl Daemon {
     /// If either fails.
     #[must_use]
     pub fn restarted(mut self, hosts: &Hosts, host: &str, flows: u32, config: &str) -> Self {
-        let out = self.viplb(&["stop", "--keep"]);
+        self.stop_for_another();
+        hosts.start_in_traffic(host, flows, config)
+    }
+
+    /// Stops for another one to go on; what it leaves is the other one's.
+    ///
+    /// # Panics
+    ///
+    /// If it does not.
+    pub fn stop_for_another(&mut self) {
+        // Long enough for starts on a machine that is busy.
+        let out = self.viplb(&["stop", "--keep", "--within", "120"]);
         assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
         self.ended();
-        // What it leaves is the other one's.
         self.node = String::new();
-        hosts.start_in_traffic(host, flows, config)
     }
 
     fn close_books(&mut self) -> anyhow::Result<()> {

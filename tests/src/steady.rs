@@ -87,6 +87,14 @@ impl Steady {
         self
     }
 
+    /// Datagrams from a host, each from a port of its own.
+    #[must_use]
+    pub fn with_new_datagrams(mut self, host: &Netns, to: SocketAddr) -> Self {
+        let host = host.clone();
+        self.spawn(move |stop, answered| host.run(|| new_datagrams(to, stop, answered)).expect("the host"));
+        self
+    }
+
     /// New connections from a host, one after the other, each with one request.
     pub fn with_new_connections(mut self, host: &Netns, to: SocketAddr) -> Self {
         let host = host.clone();
@@ -187,6 +195,31 @@ fn datagrams(socket: &UdpSocket, stop: &AtomicBool, answered: &AtomicU64) -> Tol
             _ => toll.lost += 1,
         }
         thread::sleep(Duration::from_millis(1));
+    }
+    toll
+}
+
+fn new_datagrams(to: SocketAddr, stop: &AtomicBool, answered: &AtomicU64) -> Toll {
+    let mut toll = Toll::default();
+    while !stop.load(Ordering::Relaxed) {
+        let asked = Instant::now();
+        let once = || -> std::io::Result<bool> {
+            let socket = UdpSocket::bind("0.0.0.0:0")?;
+            socket.connect(to)?;
+            socket.set_read_timeout(Some(LIMIT))?;
+            let (sent, mut back) = (request(toll.answered), [0; LENGTH]);
+            socket.send(&sent)?;
+            socket.recv(&mut back)?;
+            Ok(back == sent)
+        };
+        if once().unwrap_or(false) {
+            toll.answered += 1;
+            answered.fetch_add(1, Ordering::Relaxed);
+            toll.longest = toll.longest.max(asked.elapsed());
+        } else {
+            toll.lost += 1;
+        }
+        thread::sleep(Duration::from_millis(5));
     }
     toll
 }

@@ -109,12 +109,22 @@ impl Compiler {
 
 /// Builds the objects and puts the daemon's where the daemon's build embeds it; untouched when nothing changed.
 pub fn build(paths: &Paths) -> Result<()> {
-    let (compiler, linker) = tools()?;
-    process::run(compiler.cargo(paths, &linker).arg("build").args(compiler.selection()))
-        .context("the packet programs do not build")?;
-    let built = paths.bpf_target().join(TARGET).join("release");
+    let built = compile(paths, &[])?;
     publish(&built.join(BIN), &paths.bpf_object())?;
     publish(&built.join(BENCH_BIN), &paths.bench_object())
+}
+
+/// Builds the object whose maps have another layout, for the daemon that tests go over to and come back from.
+pub fn build_other_layout(paths: &Paths) -> Result<()> {
+    let built = compile(paths, &["--features", "other-layout"])?;
+    publish(&built.join(BIN), &paths.other_layout_object())
+}
+
+fn compile(paths: &Paths, features: &[&str]) -> Result<PathBuf> {
+    let (compiler, linker) = tools()?;
+    process::run(compiler.cargo(paths, &linker).arg("build").args(compiler.selection()).args(features))
+        .context("the packet programs do not build")?;
+    Ok(paths.bpf_target().join(TARGET).join("release"))
 }
 
 /// Runs clippy over the entry points, warnings denied.

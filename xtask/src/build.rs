@@ -15,6 +15,9 @@ pub struct Options {
     /// Optimise fully, for production and measurements
     #[arg(long)]
     release: bool,
+    /// Build the daemon whose maps have another layout, too: tests go over to it and come back
+    #[arg(long)]
+    other_layout: bool,
     #[command(flatten)]
     install: install::Options,
 }
@@ -22,6 +25,9 @@ pub struct Options {
 /// Runs the subcommand.
 pub fn run(paths: &Paths, options: Options) -> Result<()> {
     install::ensure(paths, Purpose::Build, options.install)?;
+    if options.other_layout {
+        other_layout(paths)?;
+    }
     all(paths, options.release)
 }
 
@@ -35,6 +41,13 @@ pub fn all(paths: &Paths, release: bool) -> Result<()> {
 pub fn daemon(paths: &Paths, release: bool) -> Result<()> {
     bpf::build(paths)?;
     userspace(paths, &["--package", "lb-userspace", "--bins"], release)
+}
+
+/// The daemon whose maps have another layout. It shares all but this workspace's own crates with the daemon.
+pub fn other_layout(paths: &Paths) -> Result<()> {
+    bpf::build_other_layout(paths)?;
+    let features = ["--features", "other-layout", "--bin", "viplb-other-layout"];
+    userspace(paths, &[&["--package", "lb-userspace"], &features[..]].concat(), false)
 }
 
 fn userspace(paths: &Paths, selection: &[&str], release: bool) -> Result<()> {

@@ -46,6 +46,11 @@ impl Paths {
         self.bpf_target().join("viplb.bpf.o")
     }
 
+    /// Likewise, of the daemon whose maps have another layout.
+    pub fn other_layout_object(&self) -> PathBuf {
+        self.bpf_target().join("viplb-other-layout.bpf.o")
+    }
+
     /// The programs that `cargo xtask bench program` measures beside.
     pub fn bench_object(&self) -> PathBuf {
         self.bpf_target().join("viplb-bench.bpf.o")

@@ -23,6 +23,9 @@ const PROGRAMS_LIMIT: Duration = Duration::from_secs(5 * 60);
 /// For each test binary: the clusters it raises take about 15 s apiece.
 const LAB_LIMIT: Duration = Duration::from_secs(15 * 60);
 
+/// In the names of tests that need the daemon whose maps have another layout, which takes a minute to build.
+const OTHER_LAYOUT: &str = "migrat";
+
 /// Run the tests and print one summary; fails too if some could not run
 #[derive(Debug, clap::Args)]
 pub struct Options {
@@ -136,6 +139,11 @@ fn prepare(paths: &Paths, groups: &[&Group], options: &Options) -> Result<()> {
     let purpose = if options.allow_missing && options.install.no_install { Purpose::Build } else { purpose };
     install::ensure(paths, purpose, options.install)?;
     fresh_log_dir(&paths.test_logs())?;
+    if groups.iter().any(|group| group.choice == Choice::Lab && group.obstacle().is_none())
+        && options.filter.as_deref().is_none_or(|filter| filter.contains(OTHER_LAYOUT))
+    {
+        build::other_layout(paths)?;
+    }
     build::all(paths, false)?;
     let mut compile = process::cargo(paths);
     process::run(compile.args(["test", "--no-run"])).context("the unit tests do not build")?;

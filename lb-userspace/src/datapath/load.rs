@@ -6,6 +6,7 @@
 use std::{
     fs,
     os::fd::{AsFd, AsRawFd},
+    path::PathBuf,
 };
 
 use anyhow::{Context, Result, bail};
@@ -22,13 +23,13 @@ use lb_common::{
 use tokio::io::unix::AsyncFd;
 
 use super::{
-    alive::Alive, attach, build, flows::Collector, maps::Maps, pins::Pins, ports::Pools, tables::Tables,
-    tails, xdp,
+    alive::Alive, attach, build, flows::Collector, layouts, maps::Maps, migrate::Migration, pins::Pins,
+    ports::Pools, programs, tables::Tables, tails, xdp,
 };
 use crate::{
     config::model::{Hook, Hooks},
     log::DatapathLog,
-    units,
+    units, upgrade,
 };
 
 pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/viplb.bpf.o"));
@@ -100,9 +101,12 @@ impl Datapath {
         if OBJECT.is_empty() {
             bail!("this viplb was built without its packet programs: build it with `cargo xtask build`");
         }
+        // Refuses what it cannot read before anything is touched.
+        let migration = Migration::find(pins)?;
         let adopted = pins.maps().exists();
-        if adopted {
-            // Refuses another schema before anything is touched.
+        if migration.is_some() && !upgrade::has_been_tried() {
+            programs::test().context("the packet programs of this build do not work here")?;
+        } else if adopted && migration.is_none() {
             let rings = Maps::open(pins)?.rings.len();
             if rings < sizes.ring_slots {
                 bail!(
@@ -112,43 +116,37 @@ impl Datapath {
                 );
             }
         }
-        let opened = Self::load(pins, interfaces, &hooks.into(), sizes, adopted);
+        let opened = Self::load(pins, interfaces, &hooks.into(), sizes, (adopted, migration));
         if opened.is_err() && !adopted {
             let _ = pins.remove();
         }
         opened
     }
 
-    fn load(pins: &Pins, interfaces: &[String], hooks: &Hooks, sizes: Sizes, adopted: bool) -> Result<Self> {
+    fn load(
+        pins: &Pins,
+        interfaces: &[String],
+        hooks: &Hooks,
+        sizes: Sizes,
+        (adopted, migration): (bool, Option<Migration>),
+    ) -> Result<Self> {
         for dir in [pins.maps(), pins.links()] {
             fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
         }
-        let mut ebpf = load_object(pins, sizes)?;
+        let (mut ebpf, attached, tails) = match migration {
+            None => {
+                let (mut ebpf, tails) = load_programs(pins, sizes, || layouts::tell(pins))?;
+                let attached = attach_all(&mut ebpf, pins, interfaces, hooks)?;
+                (ebpf, attached, tails)
+            }
+            Some(migration) => load_beside(pins, interfaces, hooks, sizes, migration)?,
+        };
         forward_log(&mut ebpf);
-        let mut maps = Maps::open(pins)?;
+        let maps = Maps::open(pins)?;
         let places = maps.half_open.len() - 1;
         let capacity = maps.flows.len() - places;
-        fill_free_slots(&mut maps, capacity, places)?;
         let pools = maps.port_pools.len();
         tell_capacity(pins, capacity, sizes.flows, pools);
-        let mut attached = Vec::new();
-        for program in PROGRAMS.iter().map(|(name, ..)| *name).chain(tails::PROGRAMS.map(|(_, name)| name)) {
-            classifier(&mut ebpf, program)?
-                .load()
-                .with_context(|| format!("the kernel refused the packet program {program}"))?;
-        }
-        xdp::load(&mut ebpf)?;
-        let tails = tails::enter(&mut ebpf, pins)?;
-        for interface in interfaces {
-            let wanted = hooks.of(interface);
-            let (hook, why) = attach::choose(wanted);
-            for (program, direction, attach_type) in directions(interface) {
-                let program = classifier(&mut ebpf, program)?;
-                attach::attach(program, pins, interface, direction, attach_type, hook)
-                    .with_context(|| format!("cannot attach to {interface} ({hook} {direction})"))?;
-            }
-            attached.push(Attached { interface: interface.clone(), hook, why, wanted, ways: Vec::new() });
-        }
         let port_pools = Pools::open(pins, &maps)?;
         // Only now does no program of a former daemon go on in its own tails any more.
         tails::remove_others(pins, &tails)?;
@@ -222,6 +220,69 @@ impl Datapath {
         let pins = self.pins.clone();
         drop(self);
         pins.remove().with_context(|| format!("cannot remove {}", pins.root.display()))
+    }
+}
+
+/// Loads maps and programs; gives the pin of the programs' tails. `ready`: the maps are there, and no program uses them yet.
+fn load_programs(pins: &Pins, sizes: Sizes, ready: impl FnOnce() -> Result<()>) -> Result<(Ebpf, PathBuf)> {
+    let mut ebpf = load_object(pins, sizes)?;
+    ready()?;
+    let mut maps = Maps::open(pins)?;
+    let places = maps.half_open.len() - 1;
+    let capacity = maps.flows.len() - places;
+    fill_free_slots(&mut maps, capacity, places)?;
+    for program in PROGRAMS.iter().map(|(name, ..)| *name).chain(tails::PROGRAMS.map(|(_, name)| name)) {
+        classifier(&mut ebpf, program)?
+            .load()
+            .with_context(|| format!("the kernel refused the packet program {program}"))?;
+    }
+    xdp::load(&mut ebpf)?;
+    let tails = tails::enter(&mut ebpf, pins)?;
+    Ok((ebpf, tails))
+}
+
+fn attach_all(ebpf: &mut Ebpf, pins: &Pins, interfaces: &[String], hooks: &Hooks) -> Result<Vec<Attached>> {
+    let mut attached = Vec::new();
+    for interface in interfaces {
+        let wanted = hooks.of(interface);
+        let (hook, why) = attach::choose(wanted);
+        for (program, direction, attach_type) in directions(interface) {
+            let program = classifier(ebpf, program)?;
+            attach::attach(program, pins, interface, direction, attach_type, hook)
+                .with_context(|| format!("cannot attach to {interface} ({hook} {direction})"))?;
+        }
+        attached.push(Attached { interface: interface.clone(), hook, why, wanted, ways: Vec::new() });
+    }
+    Ok(attached)
+}
+
+/// Loads maps and programs beside those of another layout, and has them take their place. What fails before connections are being
+/// brought over leaves those as they were.
+fn load_beside(
+    pins: &Pins,
+    interfaces: &[String],
+    hooks: &Hooks,
+    sizes: Sizes,
+    migration: Migration,
+) -> Result<(Ebpf, Vec<Attached>, PathBuf)> {
+    let former = migration.former()?;
+    let load = || -> Result<_> {
+        migration.share()?;
+        let to = migration.to();
+        let (mut ebpf, tails) = load_programs(to, migration.sizes(sizes)?, || migration.copy_tables())?;
+        migration.ask_former(&former, &tails)?;
+        let attached = attach_all(&mut ebpf, pins, interfaces, hooks)?;
+        Ok((ebpf, attached, tails))
+    };
+    match load() {
+        Ok((ebpf, attached, tails)) => {
+            let tails = migration.finish(pins, &former, &tails)?;
+            Ok((ebpf, attached, tails))
+        }
+        Err(e) => {
+            migration.take_back(&former);
+            Err(e)
+        }
     }
 }
 

@@ -29,9 +29,14 @@ unsafe impl<T: Pod> Send for Mapped<T> {}
 impl<T: Pod> Mapped<T> {
     /// Maps the array pinned as `name`, which was made with `BPF_F_MMAPABLE` and holds `len` elements.
     pub(super) fn open(pins: &Pins, name: &str, len: u32) -> Result<Self> {
+        let data = MapData::from_pin(pins.map(name)).with_context(|| format!("map {name}"))?;
+        Self::of(&data, name, len)
+    }
+
+    /// Likewise an opened map.
+    pub(super) fn of(data: &MapData, name: &str, len: u32) -> Result<Self> {
         // The kernel spaces elements by eight bytes.
         const { assert!(size_of::<T>().is_multiple_of(8)) };
-        let data = MapData::from_pin(pins.map(name)).with_context(|| format!("map {name}"))?;
         // SAFETY: a new shared mapping of a map's descriptor, which the kernel refuses beyond the map's size.
         let p = unsafe {
             libc::mmap(

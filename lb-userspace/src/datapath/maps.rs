@@ -20,7 +20,7 @@ use lb_common::{
     stats::{BackendStats, ServiceStats},
 };
 
-use super::{access::Rules, pins::Pins, ranges::Ranges};
+use super::{access::Rules, layouts, pins::Pins, ranges::Ranges};
 
 /// Why a pinned map could not be used.
 #[derive(Debug, thiserror::Error)]
@@ -117,12 +117,13 @@ impl<T: TryFrom<Map, Error = MapError>> Open for T {}
 impl Maps {
     /// Opens the maps of a node and checks their schema.
     pub fn open(pins: &Pins) -> Result<Self, OpenError> {
-        let settings: Array<MapData, Settings> = array(pins, names::SETTINGS)?;
-        let found = settings.get(&0, 0).map_or(0, |s| s.schema);
+        // Before anything is taken for what it is not.
+        let found = layouts::schema(pins).unwrap_or(0);
         // 0: just created, the daemon writes its number next.
         if found != 0 && found != names::SCHEMA {
             return Err(OpenError::Schema { path: pins.maps(), found });
         }
+        let settings: Array<MapData, Settings> = array(pins, names::SETTINGS)?;
         Ok(Self {
             vips: hash(pins, names::VIPS)?,
             leases: array(pins, names::LEASES)?,

@@ -104,7 +104,7 @@ const TC_ACT_REDIRECT: i32 = 7;
 /// Loads the programs that this build carries into maps of their own, attaches none, and has them answer for a virtual address: only
 /// while there is a lease. Must be called within a tokio runtime.
 pub fn test() -> Result<()> {
-    let pins = Pins { root: PathBuf::from(format!("/sys/fs/bpf/viplb-test-{}", std::process::id())) };
+    let pins = Pins::at(PathBuf::from(format!("/sys/fs/bpf/viplb-test-{}", std::process::id())));
     let mut datapath = Datapath::open(&pins, &[], Hook::Auto, 64)?;
     let tested = answers(&mut datapath);
     let closed = datapath.close();
