@@ -33,6 +33,8 @@ pub struct Entry {
     pub scope: u16,
     /// Its bucket.
     pub bucket: u16,
+    /// Bytes that it takes in a message.
+    pub length: u8,
     /// Generation of the record.
     pub generation: u16,
     /// Stage and ends of the record.

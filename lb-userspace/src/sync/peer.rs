@@ -18,7 +18,7 @@ use super::{
     index::Stamp,
     pull::{Pull, Standing},
     table::{Flows, Table},
-    wire::{self, BUCKETS, Claim, FlowId, MAX_CLAIMS, Message, Record, SUMS, Summary},
+    wire::{self, BUCKETS, Claim, MAX_CLAIMS, Message, Record, SUMS, Summary},
 };
 use crate::vrrp::BootTime;
 
@@ -33,8 +33,10 @@ const GREETING_GAP: Duration = Duration::from_millis(20);
 /// A bucket's part goes out this often at most: 5,000 a second are some 125,000 flows, 4 s for half a million. Both nodes have
 /// something else to do meanwhile.
 const PACE: Duration = Duration::from_micros(200);
-/// What may be made up for of that after a pause.
-const BURST: Duration = Duration::from_millis(4);
+/// So long is saved up for at a time: each datagram by itself would wake both nodes as often, which costs more than what is in it.
+const BURST: Duration = Duration::from_millis(8);
+/// What may be made up for after a pause: this node's timers are a millisecond late or two.
+const ARREARS: Duration = Duration::from_millis(16);
 /// News that wait for a socket with room. Beyond, they are dropped, and found by their sums.
 const MOST_WAITING: usize = 8192;
 /// Buckets asked for that wait to be sent; asked again, they only cost time.
@@ -49,7 +51,7 @@ struct Part {
     bucket: u16,
     part: u16,
     parts: u16,
-    flows: Vec<(u32, FlowId)>,
+    slots: Vec<u32>,
 }
 
 /// What has been exchanged.
@@ -94,8 +96,9 @@ pub struct Peer {
     asked: VecDeque<(usize, u32, u16)>,
     /// Parts of the bucket that is being sent.
     parts: VecDeque<Part>,
-    /// When the next part may be sent.
+    /// When the next part may be sent, and whether a burst of them is under way.
     paced: BootTime,
+    bursts: bool,
     nonces: u32,
     /// Counters.
     pub exchanged: Exchanged,
@@ -118,6 +121,7 @@ impl Peer {
             asked: VecDeque::new(),
             parts: VecDeque::new(),
             paced: now,
+            bursts: false,
             nonces: 0,
             exchanged: Exchanged::default(),
         }
@@ -342,7 +346,8 @@ impl Peer {
     }
 
     fn next_part(&mut self, now: BootTime, table: &Table, flows: &impl Flows) -> Option<Message> {
-        if now < self.paced {
+        self.bursts = now >= self.next_burst();
+        if !self.bursts {
             return None;
         }
         while self.parts.is_empty() {
@@ -350,24 +355,23 @@ impl Peer {
             if !table.owns(i) {
                 continue;
             }
-            let (slots, records): (Vec<u32>, Vec<Record>) =
-                table.bucket(i, bucket, flows, now).into_iter().unzip();
-            let parts = wire::parts(&records);
-            let count = parts.len() as u16;
-            let mut slots = slots.into_iter();
-            for (part, records) in (0..).zip(parts) {
-                let flows = records.iter().map(|r| r.id);
-                let flows = slots.by_ref().zip(flows).collect();
-                self.parts.push_back(Part { scope: i, nonce, bucket, part, parts: count, flows });
+            let all = table.bucket_parts(i, bucket);
+            let parts = all.len() as u16;
+            for (part, slots) in (0..).zip(all) {
+                self.parts.push_back(Part { scope: i, nonce, bucket, part, parts, slots });
             }
         }
-        self.paced = self.paced.max(now - BURST) + PACE;
-        let Part { scope, nonce, bucket, part, parts, flows: wanted } = self.parts.pop_front()?;
-        let records: Vec<_> =
-            wanted.into_iter().filter_map(|(slot, id)| table.current(slot, &id, flows, now)).collect();
+        self.paced = self.paced.max(now - ARREARS) + PACE;
+        let Part { scope, nonce, bucket, part, parts, slots } = self.parts.pop_front()?;
+        let records = table.current(&slots, (scope, bucket), flows, now);
         self.exchanged.flows_sent += records.len() as u64;
         let scope = table.scopes[scope].addr;
         Some(Message::Bucket { scope, nonce, bucket, part, parts, flows: records })
+    }
+
+    /// When parts of buckets may be sent next.
+    fn next_burst(&self) -> BootTime {
+        if self.bursts { self.paced } else { self.paced + BURST }
     }
 
     /// When [`poll_message`](Self::poll_message) has something to say next.
@@ -379,7 +383,7 @@ impl Peer {
             // Whatever else is due, nobody is there to be asked or told.
             return self.hello_at;
         }
-        let paced = (!self.asked.is_empty() || !self.parts.is_empty()).then_some(self.paced);
+        let paced = (!self.asked.is_empty() || !self.parts.is_empty()).then(|| self.next_burst());
         let pulls = self.pulls.iter().enumerate().filter(|(i, _)| self.speaks_of(*i, now));
         let pulls = pulls.filter_map(|(_, pull)| pull.deadline());
         pulls.chain(paced).fold(self.hello_at, BootTime::min)

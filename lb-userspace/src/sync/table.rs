@@ -14,7 +14,7 @@ use lb_common::{
 
 use super::{
     index::{Entry, Index, Stamp},
-    wire::{FlowId, Op, Record, Summary, is_half_open},
+    wire::{FLOWS_ROOM, FlowId, Op, Record, Summary, is_half_open},
 };
 use crate::vrrp::BootTime;
 
@@ -284,20 +284,44 @@ impl Table {
         }
     }
 
-    /// The flows of a bucket, and the slots that they are in.
-    pub fn bucket(&self, scope: usize, bucket: u16, flows: &impl Flows, now: BootTime) -> Vec<(u32, Record)> {
-        let read = |slot: &u32| (*slot, Record::of(&flows.read(*slot), now.0));
-        let slots = self.index.slots(scope, bucket).iter().map(read);
-        slots.filter(|(_, record)| record.stage != Stage::Free).collect()
+    /// The slots of a bucket's flows, in parts that fit a message each; one empty part if there are none. No record is read for it.
+    pub fn bucket_parts(&self, scope: usize, bucket: u16) -> Vec<Vec<u32>> {
+        let (mut parts, mut length) = (vec![Vec::new()], 0);
+        for slot in self.index.slots(scope, bucket) {
+            let own = self.index.entry(*slot).map_or(0, |entry| usize::from(entry.length));
+            if length + own > FLOWS_ROOM {
+                parts.push(Vec::new());
+                length = 0;
+            }
+            length += own;
+            parts.last_mut().expect("one at least").push(*slot);
+        }
+        parts
     }
 
-    /// What is true of a flow now; `None` if it is not in that slot any more.
-    pub fn current(&self, slot: u32, id: &FlowId, flows: &impl Flows, now: BootTime) -> Option<Record> {
-        let flow = flows.read(slot);
-        let entry = self.index.entry(slot)?;
-        let record = Record::of(&flow, now.0);
-        let same = entry.generation == flow.generation && record.id == *id;
-        (same && record.stage != Stage::Free).then_some(record)
+    /// What is true now of the flows in these slots, as far as they are of that bucket. Such a one that has come meanwhile may not fit
+    /// any more: it has been told of by itself.
+    pub fn current(
+        &self,
+        slots: &[u32],
+        (scope, bucket): (usize, u16),
+        flows: &impl Flows,
+        now: BootTime,
+    ) -> Vec<Record> {
+        let (mut records, mut length) = (Vec::with_capacity(slots.len()), 0);
+        for slot in slots {
+            let Some(entry) = self.index.entry(*slot) else { continue };
+            if (usize::from(entry.scope), entry.bucket) != (scope, bucket) {
+                continue;
+            }
+            let flow = flows.read(*slot);
+            let fits = length + usize::from(entry.length) <= FLOWS_ROOM;
+            if fits && flow.generation == entry.generation && flow.stage() != Stage::Free {
+                length += usize::from(entry.length);
+                records.push(Record::of(&flow, now.0));
+            }
+        }
+        records
     }
 
     /// Takes an owner's word for a flow. `stamp` says where it stands in the order of what the peer said.
@@ -402,6 +426,7 @@ impl Table {
                 told: flow.seen,
                 scope: scope as u16,
                 bucket: record.bucket(),
+                length: record.length() as u8,
                 generation: flow.generation,
                 mark: mark(flow),
                 ..Entry::default()
