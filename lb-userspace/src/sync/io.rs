@@ -4,14 +4,15 @@
 //! part of it: the control loop has other things to do too.
 
 use std::{
-    io,
+    io::{self, IoSlice},
     net::{IpAddr, SocketAddr},
+    os::fd::AsRawFd,
     time::Duration,
 };
 
 use anyhow::{Context, Result};
 use nix::sys::socket::{
-    setsockopt,
+    ControlMessage, MsgFlags, SockaddrStorage, sendmsg, setsockopt,
     sockopt::{RcvBufForce, SndBufForce},
 };
 use socket2::{Domain, Protocol, Socket, Type};
@@ -48,8 +49,11 @@ pub struct Driver {
     listen: SocketAddr,
     events: AsyncFd<Events>,
     held: AsyncFd<HeldPackets>,
-    /// A datagram for which the socket had no room.
-    waiting: Option<(SocketAddr, Vec<u8>)>,
+    /// Datagrams that leave next, and the one that did not fit them.
+    train: Train,
+    next: Option<(SocketAddr, Vec<u8>)>,
+    /// Several datagrams leave by one system call.
+    trains: bool,
     /// There is more to do than a turn does.
     more: bool,
     /// Datagrams that the kernel would not send.
@@ -73,7 +77,9 @@ impl Driver {
             listen: config.listen,
             events,
             held,
-            waiting: None,
+            train: Train::default(),
+            next: None,
+            trains: true,
             more: true,
             unsent: 0,
         })
@@ -90,10 +96,7 @@ impl Driver {
             return Ok(());
         }
         let now = BootTime::now();
-        let wait = match &self.waiting {
-            Some(_) => NO_ROOM,
-            None => self.node.deadline(now).since(now),
-        };
+        let wait = if self.train.is_empty() { self.node.deadline(now).since(now) } else { NO_ROOM };
         tokio::select! {
             readable = self.socket.readable() => readable,
             // Cleared before the ring is read: what comes meanwhile wakes again.
@@ -166,21 +169,65 @@ impl Driver {
 
     /// Whether there is more.
     fn transmit(&mut self, flows: &impl Flows, now: BootTime) -> bool {
-        for _ in 0..PER_TURN {
-            let Some((to, datagram)) = self.waiting.take().or_else(|| self.node.poll_transmit(now, flows))
-            else {
-                return false;
-            };
-            match self.socket.try_send_to(&datagram, reachable(to, self.listen)) {
-                Ok(_) => {}
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                    self.waiting = Some((to, datagram));
-                    return false;
-                }
-                Err(_) => self.unsent += 1,
+        let mut sent = 0;
+        while sent < PER_TURN {
+            if self.train.is_empty() {
+                self.couple(flows, now);
             }
+            let Some(to) = self.train.to else { return false };
+            match self.send(to) {
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return false,
+                Err(e) if self.train.count > 1 && is_no_trains(&e) => {
+                    // A device on the way that cannot, or a smaller MTU: one by one they leave everywhere.
+                    self.trains = false;
+                    self.send_single(to);
+                }
+                Err(_) => self.unsent += self.train.count as u64,
+                Ok(()) => {}
+            }
+            sent += self.train.count;
+            self.train.clear();
         }
         true
+    }
+
+    /// Makes up the next train.
+    fn couple(&mut self, flows: &impl Flows, now: BootTime) {
+        while let Some((to, datagram)) = self.next.take().or_else(|| self.node.poll_transmit(now, flows)) {
+            if !self.train.takes(to, &datagram) {
+                self.next = Some((to, datagram));
+                return;
+            }
+            self.train.push(to, &datagram);
+            if !self.trains {
+                return;
+            }
+        }
+    }
+
+    fn send(&self, to: SocketAddr) -> io::Result<()> {
+        let (to, train) = (reachable(to, self.listen), &self.train);
+        if train.count == 1 {
+            return self.socket.try_send_to(&train.bytes, to).map(drop);
+        }
+        let length = train.length as u16;
+        let segments = [ControlMessage::UdpGsoSegments(&length)];
+        let (bytes, to) = ([IoSlice::new(&train.bytes)], SockaddrStorage::from(to));
+        let socket = self.socket.as_raw_fd();
+        self.socket.try_io(Interest::WRITABLE, || {
+            sendmsg(socket, &bytes, &segments, MsgFlags::empty(), Some(&to))
+                .map(drop)
+                .map_err(io::Error::from)
+        })
+    }
+
+    /// The datagrams of a train one by one; what finds no room is lost, and found by its sums.
+    fn send_single(&mut self, to: SocketAddr) {
+        for datagram in self.train.bytes.chunks(self.train.length) {
+            if self.socket.try_send_to(datagram, reachable(to, self.listen)).is_err() {
+                self.unsent += 1;
+            }
+        }
     }
 
     /// What is shown of it. Routers have numbers and names.
@@ -192,6 +239,58 @@ impl Driver {
             ..super::shown::of(&self.node, routers, BootTime::now())
         }
     }
+}
+
+/// Datagrams for one peer that leave by one system call, and pass the kernel as one packet up to the device (`UDP_SEGMENT`, Linux 4.18): all
+/// of one length, the last perhaps shorter. Parts of buckets are such ones.
+#[derive(Debug, Default)]
+struct Train {
+    to: Option<SocketAddr>,
+    length: usize,
+    count: usize,
+    bytes: Vec<u8>,
+}
+
+impl Train {
+    /// Datagrams that Linux takes at most (`UDP_MAX_SEGMENTS`).
+    const MOST: usize = 64;
+    /// Bytes, with room for headers in a packet of 64 KiB.
+    const BYTES: usize = 60_000;
+
+    fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    fn takes(&self, to: SocketAddr, datagram: &[u8]) -> bool {
+        let whole = self.bytes.len() == self.count * self.length;
+        self.is_empty()
+            || self.to == Some(to)
+                && whole
+                && datagram.len() <= self.length
+                && self.count < Self::MOST
+                && self.bytes.len() + datagram.len() <= Self::BYTES
+    }
+
+    fn push(&mut self, to: SocketAddr, datagram: &[u8]) {
+        if self.is_empty() {
+            (self.to, self.length) = (Some(to), datagram.len());
+        }
+        self.count += 1;
+        self.bytes.extend(datagram);
+    }
+
+    fn clear(&mut self) {
+        (self.to, self.length, self.count) = (None, 0, 0);
+        self.bytes.clear();
+    }
+}
+
+/// Whether a train could not leave because it is one.
+fn is_no_trains(e: &io::Error) -> bool {
+    matches!(
+        e.raw_os_error(),
+        Some(libc::EIO | libc::EINVAL | libc::EMSGSIZE | libc::EOPNOTSUPP | libc::ENOPROTOOPT)
+    )
 }
 
 /// A peer's address as a socket of the other family takes it.
@@ -218,4 +317,39 @@ fn bind(listen: SocketAddr) -> io::Result<Socket> {
     }
     socket.bind(&listen.into())?;
     Ok(socket)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn to(port: u16) -> SocketAddr {
+        ([172, 18, 0, 8], port).into()
+    }
+
+    #[test]
+    fn a_train_is_of_one_peers_datagrams_of_one_length_and_ends_with_a_shorter_one() {
+        let mut train = Train::default();
+        assert!(train.takes(to(1), &[0; 9]));
+        train.push(to(1), &[1; 9]);
+        assert!(train.takes(to(1), &[0; 9]) && train.takes(to(1), &[0; 4]));
+        assert!(!train.takes(to(2), &[0; 9]), "another peer's");
+        assert!(!train.takes(to(1), &[0; 10]), "a longer one");
+        train.push(to(1), &[2; 4]);
+        assert!(!train.takes(to(1), &[0; 4]), "behind the short one");
+        assert_eq!((train.count, train.length, train.bytes.len()), (2, 9, 13));
+        train.clear();
+        assert!(train.is_empty() && train.takes(to(2), &[0; 99]));
+    }
+
+    #[test]
+    fn a_train_is_no_longer_than_the_kernel_takes() {
+        for (length, most) in [(1, Train::MOST), (1200, Train::BYTES / 1200)] {
+            let mut train = Train::default();
+            while train.takes(to(1), &vec![0; length]) {
+                train.push(to(1), &vec![0; length]);
+            }
+            assert_eq!(train.count, most, "of {length} bytes");
+        }
+    }
 }
