@@ -78,12 +78,24 @@ fn nothing_is_relayed_once_the_time_is_over_or_back_to_where_it_came_from() {
 }
 
 #[test]
-fn a_valid_lease_outranks_a_relay() {
-    let mut p = Pair::new(&Family::V4.world(3));
-    p.set_lease(Lease { until: FOREVER, term: 2, ..relaying() });
-    assert_eq!(p.receive(&syn(Family::V4, 40_000).frame()).reason, Reason::NewFlow);
-    p.set_lease(Lease { until: FOREVER, term: 2, fenced: 2, ..relaying() });
-    assert_eq!(p.receive(&syn(Family::V4, 40_001).frame()).reason, Reason::Relayed, "a fenced term is over");
+fn an_owner_that_is_about_to_hand_over_goes_on_with_what_it_knows_and_leaves_to_the_peer_what_begins() {
+    for family in FAMILIES {
+        let mut p = Pair::new(&family.world(3));
+        p.establish_in(family, 40_000);
+        p.set_lease(Lease { until: FOREVER, term: 2, ..relaying() });
+        let data = Segment { seq: 1001, ack: Some(9001), data: vec![1; 10], ..Segment::of(family, 40_000) };
+        assert_eq!(p.receive(&data.frame()).reason, Reason::Forwarded);
+        let unknown = Segment { src: (family.client(), 40_001), ..data };
+        for frame in [syn(family, 41_000).frame(), unknown.frame(), Datagram::of(family, 4000).frame()] {
+            let out = p.receive(&frame);
+            assert_relayed(&out, &frame);
+        }
+        p.set_lease(Lease { until: FOREVER, term: 2, relay: Mac(CLIENT_MAC), ..relaying() });
+        assert_eq!(p.receive(&syn(family, 41_000).frame()).reason, Reason::NewFlow, "it came from there");
+        p.set_lease(Lease { until: FOREVER, term: 2, fenced: 2, ..relaying() });
+        let known = Segment { seq: 1011, ..Segment { ack: Some(9001), ..Segment::of(family, 40_000) } };
+        assert_eq!(p.receive(&known.frame()).reason, Reason::Relayed, "a fenced term is over");
+    }
 }
 
 #[test]
