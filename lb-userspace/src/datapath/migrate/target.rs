@@ -1,6 +1,10 @@
 //! The maps of this release's layout that flows are brought over to.
 
-use std::sync::atomic::{AtomicU64, Ordering, fence};
+use std::{
+    sync::atomic::{AtomicU64, Ordering, fence},
+    thread::sleep,
+    time::Duration,
+};
 
 use anyhow::{Context, Result};
 use aya::maps::MapError;
@@ -150,22 +154,43 @@ impl Target {
         word.fetch_and(Flow::UNMARKED, Ordering::AcqRel);
     }
 
-    /// Frees records that no key leads to any more: a daemon has died that was bringing their flows over.
+    /// Frees records that no key leads to any more, or that of the backend's packets alone: a daemon has died that was bringing their
+    /// flows over, or away from here. The others have them whole.
     pub(super) fn sweep(&mut self) -> Result<()> {
         for slot in 0..self.flows.len() {
             // SAFETY: a live element; volatile because programs write it.
             let flow = unsafe { self.record(slot).read_volatile() };
-            // Half-open ones last for a minute anyway, and may be about to get their keys.
-            if flow.stage() == Stage::Free || flow.place != 0 {
+            if flow.stage() == Stage::Free {
                 continue;
             }
-            let key = if flow.mode().is_one_way() { flow.forward_key() } else { flow.reverse_key() };
-            let leads = self.maps.flow_keys.get(&key, 0);
-            if !leads.is_ok_and(|r| r.slot == slot && r.generation == flow.generation) {
-                self.give_back(Room { slot, place: 0 })?;
+            let leads = |maps: &Maps, key: FlowKey| {
+                let to = maps.flow_keys.get(&key, 0);
+                to.is_ok_and(|to| to.slot == slot && to.generation == flow.generation)
+            };
+            if leads(&self.maps, flow.forward_key()) {
+                continue;
             }
+            let half = !flow.mode().is_one_way() && leads(&self.maps, flow.reverse_key());
+            // Half-open ones may be about to get their keys, and last for a minute anyway.
+            if flow.place != 0 && !(half && self.is_abandoned(flow.place)) {
+                continue;
+            }
+            if half {
+                // Its port is not given back: the flow lives on.
+                let _ = self.maps.flow_keys.remove(&flow.reverse_key());
+            }
+            self.give_back(Room { slot, place: flow.place })?;
         }
         Ok(())
+    }
+
+    /// Whether the daemon that died had this place in hand: programs have one for microseconds.
+    fn is_abandoned(&self, place: u16) -> bool {
+        let is_taken = || self.place(place.into()).load(Ordering::Acquire) == TAKEN;
+        is_taken() && {
+            sleep(Duration::from_millis(2));
+            is_taken()
+        }
     }
 
     /// Takes a flow that has ended off the counts.
