@@ -14,7 +14,7 @@ const TRIES: u32 = 8;
 /// Places before the last one that are looked at once more: a program that had drawn one of these may have used it since.
 const AGAIN: u64 = 64;
 
-/// Half-open flows that are followed for a while, with what each was last seen as.
+/// The places that are followed for a while, from one look at half-open flows to the next.
 #[derive(Debug, Default)]
 pub struct HalfOpen {
     /// The programs' cursor when this was last looked at.
