@@ -190,13 +190,14 @@ impl Table {
             let quiet = flow.seen > entry.told && now.0.saturating_sub(flow.seen) >= QUIET;
             !quiet && flow.seen < entry.told.saturating_add(REFRESH)
         };
-        if known.is_some_and(|entry| entry.mark == mark && told_lately(&entry)) {
-            return None;
-        }
         let record = Record::of(&flow, now.0);
-        // A new connection of the same client took its keys: only the record is left, which the collector frees.
+        // A new connection of the same client took its keys: only the record is left, which the collector frees. It looks as before if it
+        // had been closed by then; and its word would displace, at a peer, whoever has its client's or its source port by now.
         if flow.stage() == Stage::Closed && flows.find(&record.id) != Some(slot) {
             return self.gone(slot, known.is_some(), scope, record);
+        }
+        if known.is_some_and(|entry| entry.mark == mark && told_lately(&entry)) {
+            return None;
         }
         match known {
             Some(entry) if entry.mark == mark => self.index.tell(slot, flow.seen),

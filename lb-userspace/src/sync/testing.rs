@@ -30,6 +30,8 @@ pub struct Memory {
     /// The records.
     pub slots: BTreeMap<u32, Flow>,
     keys: HashMap<FlowId, u32>,
+    /// Who has a port towards a backend.
+    ports: HashMap<(Addr, Port), u32>,
     /// Slots ever used: another slot for each node's flow, so that nothing depends on their being equal.
     next: u32,
     /// Which backend this node does not have.
@@ -44,11 +46,29 @@ impl Memory {
         self.insert(record, &mut Vec::new()).expect("room")
     }
 
-    /// What two tables are compared by.
+    /// What two tables are compared by: flows that a key leads to.
     pub fn content(&self) -> Vec<u64> {
-        let mut all: Vec<u64> = self.slots.values().map(|f| Record::of(f, 0).sum()).collect();
+        let mut all: Vec<u64> =
+            self.keys.values().map(|slot| Record::of(&self.slots[slot], 0).sum()).collect();
         all.sort_unstable();
         all
+    }
+
+    /// The first port towards a backend that nobody has.
+    fn free_port(&self, backend: Addr) -> Port {
+        let is_free = |port: &Port| !self.ports.contains_key(&(backend, *port));
+        (1..=u16::MAX).map(Port::new).find(is_free).expect("a port")
+    }
+
+    /// Takes the keys from the flow in a slot, whose record stays.
+    fn take_keys(&mut self, slot: u32) {
+        let flow = Record::of(&self.read(slot), 0);
+        if self.keys.get(&flow.id) == Some(&slot) {
+            self.keys.remove(&flow.id);
+        }
+        if self.ports.get(&(flow.backend, flow.snat_port)) == Some(&slot) {
+            self.ports.remove(&(flow.backend, flow.snat_port));
+        }
     }
 }
 
@@ -63,15 +83,22 @@ impl Flows for Memory {
 
     fn has_way(&self, record: &Record) -> bool {
         !self.keys.contains_key(&record.id)
+            && !self.ports.contains_key(&(record.backend, record.snat_port))
     }
 
     fn insert(&mut self, record: &Record, displaced: &mut Vec<u32>) -> Result<u32, Unfit> {
         if Some(record.backend) == self.lacks {
             return Err(Unfit::Backend);
         }
-        if let Some(slot) = self.keys.remove(&record.id) {
-            self.slots.remove(&slot);
-            displaced.push(slot);
+        let in_its_way = [
+            self.keys.get(&record.id).copied(),
+            self.ports.get(&(record.backend, record.snat_port)).copied(),
+        ];
+        for slot in in_its_way.into_iter().flatten() {
+            if self.slots.contains_key(&slot) {
+                self.remove(slot);
+                displaced.push(slot);
+            }
         }
         self.next += 1;
         let at = Place { service: 0, router: 0, client_if: 2, backend: 0, backend_if: 2 };
@@ -79,6 +106,7 @@ impl Flows for Memory {
         let flow = Flow { place, ..fill(record, &at, &Path::default(), 1, self.now) };
         self.slots.insert(self.next, flow);
         self.keys.insert(record.id, self.next);
+        self.ports.insert((record.backend, record.snat_port), self.next);
         Ok(self.next)
     }
 
@@ -99,12 +127,8 @@ impl Flows for Memory {
     }
 
     fn remove(&mut self, slot: u32) {
-        if let Some(flow) = self.slots.remove(&slot) {
-            let id = Record::of(&flow, 0).id;
-            if self.keys.get(&id) == Some(&slot) {
-                self.keys.remove(&id);
-            }
-        }
+        self.take_keys(slot);
+        self.slots.remove(&slot);
     }
 }
 
@@ -162,6 +186,29 @@ impl Host {
             let slot = self.flows.establish(record);
             self.node.note(slot, &self.flows, now);
         }
+    }
+
+    /// A client opens a connection from this port: after one that has ended it is another one, from the first port that is free towards
+    /// another backend.
+    pub fn open(&mut self, record: &Record, now: BootTime) {
+        let mut backend = record.backend;
+        if let Some(slot) = self.flows.find(&record.id) {
+            let there = self.flows.read(slot);
+            if !there.has_ended() {
+                return;
+            }
+            backend = Addr::v4([172, 18, 0, 2 + u8::from(there.backend != Addr::v4([172, 18, 0, 3]))]);
+            self.retire(slot, now);
+        }
+        let snat_port = self.flows.free_port(backend);
+        self.establish(&Record { backend, snat_port, ..*record }, now);
+    }
+
+    /// The client's next connection takes the keys of one that has ended, and the programs say so.
+    pub fn retire(&mut self, slot: u32, now: BootTime) {
+        self.flows.take_keys(slot);
+        self.flows.slots.get_mut(&slot).expect("a flow").stage = Stage::Closed as u8;
+        self.node.note(slot, &self.flows, now);
     }
 
     /// A flow moves on.
