@@ -82,8 +82,7 @@ impl Flows for Memory {
     }
 
     fn has_way(&self, record: &Record) -> bool {
-        !self.keys.contains_key(&record.id)
-            && !self.ports.contains_key(&(record.backend, record.snat_port))
+        !self.keys.contains_key(&record.id) && !self.ports.contains_key(&(record.backend, record.snat_port))
     }
 
     fn insert(&mut self, record: &Record, displaced: &mut Vec<u32>) -> Result<u32, Unfit> {

@@ -20,6 +20,8 @@ const END_LIMIT: Duration = Duration::from_secs(30);
 /// A fault of the owner, or its proper stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub enum Fault {
+    /// Nothing: what the bench itself makes of it, by using all connections at once
+    Nothing,
     /// Its programs are asked to end (SIGTERM), and started again
     Stop,
     /// Its programs are killed (SIGKILL), and started again
@@ -34,11 +36,13 @@ pub enum Fault {
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Self; 5] = [Self::Stop, Self::Kill, Self::Freeze, Self::Cut, Self::Partition];
+    pub const ALL: [Self; 6] =
+        [Self::Nothing, Self::Stop, Self::Kill, Self::Freeze, Self::Cut, Self::Partition];
 
     /// In a row: the fault, and the failback after its undoing.
     pub fn words(self) -> [&'static str; 2] {
         match self {
+            Self::Nothing => ["nothing", "nothing again"],
             Self::Stop => ["stopped (SIGTERM)", "started again"],
             Self::Kill => ["killed (SIGKILL)", "restarted"],
             Self::Freeze => ["frozen (SIGSTOP)", "resumed"],
@@ -49,7 +53,7 @@ impl Fault {
 
     /// Whether the address is handed over by one living node to another: at the fault, and at the failback.
     pub fn is_planned(self) -> [bool; 2] {
-        [self == Self::Stop, self != Self::Partition]
+        [self == Self::Stop, !matches!(self, Self::Nothing | Self::Partition)]
     }
 
     /// How long it goes on after the other node has taken over, at least: a node that is off the network stays so until
@@ -57,14 +61,20 @@ impl Fault {
     pub fn outlasts_takeover_by(self) -> Duration {
         match self {
             Self::Cut | Self::Partition => Duration::from_secs(4),
-            Self::Stop | Self::Kill | Self::Freeze => Duration::ZERO,
+            Self::Nothing | Self::Stop | Self::Kill | Self::Freeze => Duration::ZERO,
         }
+    }
+
+    /// Who owns the address then.
+    pub fn owner(self) -> &'static str {
+        if self == Self::Nothing { "h1" } else { "h2" }
     }
 
     /// Does it to h1.
     pub fn strike(self, scene: &Scene, console: &Console) -> Result<()> {
         let (lab, h1) = (scene.lab(), scene.lab().node("h1")?);
         match self {
+            Self::Nothing => Ok(()),
             Self::Stop => end(scene, Signal::SIGTERM, console),
             Self::Kill => end(scene, Signal::SIGKILL, console),
             Self::Freeze => node::pause(lab, &h1).map(drop),
@@ -77,6 +87,7 @@ impl Fault {
     pub fn cure(self, scene: &Scene) -> Result<()> {
         let (lab, h1) = (scene.lab(), scene.lab().node("h1")?);
         match self {
+            Self::Nothing => Ok(()),
             Self::Stop | Self::Kill => scene.start(&h1),
             Self::Freeze => node::unpause(lab, &h1).map(drop),
             Self::Cut => node::heal(lab, &h1),

@@ -280,6 +280,7 @@ fn once(options: &Options, flows: u32, prefix: &str, console: &Console) -> Resul
         sessions: 0,
         loss: 0,
         adopt: false,
+        strict: false,
         held: flows,
     };
     let parted = Parted::new()?;

@@ -65,6 +65,9 @@ pub struct Options {
     /// viplb's service chooses backends by hash (`mh`), and a new owner adopts connections that it does not know
     #[arg(long)]
     pub adopt: bool,
+    /// viplb's service is a strict one: a client hears of its connection once the other node has it
+    #[arg(long)]
+    pub strict: bool,
     /// Without HAProxy and conntrackd beside it
     #[arg(long)]
     pub no_peers: bool,
@@ -105,6 +108,7 @@ pub fn run(options: &Options, prefix: &str, console: &Console) -> Result<Vec<Row
         sessions: options.sessions,
         loss: options.loss,
         adopt: options.adopt,
+        strict: options.strict,
     };
     let mut scenes = Vec::new();
     for stack in options.stacks()? {
@@ -158,7 +162,7 @@ pub fn cycle(scene: &mut Scene, fault: Fault, young: u32, console: &Console) -> 
 
     fault.strike(scene, console).with_context(|| format!("{fault:?}"))?;
     let since = Instant::now();
-    scene.wait_owner("h2", console)?;
+    scene.wait_owner(fault.owner(), console)?;
     rest(LEAD, console)?;
     let faulted = scene.tell(Order::Use)?;
     explain(scene, &faulted, console)?;

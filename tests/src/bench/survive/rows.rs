@@ -120,7 +120,7 @@ impl Figure {
             }
             Self::Lost | Self::Sessions => Some(0.0),
             Self::Median if planned => Some(PLANNED_MS),
-            // At a healed partition both have been owners.
+            // At a healed partition both have been owners; after nothing there is nothing to wait for.
             Self::Median if phase == 1 => None,
             Self::Median => Some(match options.profile {
                 Profile::Default => 500.0,
@@ -182,6 +182,7 @@ mod tests {
             loss,
             join: None,
             adopt: false,
+            strict: false,
             no_peers: false,
         }
     }

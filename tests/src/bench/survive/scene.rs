@@ -71,6 +71,8 @@ pub struct Setup {
     pub loss: u8,
     /// viplb adopts connections that a new owner does not know.
     pub adopt: bool,
+    /// viplb lets clients hear of their connections once the other node has them.
+    pub strict: bool,
     /// Made-up flows that both nodes have room for.
     pub held: u32,
 }
@@ -283,6 +285,9 @@ impl Scene {
         let _ = writeln!(text, "\n[service.app]\nlisten = \"{VIP}:{PORT}\"\n{check}");
         if self.setup.adopt {
             let _ = writeln!(text, "scheduler = \"mh\"\nunknown = \"adopt\"");
+        }
+        if self.setup.strict {
+            let _ = writeln!(text, "sync = \"strict\"");
         }
         for backend in self.lab.databases() {
             let _ = writeln!(text, "[[service.app.backend]]\naddress = \"{}\"", backend.addr);
