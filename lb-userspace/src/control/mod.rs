@@ -173,6 +173,10 @@ impl Control {
                     replication.hand_over(sync::HANDING_OVER);
                 }
             }
+            vrrp::Event::TakeIn { router } => {
+                self.take_in_flows();
+                self.driver.tell_taken_in(*router);
+            }
             _ => {}
         }
         // Of a router that is no longer in the file, its last word.

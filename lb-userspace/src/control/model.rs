@@ -207,7 +207,7 @@ impl Model {
                 r.heard = (*priority > 0).then_some(*from);
             }
             // Replication's affair.
-            vrrp::Event::HandsOver { .. } => {}
+            vrrp::Event::HandsOver { .. } | vrrp::Event::TakeIn { .. } => {}
             vrrp::Event::TwoOwners { router, from, .. } => {
                 let name = &self.config.vrrp[*router].name;
                 let text =

@@ -186,6 +186,14 @@ pub(super) async fn ready(replication: &mut Option<Replication>) -> Result<()> {
 
 /// How long a node that leaves waits at most until its peers have all of its flows: two signs of life of theirs.
 const PASSED_ON_LIMIT: Duration = Duration::from_millis(400);
+/// And if they have not even read what they were told: they are busy.
+const READ_LIMIT: Duration = Duration::from_secs(2);
+/// A peer that has read within this time of being asked has nothing else waiting to be read.
+const PROMPT: Duration = Duration::from_millis(20);
+/// One that does not answer is asked again.
+const ASK_AGAIN: Duration = Duration::from_millis(100);
+/// An election waits for what is to be taken in no longer than this (`vrrp/router/claim.rs`).
+const TAKE_IN: Duration = Duration::from_millis(200);
 /// Between two looks at what peers say meanwhile.
 const LOOK: Duration = Duration::from_millis(1);
 
@@ -195,11 +203,23 @@ const LOOK: Duration = Duration::from_millis(1);
 pub(super) async fn pass_on(replication: &mut Option<Replication>, datapath: &mut Datapath) {
     let Some(Replication { driver, directory, .. }) = replication else { return };
     let begun = BootTime::now();
+    let (mut asked, mut said) = (begun, begun);
+    driver.node().ask_whether_read(begun);
     loop {
         driver.turn(&mut replica(datapath, directory, BootTime::now()));
-        let now = BootTime::now();
-        if driver.node().is_passed_on(begun, now) || now.since(begun) >= PASSED_ON_LIMIT {
+        let (now, node) = (BootTime::now(), driver.node());
+        let read = node.is_read(now);
+        let prompt = read && now.since(asked) < PROMPT;
+        let over = now.since(begun) >= if prompt { PASSED_ON_LIMIT } else { READ_LIMIT };
+        if over || node.is_passed_on(begun, now) {
             return;
+        }
+        if read && now.since(asked) >= PROMPT {
+            node.ask_whether_read(now);
+            (asked, said) = (now, now);
+        } else if !read && now.since(said) >= ASK_AGAIN {
+            node.ask_again_whether_read(now);
+            said = now;
         }
         sleep(LOOK).await;
     }
@@ -260,6 +280,18 @@ impl Control {
                         "sync: {name} may pre-empt without the owner's flows: they did not come in time (`failback_wait`)"
                     ),
                 }
+            }
+        }
+    }
+
+    /// Takes in what peers have told until now.
+    pub(super) fn take_in_flows(&mut self) {
+        let begun = BootTime::now();
+        loop {
+            self.replicate();
+            let more = self.replication.as_ref().is_some_and(|replication| replication.driver.has_more());
+            if !more || BootTime::now().since(begun) >= TAKE_IN {
+                return;
             }
         }
     }

@@ -137,6 +137,11 @@ impl Driver {
         }
     }
 
+    /// Whether the last turn left something to be done: peers have told more than it takes in, or there is more to tell.
+    pub fn has_more(&self) -> bool {
+        self.more
+    }
+
     /// Tells the peers what the packet programs have told until now: somebody else is about to own the addresses.
     pub fn flush(&mut self, flows: &impl Flows) {
         let now = BootTime::now();

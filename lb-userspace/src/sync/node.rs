@@ -106,6 +106,8 @@ pub struct Node {
     young: [VecDeque<(BootTime, u32)>; AGAIN.len()],
     /// Half-open flows that peers are told of: in which stage, and how often.
     handed: HashMap<(u32, u16), (Stage, u8)>,
+    /// What peers were asked to confirm once they have read it, and which of them have not.
+    unread: (u32, Vec<usize>),
     turned: BootTime,
     told: Vec<bool>,
 }
@@ -132,6 +134,7 @@ impl Node {
             held: Vec::new(),
             young: Default::default(),
             handed: HashMap::new(),
+            unread: (0, Vec::new()),
             turned: now,
             told: vec![false; routers],
         }
@@ -200,7 +203,12 @@ impl Node {
             link.peer.hear(now, opened.stamp, message, &mut self.table, flows);
         }
         for (place, link) in self.links.iter_mut().enumerate() {
-            link.peer.take_confirmed().into_iter().for_each(|nonce| self.waiting.confirmed(place, nonce));
+            for nonce in link.peer.take_confirmed() {
+                self.waiting.confirmed(place, nonce);
+                if nonce == self.unread.0 {
+                    self.unread.1.retain(|unread| *unread != place);
+                }
+            }
         }
     }
 
@@ -341,6 +349,23 @@ impl Node {
         alive
             .flat_map(|link| owned().map(move |scope| (link, scope)))
             .all(|(link, scope)| link.peer.has(scope, since) == Some(self.table.total(scope)))
+    }
+
+    /// Asks the peers to say when they have read what they have been told until now. Those of version 1 cannot.
+    pub fn ask_whether_read(&mut self, now: BootTime) {
+        self.unread = (self.waiting.nonce(), (0..self.links.len()).collect());
+        self.ask_again_whether_read(now);
+    }
+
+    /// Asks those again that have not said so: the question, or its answer, may have been lost.
+    pub fn ask_again_whether_read(&mut self, now: BootTime) {
+        let (nonce, unread) = &mut self.unread;
+        unread.retain(|place| self.links[*place].peer.ask_to_confirm(*nonce, &[], now));
+    }
+
+    /// Whether all peers that live have said that they have read that.
+    pub fn is_read(&self, now: BootTime) -> bool {
+        !self.unread.1.iter().any(|place| self.links[*place].peer.is_alive(now))
     }
 
     /// Which routers may pre-empt now, where that has changed: their index, and whether they wait.

@@ -173,6 +173,12 @@ pub enum Event {
         /// Which.
         router: usize,
     },
+    /// A router takes the addresses in a moment, or asks for them: what peers have told of their flows is to be taken in first
+    /// ([`Driver::tell_taken_in`]).
+    TakeIn {
+        /// Which.
+        router: usize,
+    },
     /// Another router advertises than the one heard before, or with another priority.
     Heard {
         /// Our router.
@@ -265,6 +271,8 @@ enum Command {
     Tracked(usize, Tracked),
     /// Whether a router's flows are still on their way here.
     CatchingUp(usize, bool),
+    /// What peers have told is in the table.
+    TakenIn(usize),
     /// A router is set to do something else.
     Change(usize, Box<RouterSetup>),
     /// Routers join.
@@ -296,6 +304,7 @@ impl Event {
         match &mut self {
             Self::Entered { router, .. }
             | Self::HandsOver { router }
+            | Self::TakeIn { router }
             | Self::Heard { router, .. }
             | Self::IntervalLearnt { router, .. }
             | Self::Refused { router, .. }
@@ -343,6 +352,11 @@ impl Driver {
     /// Whether this node lacks flows that a router's living owner has, which is not pre-empted meanwhile.
     pub fn set_catching_up(&self, router: usize, catching_up: bool) {
         self.tell(Command::CatchingUp(router, catching_up));
+    }
+
+    /// What peers had told of their flows when [`Event::TakeIn`] came is in the table.
+    pub fn tell_taken_in(&self, router: usize) {
+        self.tell(Command::TakenIn(router));
     }
 
     /// A router is set to do this from now on, and goes on in its state. Its interface, transport, source,

@@ -65,6 +65,10 @@ pub struct Router {
     /// Such a peer is a viplb, which as a Backup would ask for this lease.
     probing_peer: bool,
     catching_up: bool,
+    /// Flows are replicated.
+    replicates: bool,
+    /// When those that peers had told of were last known to be in the table.
+    taken_in: BootTime,
     nonces: u64,
     actions: VecDeque<Action>,
 }
@@ -87,6 +91,8 @@ impl Router {
             peered: false,
             probing_peer: false,
             catching_up: false,
+            replicates: false,
+            taken_in: BootTime(0),
             nonces: params.seed,
             actions: VecDeque::with_capacity(16),
         };
@@ -169,7 +175,7 @@ impl Router {
     pub fn overslept(&self, now: BootTime) -> bool {
         match self.phase {
             Phase::Master(master) => master.lease.is_some_and(|end| now >= end),
-            Phase::Claiming(claim) => now >= claim.until + self.params.advert_int,
+            Phase::Claiming(claim) => now >= claim.end() + self.params.advert_int,
             Phase::Requesting(request) => now >= request.until + self.params.advert_int,
             Phase::Init | Phase::Fault | Phase::Backup(_) => false,
         }
@@ -285,7 +291,8 @@ impl Router {
             LocalEvent::Tracked(tracked) => self.tracked(now, tracked),
             LocalEvent::GroupFault(fault) => self.group_faulted(now, fault),
             LocalEvent::Hold(held) => self.held = held,
-            LocalEvent::CatchingUp(catching_up) => self.catching_up = catching_up,
+            LocalEvent::CatchingUp(catching_up) => (self.catching_up, self.replicates) = (catching_up, true),
+            LocalEvent::TakenIn => self.taken_in(now),
             LocalEvent::StepDown => self.leave(now, State::Backup, Reason::Group),
             LocalEvent::LateWake => {
                 if matches!(self.phase, Phase::Requesting(_) | Phase::Claiming(_) | Phase::Master(_)) {
@@ -316,8 +323,8 @@ impl Router {
                 Some(self.watch.map_or(backup.deadline, |watch| watch.next.min(backup.deadline)))
             }
             Phase::Requesting(request) => Some(request.resend_at.min(request.until)),
-            Phase::Claiming(claim) if claim.copies_left > 0 => Some(claim.resend_at.min(claim.until)),
-            Phase::Claiming(claim) => Some(claim.until),
+            Phase::Claiming(claim) if claim.copies_left > 0 => Some(claim.resend_at.min(claim.end())),
+            Phase::Claiming(claim) => Some(claim.end()),
             Phase::Master(master) => Some(master.deadline()),
         }
     }

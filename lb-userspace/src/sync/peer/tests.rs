@@ -267,6 +267,26 @@ fn an_owner_that_is_about_to_leave_knows_when_its_peer_has_all_of_its_flows() {
 }
 
 #[test]
+fn a_peer_says_when_it_has_read_what_it_was_told_and_is_asked_again_if_that_was_lost() {
+    let mut sim = met();
+    let is_read = |sim: &Sim| sim.hosts[0].node.is_read(sim.now);
+    sim.hosts[0].node.ask_whether_read(sim.now);
+    sim.run(Duration::from_millis(50), |_| Fate::Lost);
+    assert!(!is_read(&sim));
+    sim.hosts[0].establish(&record(1), sim.now);
+    let (now, Host { node, flows }) = (sim.now, &mut sim.hosts[0]);
+    node.flush(flows, now);
+    node.ask_again_whether_read(now);
+    while !is_read(&sim) {
+        sim.run(Duration::from_millis(1), good);
+    }
+    assert!(equal(&sim), "what it was told before");
+    sim.hosts[0].node.ask_whether_read(sim.now);
+    sim.run(SILENCE + SECOND, |_| Fate::Lost);
+    assert!(is_read(&sim), "the dead are not waited for");
+}
+
+#[test]
 fn a_node_that_joins_gets_all_flows_and_may_pre_empt_only_then() {
     let mut sim = Sim::new();
     sim.hosts[0].node.own(0, true, sim.now);

@@ -210,6 +210,7 @@ impl Thread {
                 Command::CatchingUp(router, catching_up) => {
                     self.happen(now, router, LocalEvent::CatchingUp(catching_up));
                 }
+                Command::TakenIn(router) => self.happen(now, router, LocalEvent::TakenIn),
                 Command::Change(router, setup) => {
                     if let Some(index) = self.index_of(router) {
                         self.change(now, index, *setup);
@@ -367,6 +368,7 @@ impl Thread {
                     self.fall_silent(index);
                     self.lease_written(index, |lease| lease.set(router, BootTime(0)));
                 }
+                Action::TakeIn => self.tell(Event::TakeIn { router }),
                 Action::Announce { repeat } => self.announce(BootTime::now(), index, repeat),
                 Action::Probe { to, nonce } => self.say(index, Kind::Probe, nonce, to),
                 Action::Offer { nonce } => self.say_to_all(index, Kind::Offer, nonce),

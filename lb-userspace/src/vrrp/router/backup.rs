@@ -55,7 +55,7 @@ impl Router {
     }
 
     /// A lower master that answers probes is asked, since it can say yes and no; `false` if it is not to be asked.
-    fn ask_for_the_lease(&mut self, now: BootTime, backup: Backup) -> bool {
+    pub(super) fn ask_for_the_lease(&mut self, now: BootTime, backup: Backup) -> bool {
         // Asked at every answer, so what is cheap to know comes first.
         let (Some(heard), Some(watch)) = (self.heard, self.watch) else { return false };
         let lower = heard.from == watch.peer && heard.priority < self.params.priority;
@@ -63,7 +63,7 @@ impl Router {
             return false;
         };
         let asks = self.living(now).is_some() && now >= self.preempts_from(backup);
-        if asks {
+        if asks && self.has_taken_in(now) {
             self.request(now, heard.from, mac, Reason::Preempted);
         }
         asks

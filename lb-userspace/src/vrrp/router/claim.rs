@@ -5,7 +5,7 @@ use std::{net::IpAddr, time::Duration};
 use super::{
     Router,
     phase::{Backup, Claim, Phase},
-    types::Reason,
+    types::{Action, Reason},
 };
 use crate::vrrp::time::BootTime;
 
@@ -24,6 +24,11 @@ pub(super) const CLAIM_COPIES: u8 = 9;
 /// Answers to losing adverts are not closer than this: two routers that both think they win must not storm. But each
 /// copy of a claim has to get one, so short intervals shorten it too.
 const ANSWER_GAP: Duration = Duration::from_micros(250);
+/// What peers have told of their flows, and this node has not read yet, is waited for no longer than this: a daemon whose control loop hangs
+/// owns all the same. Short intervals allow a half of one.
+const TAKE_IN: Duration = Duration::from_millis(200);
+/// What was taken in so long ago is as good as now.
+const FRESH: Duration = Duration::from_millis(10);
 /// While its sync group cannot own, or the witness is missing, a router looks again this often.
 const HELD: Duration = Duration::from_millis(50);
 
@@ -50,10 +55,36 @@ impl Router {
             until: holder.map_or(contend_until, |_| now + self.claim_wait()),
             holder,
             several: false,
+            takes_in: self.replicates.then_some(now + TAKE_IN.min(self.params.advert_int / 2)),
             resend_at: now + self.resend_gap(),
             copies_left: CLAIM_COPIES - 1,
         });
         self.send(self.params.priority);
+        if self.replicates {
+            self.actions.push_back(Action::TakeIn);
+        }
+    }
+
+    /// Flows that peers have told of are in the table.
+    pub(super) fn taken_in(&mut self, now: BootTime) {
+        self.taken_in = now;
+        match self.phase {
+            Phase::Claiming(claim) => {
+                self.phase = Phase::Claiming(Claim { takes_in: None, ..claim });
+                self.handle_timeout(now);
+            }
+            Phase::Backup(backup) => _ = self.ask_for_the_lease(now, backup),
+            _ => {}
+        }
+    }
+
+    /// Whether a living owner may be asked for its lease now, as far as its flows matter; else they are taken in first.
+    pub(super) fn has_taken_in(&mut self, now: BootTime) -> bool {
+        let has = !self.replicates || self.taken_in != BootTime(0) && now < self.taken_in + FRESH;
+        if !has {
+            self.actions.push_back(Action::TakeIn);
+        }
+        has
     }
 
     /// Another claimer, which gives way in silence; or a master not heard before, which acknowledges.
@@ -75,7 +106,7 @@ impl Router {
     }
 
     pub(super) fn claim_timeout(&mut self, now: BootTime, mut claim: Claim) {
-        if now >= claim.until {
+        if now >= claim.end() {
             return self.enter_master(now, claim.reason);
         }
         if claim.copies_left > 0 && now >= claim.resend_at {

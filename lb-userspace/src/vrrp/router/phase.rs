@@ -60,8 +60,17 @@ pub(super) struct Claim {
     pub(super) holder: Option<IpAddr>,
     /// More than one must, so nothing cuts `until` short.
     pub(super) several: bool,
+    /// What peers have told of their flows is waited for until here; `None`: it is in the table, or there is no such thing.
+    pub(super) takes_in: Option<BootTime>,
     pub(super) resend_at: BootTime,
     pub(super) copies_left: u8,
+}
+
+impl Claim {
+    /// When the lease is taken.
+    pub(super) fn end(&self) -> BootTime {
+        self.takes_in.map_or(self.until, |limit| limit.max(self.until))
+    }
 }
 
 #[derive(Debug, Clone, Copy)]

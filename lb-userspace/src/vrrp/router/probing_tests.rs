@@ -661,3 +661,20 @@ fn who_lacks_flows_does_not_ask_a_living_owner_for_its_lease_but_takes_it_when_i
     bench.answered(5, Standing::Expired);
     assert!(bench.until_master().ends_with("Master:MasterFrozen"));
 }
+
+#[test]
+fn a_living_owner_is_asked_for_its_lease_once_what_it_has_told_of_its_flows_is_taken_in() {
+    let mut bench = Bench::in_probing_phase("lower");
+    bench.local(LocalEvent::CatchingUp(false));
+    let mut said = String::new();
+    for _ in 0..200 {
+        said += &bench.answered(5, REST);
+        said += &bench.hear(5, 50);
+        if said.contains("take-in") {
+            break;
+        }
+    }
+    assert!(said.ends_with("take-in") && bench.phase() == "backup", "{said}");
+    assert!(bench.local(LocalEvent::TakenIn).ends_with("request"));
+    assert_eq!(bench.phase(), "requesting");
+}

@@ -263,6 +263,10 @@ impl Sim {
         if node.router.as_ref().is_none_or(|router| router.state() == State::Init) {
             (node.lease.until, node.programs, node.started) = (0, true, self.now);
             let mut router = Router::new(node.params, now);
+            if index % 2 == 1 {
+                // It replicates flows, and has them.
+                router.handle_local(now, LocalEvent::CatchingUp(false));
+            }
             if !node.carrier {
                 router.handle_local(now, LocalEvent::LinkDown);
             }
@@ -434,6 +438,12 @@ impl Sim {
                 }
                 Action::Grant { to, nonce } => {
                     self.transmit(index, host(to), Packet::Message(Message::Grant { nonce }));
+                }
+                Action::TakeIn => {
+                    let now = self.clock(index);
+                    if let Some(router) = &mut self.nodes[index].router {
+                        router.handle_local(now, LocalEvent::TakenIn);
+                    }
                 }
                 Action::Relay { .. } | Action::Delegate { .. } => {}
                 Action::Rival { .. } | Action::Entered { .. } => {}

@@ -59,6 +59,7 @@ pub(super) fn actions(router: &mut Router) -> String {
             Action::Grant { .. } => "grant".into(),
             Action::Relay { .. } => "relay".into(),
             Action::Delegate { .. } => "delegate".into(),
+            Action::TakeIn => "take-in".into(),
         });
     }
     words.join(" ")
@@ -622,6 +623,41 @@ fn who_lacks_flows_replaces_an_owner_that_is_gone_or_leaves_all_the_same() {
     let mut alone = Bench::new(Params { priority: PRIORITY_OWNER, ..params() });
     alone.local(LocalEvent::CatchingUp(true));
     assert!(alone.until_master().ends_with("Master:Silence"), "nobody is there to wait for");
+}
+
+#[test]
+fn who_claims_takes_in_first_what_peers_have_told_of_their_flows_and_waits_for_it_within_a_bound() {
+    for params in profiles() {
+        let claiming = || {
+            let mut bench = Bench::in_phase_of(params, "backup");
+            bench.local(LocalEvent::CatchingUp(false));
+            let mut said = String::new();
+            while bench.phase() != "claiming" {
+                said = bench.timeout();
+            }
+            assert!(said.ends_with("take-in"), "{said}");
+            bench
+        };
+        let wait = contend_wait(params.advert_int);
+        let mut prompt = claiming();
+        let begun = prompt.now;
+        prompt.local(LocalEvent::TakenIn);
+        assert!(prompt.until_master().ends_with("Master:Silence"));
+        assert_eq!(prompt.now.since(begun), wait, "nobody waits longer for it");
+        let mut busy = claiming();
+        let begun = busy.now;
+        while busy.router.poll_deadline().is_some_and(|at| at <= begun + wait) {
+            busy.timeout();
+        }
+        busy.now = begun + wait + wait / 2;
+        busy.router.handle_timeout(busy.now);
+        assert_eq!(busy.phase(), "claiming", "{params:?}");
+        assert!(busy.local(LocalEvent::TakenIn).contains("Master:Silence"));
+        let mut hung = claiming();
+        let begun = hung.now;
+        assert!(hung.until_master().ends_with("Master:Silence"));
+        assert!(hung.now.since(begun) <= params.advert_int / 2);
+    }
 }
 
 #[test]

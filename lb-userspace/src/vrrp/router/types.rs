@@ -142,6 +142,8 @@ pub enum LocalEvent {
     /// Whether this node lacks flows that a living owner has: that one is not pre-empted meanwhile. One that dies or leaves is
     /// replaced all the same.
     CatchingUp(bool),
+    /// What peers had told of their flows when [`Action::TakeIn`] asked is in this node's table.
+    TakenIn,
     /// The sync group cannot own: this router gives its addresses up.
     StepDown,
     /// The daemon stops.
@@ -253,6 +255,9 @@ pub enum Action {
         /// Until then.
         until: BootTime,
     },
+    /// The lease is about to be taken, or asked for: have what peers have told of their flows taken in first, and say so by
+    /// [`LocalEvent::TakenIn`].
+    TakeIn,
     /// Announce every address this many times (gratuitous ARP).
     Announce {
         /// Announcements per address.
