@@ -30,7 +30,7 @@ use crate::{
         gate::Gate,
         node::{Node, Outcome},
     },
-    vrrp::BootTime,
+    vrrp::{BootTime, TAKE_IN},
 };
 
 /// Flow replication of this node.
@@ -192,8 +192,6 @@ const READ_LIMIT: Duration = Duration::from_secs(2);
 const PROMPT: Duration = Duration::from_millis(20);
 /// One that does not answer is asked again.
 const ASK_AGAIN: Duration = Duration::from_millis(100);
-/// An election waits for what is to be taken in no longer than this (`vrrp/router/claim.rs`).
-const TAKE_IN: Duration = Duration::from_millis(200);
 /// Between two looks at what peers say meanwhile.
 const LOOK: Duration = Duration::from_millis(1);
 
@@ -284,7 +282,7 @@ impl Control {
         }
     }
 
-    /// Takes in what peers have told until now.
+    /// Takes in what peers have told until now, for no longer than the election waits for it.
     pub(super) fn take_in_flows(&mut self) {
         let begun = BootTime::now();
         loop {

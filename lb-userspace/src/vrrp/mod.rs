@@ -24,6 +24,6 @@ pub use counters::Counters;
 pub(crate) use io::check;
 pub use io::{Driver, Event, Lease, Noted, Opened, RouterSetup, Setup, Spent};
 pub use realtime::Scheduling;
-pub use router::{PeerState, Reason, State, Tracked};
+pub use router::{PeerState, Reason, State, TAKE_IN, Tracked};
 pub use socket::StartError;
 pub use time::BootTime;

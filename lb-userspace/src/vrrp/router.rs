@@ -22,7 +22,7 @@ use std::{collections::VecDeque, net::IpAddr, time::Duration};
 use self::phase::{Backup, Granted, Phase};
 use self::watch::Watch;
 pub use self::{
-    claim::{claim_wait, contend_wait},
+    claim::{TAKE_IN, claim_wait, contend_wait},
     types::{Action, Heard, LocalEvent, Message, Params, Reason, State, Tracked},
     watch::PeerState,
 };

@@ -26,7 +26,7 @@ pub(super) const CLAIM_COPIES: u8 = 9;
 const ANSWER_GAP: Duration = Duration::from_micros(250);
 /// What peers have told of their flows, and this node has not read yet, is waited for no longer than this: a daemon whose control loop hangs
 /// owns all the same. Short intervals allow a half of one.
-const TAKE_IN: Duration = Duration::from_millis(200);
+pub const TAKE_IN: Duration = Duration::from_millis(200);
 /// What was taken in so long ago is as good as now.
 const FRESH: Duration = Duration::from_millis(10);
 /// While its sync group cannot own, or the witness is missing, a router looks again this often.
